@@ -1,0 +1,105 @@
+// One request's way through the proxy, as plain data.
+//
+// An exchange exists from the end of a request head (or the failure to get one) until its response
+// is complete, and links one downstream with at most one upstream connection. It owns one arena
+// block: the request head as rewritten for the upstream, kept for retries, logs and flight records.
+// Owned by one worker; pooled, never garbage. Holds offsets and numbers, no bytes, no closures.
+// Hot module: no allocation per request.
+
+import type { Connection } from '../io/connection.ts';
+import type { Runtime } from './runtime.ts';
+
+/** State of one exchange's request or response body. */
+export const BodyFraming = {
+  NONE: 0,
+  /** `remaining` bytes of a Content-Length body. */
+  LENGTH: 1,
+  CHUNKED: 2,
+  /** Until the sender closes (responses only). */
+  CLOSE: 3,
+  /** Raw bytes in both directions (101, CONNECT). */
+  TUNNEL: 4,
+} as const;
+
+export class Exchange {
+  /** Configuration this exchange started with. */
+  runtime: Runtime | null = null;
+  downstream: Connection | null = null;
+  upstream: Connection | null = null;
+
+  // -- request ---------------------------------------------------------------
+  /** Arena block that holds the rewritten head; 0: none. */
+  headBlock = 0;
+  headOffset = 0;
+  headLength = 0;
+  /** Positions inside the rewritten head, for logs and records; lengths may be 0. */
+  methodLength = 0;
+  pathOffset = 0;
+  pathLength = 0;
+  hostOffset = 0;
+  hostLength = 0;
+  userAgentOffset = 0;
+  userAgentLength = 0;
+  refererOffset = 0;
+  refererLength = 0;
+  requestIdOffset = 0;
+  requestIdLength = 0;
+  method = 0;
+  versionMinor = 1;
+  requestFraming = 0;
+  /** The whole request, body included, has been read from the client. */
+  requestComplete = false;
+  /** Body bytes (payload, without chunk framing) read from the client so far. */
+  requestBodyBytes = 0;
+  /** Any byte of the request has been accepted by an upstream socket in the current attempt. */
+  requestSent = false;
+  /** Body bytes have gone upstream and are not kept: the request cannot be replayed. */
+  bodyStreamed = false;
+  /** Upgrade was asked for and forwarded. */
+  upgradeRequested = false;
+  /** The downstream connection may be kept after this exchange. */
+  keepAlive = false;
+
+  // -- choice ----------------------------------------------------------------
+  /** Index of the matched rule in the route table; -1: none. */
+  rule = -1;
+  /** Index of the chosen backend in the snapshot; -1: none. */
+  backend = -1;
+  /** Index of the chosen endpoint in that backend; -1: none. */
+  endpoint = -1;
+  /** Attempts started (1 for the first). */
+  attempts = 0;
+  /** The current attempt uses a connection that has served an exchange before. */
+  reusedConnection = false;
+  /** Requests the upstream connection had served before, and its age, when the attempt began. */
+  upstreamConnectionUses = 0;
+  upstreamConnectionAgeMs = 0;
+
+  // -- response --------------------------------------------------------------
+  /** Status sent to the client; 0 until then. */
+  status = 0;
+  responseFraming = 0;
+  /** How the response body goes to the client: LENGTH, CHUNKED, CLOSE or NONE. */
+  responseOutFraming = 0;
+  /** The final response head has been handed to the downstream socket or queue. */
+  responseStarted = false;
+  responseComplete = false;
+  /** Body bytes (payload) sent or queued to the client. */
+  responseBodyBytes = 0;
+  /** The response was made by this proxy. */
+  generated = false;
+
+  // -- outcome ---------------------------------------------------------------
+  reason = 0;
+  detail = 0;
+  /** Positive error number that belongs to the outcome, or 0. */
+  errno = 0;
+
+  // -- times, monotonic milliseconds of the worker; 0: did not happen ---------
+  startMs = 0;
+  connectedMs = 0;
+  firstByteMs = 0;
+  /** When timeouts.request and timeouts.backendRequest run out; 0: no limit. */
+  requestDeadlineMs = 0;
+  attemptDeadlineMs = 0;
+}

@@ -1,0 +1,150 @@
+// Why a response is not the upstream's own, or why an exchange ended badly: one short code each.
+// The codes are the response-flag vocabulary that operators know from Envoy, with a few of ours
+// where one flag there covers several causes. Codes are written to shared memory: append only.
+
+/** One reason: its flag, and one plain sentence for log and `explain`. */
+export interface ReasonText {
+  flag: string;
+  sentence: string;
+}
+
+/** Reason numbers; 0 means the exchange went as it should. */
+export const Reason = {
+  NONE: 0,
+  NO_ROUTE: 1,
+  NO_HEALTHY_UPSTREAM: 2,
+  UPSTREAM_CONNECT_FAILURE: 3,
+  UPSTREAM_CONNECTION_TERMINATION: 4,
+  UPSTREAM_TIMEOUT: 5,
+  UPSTREAM_OVERFLOW: 6,
+  UPSTREAM_PROTOCOL_ERROR: 7,
+  RATE_LIMITED: 8,
+  DOWNSTREAM_CONNECTION_TERMINATION: 9,
+  DOWNSTREAM_PROTOCOL_ERROR: 10,
+  DOWNSTREAM_TIMEOUT: 11,
+  REQUEST_TOO_LARGE: 12,
+  NOT_IMPLEMENTED: 13,
+  STALE_UPSTREAM_CONNECTION: 14,
+  OVERLOAD: 15,
+  DRAIN_TIMEOUT: 16,
+  CONNECT_REFUSED: 17,
+  INTERNAL: 18,
+} as const;
+
+const texts: Record<number, ReasonText> = {
+  [Reason.NONE]: { flag: '-', sentence: 'The exchange completed.' },
+  [Reason.NO_ROUTE]: { flag: 'NR', sentence: 'No route matches this host and path on this listener.' },
+  [Reason.NO_HEALTHY_UPSTREAM]: { flag: 'UH', sentence: 'The backend has no endpoint that could take the request.' },
+  [Reason.UPSTREAM_CONNECT_FAILURE]: { flag: 'UF', sentence: 'The connection to the upstream endpoint failed.' },
+  [Reason.UPSTREAM_CONNECTION_TERMINATION]: {
+    flag: 'UC',
+    sentence: 'The upstream closed its connection before its response was complete.',
+  },
+  [Reason.UPSTREAM_TIMEOUT]: { flag: 'UT', sentence: 'The upstream did not answer in time.' },
+  [Reason.UPSTREAM_OVERFLOW]: { flag: 'UO', sentence: 'A limit on upstream connections or requests was reached.' },
+  [Reason.UPSTREAM_PROTOCOL_ERROR]: { flag: 'UPE', sentence: 'The upstream sent bytes that are not valid HTTP.' },
+  [Reason.RATE_LIMITED]: { flag: 'RL', sentence: 'A rate limit refused the request.' },
+  [Reason.DOWNSTREAM_CONNECTION_TERMINATION]: {
+    flag: 'DC',
+    sentence: 'The client closed its connection before the response was complete.',
+  },
+  [Reason.DOWNSTREAM_PROTOCOL_ERROR]: { flag: 'DPE', sentence: 'The client sent bytes that are not valid HTTP.' },
+  [Reason.DOWNSTREAM_TIMEOUT]: { flag: 'DT', sentence: 'The client was too slow in sending or in reading.' },
+  [Reason.REQUEST_TOO_LARGE]: { flag: 'RQL', sentence: 'The request is over a configured size limit.' },
+  [Reason.NOT_IMPLEMENTED]: { flag: 'NI', sentence: 'The request asks for something this gateway does not do.' },
+  [Reason.STALE_UPSTREAM_CONNECTION]: {
+    flag: 'UCS',
+    sentence: 'The upstream closed a kept-alive connection just as the request was sent on it.',
+  },
+  [Reason.OVERLOAD]: { flag: 'OM', sentence: 'The gateway itself is out of connections, descriptors or buffers.' },
+  [Reason.DRAIN_TIMEOUT]: { flag: 'DR', sentence: 'The gateway shut down before the exchange was complete.' },
+  [Reason.CONNECT_REFUSED]: { flag: 'CR', sentence: 'CONNECT is not allowed on this listener.' },
+  [Reason.INTERNAL]: { flag: 'IE', sentence: 'An internal error ended the exchange.' },
+};
+
+/** Number of reasons; sizes the counters in shared memory. */
+export const REASON_COUNT = Object.keys(Reason).length;
+
+/** Flag and sentence of a reason number. */
+export function reasonText(reason: number): ReasonText {
+  return texts[reason] ?? { flag: '?', sentence: `Unknown reason ${reason}.` };
+}
+
+/**
+ * What exactly happened, below the reason: which side, which timer, which rule. Free of bytes from
+ * the wire, so it can be counted and stored as a number. Append only.
+ */
+export const Detail = {
+  NONE: 0,
+  // Downstream protocol errors: the parser's own code is DETAIL_PARSE + code.
+  DOWNSTREAM_FIN: 1,
+  DOWNSTREAM_RESET: 2,
+  DOWNSTREAM_WRITE_FAILED: 3,
+  REQUEST_HEAD_TIMER: 4,
+  REQUEST_BODY_TIMER: 5,
+  DOWNSTREAM_WRITE_TIMER: 6,
+  REQUEST_TIMER: 7,
+  BACKEND_REQUEST_TIMER: 8,
+  CONNECT_TIMER: 9,
+  UPSTREAM_IDLE_TIMER: 10,
+  UPSTREAM_FIN: 11,
+  UPSTREAM_RESET: 12,
+  UPSTREAM_WRITE_FAILED: 13,
+  CONNECT_ERRNO: 14,
+  NO_ENDPOINTS: 15,
+  HEAD_TOO_LARGE: 16,
+  URI_TOO_LONG: 17,
+  TOO_MANY_HEADERS: 18,
+  BODY_TOO_LARGE: 19,
+  NO_BUFFERS: 20,
+  NO_CONNECTION_SLOTS: 21,
+  NO_DESCRIPTORS: 22,
+  RESPONSE_HEAD_INVALID: 23,
+  RESPONSE_BODY_INVALID: 24,
+  RESPONSE_HEAD_TOO_LARGE: 25,
+  REQUEST_BODY_INVALID: 26,
+  TUNNEL_IDLE_TIMER: 27,
+  UNEXPECTED_UPGRADE: 28,
+  RETRIES_EXHAUSTED: 29,
+} as const;
+
+const detailSentences: Record<number, string> = {
+  [Detail.NONE]: '',
+  [Detail.DOWNSTREAM_FIN]: 'The client finished its side of the connection (FIN).',
+  [Detail.DOWNSTREAM_RESET]: 'The client reset the connection (RST).',
+  [Detail.DOWNSTREAM_WRITE_FAILED]: 'Writing to the client failed.',
+  [Detail.REQUEST_HEAD_TIMER]: 'The request head was not complete within timeouts.requestHead.',
+  [Detail.REQUEST_BODY_TIMER]: 'No byte of the request body arrived within timeouts.streamIdle.',
+  [Detail.DOWNSTREAM_WRITE_TIMER]: 'The client took no byte of the response within timeouts.streamIdle.',
+  [Detail.REQUEST_TIMER]: "The rule's timeouts.request ran out.",
+  [Detail.BACKEND_REQUEST_TIMER]: "The rule's timeouts.backendRequest ran out.",
+  [Detail.CONNECT_TIMER]: "The connection was not established within the backend's connectTimeout.",
+  [Detail.UPSTREAM_IDLE_TIMER]: 'The upstream sent no byte within timeouts.streamIdle.',
+  [Detail.UPSTREAM_FIN]: 'The upstream finished its side of the connection (FIN).',
+  [Detail.UPSTREAM_RESET]: 'The upstream reset the connection (RST).',
+  [Detail.UPSTREAM_WRITE_FAILED]: 'Writing to the upstream failed.',
+  [Detail.CONNECT_ERRNO]: 'The system reported an error for the connection attempt.',
+  [Detail.NO_ENDPOINTS]: 'The backend has no endpoints (a DNS name may have no address).',
+  [Detail.HEAD_TOO_LARGE]: 'The request head is larger than limits.maxRequestHeadSize.',
+  [Detail.URI_TOO_LONG]: 'The request target is longer than limits.maxUriLength.',
+  [Detail.TOO_MANY_HEADERS]: 'The request has more fields than limits.maxHeaders.',
+  [Detail.BODY_TOO_LARGE]: 'The request body is larger than limits.maxRequestBodySize.',
+  [Detail.NO_BUFFERS]: 'All buffers of the worker are in use (limits.bufferMemory).',
+  [Detail.NO_CONNECTION_SLOTS]: 'All connection slots of the worker are in use (limits.maxConnections).',
+  [Detail.NO_DESCRIPTORS]: 'The process has no file descriptors left.',
+  [Detail.RESPONSE_HEAD_INVALID]: 'The response head is malformed.',
+  [Detail.RESPONSE_BODY_INVALID]: 'The chunked response body is malformed.',
+  [Detail.RESPONSE_HEAD_TOO_LARGE]: 'The response head is larger than limits.maxResponseHeadSize.',
+  [Detail.REQUEST_BODY_INVALID]: 'The chunked request body is malformed.',
+  [Detail.TUNNEL_IDLE_TIMER]: 'No byte passed through the tunnel within timeouts.tunnelIdle.',
+  [Detail.UNEXPECTED_UPGRADE]: 'The upstream switched protocols although the request did not ask for it.',
+  [Detail.RETRIES_EXHAUSTED]: 'The one retry that a stale connection allows was already used.',
+};
+
+/** First detail number that carries an HTTP/1 parse error: `DETAIL_PARSE + error` (see http1/errors.ts). */
+export const DETAIL_PARSE = 1000;
+
+/** One plain sentence for a detail below DETAIL_PARSE; empty for `Detail.NONE`. */
+export function detailSentence(detail: number): string {
+  return detailSentences[detail] ?? `Detail ${detail}.`;
+}

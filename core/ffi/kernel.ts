@@ -1,0 +1,96 @@
+// The one door between the packet core and the operating system.
+//
+// `core/ffi/linux.ts` implements it with libc calls; `test/sim/` implements it in memory, with
+// faults chosen from a seed. Everything above this interface runs unchanged on both.
+// A kernel belongs to one thread. It owns one block of memory; callers name bytes by their offset
+// in it, never by address, and every call checks its range once, here at the border.
+// Hot module: the calls below are made several times per request and allocate nothing.
+
+/** Readiness bits of epoll (sys/epoll.h). */
+export const Epoll = {
+  IN: 0x001,
+  OUT: 0x004,
+  ERR: 0x008,
+  HUP: 0x010,
+  RDHUP: 0x2000,
+  /** Edge-triggered: one event per change, none while a state lasts. */
+  ET: 1 << 31,
+} as const;
+
+/** Half of a connection that `shutdown` closes. */
+export const Shutdown = { READ: 0, WRITE: 1, BOTH: 2 } as const;
+
+/**
+ * Bytes at the start of `Kernel.memory` that belong to the kernel itself: event list, socket
+ * addresses, I/O vectors. Callers place nothing below this offset.
+ */
+export const KERNEL_RESERVED_BYTES = 32 * 1024;
+
+/** Most events one `epollWait` returns; bounds the work of one batch. */
+export const EVENTS_MAX = 512;
+
+/** Most segments one `writev` takes. */
+export const SEGMENTS_MAX = 64;
+
+/**
+ * System calls of one packet thread. Unless stated otherwise each returns a value >= 0, or a
+ * negative error number (`-Errno.EAGAIN`). All sockets are non-blocking and close-on-exec.
+ */
+export interface Kernel {
+  /** The memory that all offsets refer to. Never resized, never moved. */
+  readonly memory: Uint8Array;
+
+  /** Event `i` of the last wait: bits at `i * eventStride`, see `eventDataIndex`. */
+  readonly events: Int32Array;
+  /** Distance between events in `events`, in 32-bit words (the struct is packed on x64 only). */
+  readonly eventStride: number;
+  /** Word of an event that holds the slot given to `epollAdd`; the generation follows it. */
+  readonly eventDataIndex: number;
+
+  /** Monotonic time in milliseconds, with fractions. */
+  nowMs(): number;
+  /** Wall-clock time in milliseconds since 1970. */
+  wallMs(): number;
+
+  epollCreate(): number;
+  /** Watches `fd`; events carry `slot` and `generation` back. */
+  epollAdd(epoll: number, fd: number, events: number, slot: number, generation: number): number;
+  epollModify(epoll: number, fd: number, events: number, slot: number, generation: number): number;
+  epollDelete(epoll: number, fd: number): number;
+  /** Waits up to `timeoutMs` (-1 without limit, 0 not at all) and returns the number of events. */
+  epollWait(epoll: number, timeoutMs: number): number;
+
+  /** A wake-up descriptor: becomes readable when any thread writes to it. */
+  eventfd(): number;
+  eventfdWrite(fd: number): number;
+  /** Takes all wake-ups so far; `-EAGAIN` if there were none. */
+  eventfdRead(fd: number): number;
+
+  /**
+   * Takes one connection from a listening socket; its peer's socket address is at `addressOffset`
+   * until the next call.
+   */
+  accept(listener: number): number;
+  /** Where `accept` and `localAddress` leave a socket address (see sockaddr.ts). */
+  readonly addressOffset: number;
+  /** Opens a TCP socket of the address's family and starts connecting: the descriptor, or an error. */
+  connect(sockaddr: Uint8Array): number;
+  /** How a started connection ended: 0, or a positive error number of SO_ERROR. */
+  socketError(fd: number): number;
+  /** Puts the local address of a socket at `addressOffset`. */
+  localAddress(fd: number): number;
+
+  /** Reads up to `length` bytes into memory; 0 means the peer has finished sending. */
+  recv(fd: number, offset: number, length: number): number;
+  /** Writes from memory; never raises SIGPIPE. `more` tells TCP that further bytes follow at once. */
+  send(fd: number, offset: number, length: number, more: boolean): number;
+  /** Writes `count` segments, given as (offset, length) pairs in `segments`. */
+  writev(fd: number, segments: Int32Array, count: number): number;
+  shutdown(fd: number, how: number): number;
+  /** Makes the next `close` send a reset, so that the peer cannot take what it got for complete. */
+  abortOnClose(fd: number): number;
+  close(fd: number): number;
+
+  /** Gives the pages wholly inside a range back to the system; its bytes read as zero afterwards. */
+  release(offset: number, length: number): number;
+}

@@ -1,0 +1,57 @@
+// Messages between the control thread and a packet worker, and what a worker is started with.
+// Control to worker: a message on the port, then a write to the worker's eventfd to wake it.
+
+import type { Snapshot } from './snapshot.ts';
+
+/** `workerData` of a packet worker. */
+export interface WorkerStart {
+  /** Index of the worker, 0-based; stable across restarts. */
+  index: number;
+  /** Descriptor that wakes the worker. */
+  wakeFd: number;
+  /** Bytes of buffers the worker may use. */
+  bufferBytes: number;
+  /** Connection slots of the worker. */
+  connectionsMax: number;
+  /** Shared areas, one per worker; see core/telemetry/. */
+  metrics: SharedArrayBuffer;
+  accessLog: SharedArrayBuffer;
+  flightRecords: SharedArrayBuffer;
+  /** Descriptor of each connection slot plus one, 0 if free: lets a successor close what a dead worker left open. */
+  descriptors: SharedArrayBuffer;
+}
+
+/** What the control thread tells a worker. */
+export type ControlMessage =
+  | {
+      type: 'snapshot';
+      snapshot: Snapshot;
+      /** This worker's listening descriptor for each of `snapshot.listeners`. */
+      listenerFds: number[];
+    }
+  /** Stop accepting; answer with `Connection: close`; close what is idle after `idleGraceMs`, everything after `timeoutMs`. */
+  | { type: 'drain'; idleGraceMs: number; timeoutMs: number }
+  | { type: 'stop' }
+  | { type: 'ping'; token: number };
+
+/** What became of a worker's connections at a reload. */
+export interface ReloadReport {
+  /** Downstream connections that go on as they were. */
+  kept: number;
+  /** Downstream connections of removed listeners: they end with their current exchange. */
+  drained: number;
+  /** Idle downstream connections of removed listeners, closed at once. */
+  closed: number;
+  /** Idle upstream connections closed because their endpoint is gone. */
+  upstreamClosed: number;
+  /** How long the worker was busy with the swap, in milliseconds. */
+  pauseMs: number;
+}
+
+/** What a worker tells the control thread. */
+export type WorkerMessage =
+  | { type: 'ready' }
+  | { type: 'applied'; epoch: number; report: ReloadReport }
+  | { type: 'drained'; remaining: number }
+  | { type: 'pong'; token: number }
+  | { type: 'log'; level: 'debug' | 'info' | 'warn' | 'error'; message: string };
