@@ -6,6 +6,7 @@
 // Owned by one worker; pooled, never garbage. Holds offsets and numbers, no bytes, no closures.
 // Hot module: no allocation per request.
 
+import type { ChunkedState } from '../http1/chunked.ts';
 import type { Connection } from '../io/connection.ts';
 import type { Runtime } from './runtime.ts';
 
@@ -44,9 +45,16 @@ export class Exchange {
   refererLength = 0;
   requestIdOffset = 0;
   requestIdLength = 0;
+  /** Value of the X-Forwarded-For sent upstream, the client's own address last. */
+  forwardedForOffset = 0;
+  forwardedForLength = 0;
   method = 0;
   versionMinor = 1;
   requestFraming = 0;
+  /** Bytes of a LENGTH request body that the client has still to send. */
+  requestRemaining = 0;
+  /** Decoder of a CHUNKED request body; made at first use, kept with the pooled exchange. */
+  requestChunks: ChunkedState | null = null;
   /** The whole request, body included, has been read from the client. */
   requestComplete = false;
   /** Body bytes (payload, without chunk framing) read from the client so far. */
@@ -79,6 +87,9 @@ export class Exchange {
   /** Status sent to the client; 0 until then. */
   status = 0;
   responseFraming = 0;
+  /** Bytes of a LENGTH response body that the upstream has still to send. */
+  responseRemaining = 0;
+  responseChunks: ChunkedState | null = null;
   /** How the response body goes to the client: LENGTH, CHUNKED, CLOSE or NONE. */
   responseOutFraming = 0;
   /** The final response head has been handed to the downstream socket or queue. */
@@ -88,6 +99,8 @@ export class Exchange {
   responseBodyBytes = 0;
   /** The response was made by this proxy. */
   generated = false;
+  /** The exchange has become a tunnel (101, or CONNECT). */
+  tunnel = false;
 
   // -- outcome ---------------------------------------------------------------
   reason = 0;
@@ -102,4 +115,61 @@ export class Exchange {
   /** When timeouts.request and timeouts.backendRequest run out; 0: no limit. */
   requestDeadlineMs = 0;
   attemptDeadlineMs = 0;
+
+  /** Back to the state of a new exchange. The decoders stay with it; the head block must be freed before. */
+  reset(): void {
+    this.runtime = null;
+    this.downstream = null;
+    this.upstream = null;
+    this.headBlock = 0;
+    this.headOffset = 0;
+    this.headLength = 0;
+    this.methodLength = 0;
+    this.pathOffset = 0;
+    this.pathLength = 0;
+    this.hostOffset = 0;
+    this.hostLength = 0;
+    this.userAgentOffset = 0;
+    this.userAgentLength = 0;
+    this.refererOffset = 0;
+    this.refererLength = 0;
+    this.requestIdOffset = 0;
+    this.requestIdLength = 0;
+    this.forwardedForOffset = 0;
+    this.forwardedForLength = 0;
+    this.method = 0;
+    this.versionMinor = 1;
+    this.requestFraming = 0;
+    this.requestRemaining = 0;
+    this.requestComplete = false;
+    this.requestBodyBytes = 0;
+    this.requestSent = false;
+    this.bodyStreamed = false;
+    this.upgradeRequested = false;
+    this.keepAlive = false;
+    this.rule = -1;
+    this.backend = -1;
+    this.endpoint = -1;
+    this.attempts = 0;
+    this.reusedConnection = false;
+    this.upstreamConnectionUses = 0;
+    this.upstreamConnectionAgeMs = 0;
+    this.status = 0;
+    this.responseFraming = 0;
+    this.responseRemaining = 0;
+    this.responseOutFraming = 0;
+    this.responseStarted = false;
+    this.responseComplete = false;
+    this.responseBodyBytes = 0;
+    this.generated = false;
+    this.tunnel = false;
+    this.reason = 0;
+    this.detail = 0;
+    this.errno = 0;
+    this.startMs = 0;
+    this.connectedMs = 0;
+    this.firstByteMs = 0;
+    this.requestDeadlineMs = 0;
+    this.attemptDeadlineMs = 0;
+  }
 }

@@ -5,7 +5,7 @@
 // makes no strings. Owned by one worker and reused for every message.
 // Hot module: no allocation per message.
 
-import { HeaderId } from './header-ids.ts';
+import type { HeaderId } from './header-ids.ts';
 
 /** Words per field: name offset, name length, value offset, value length, known-header id. */
 export const FIELD_WORDS = 5;

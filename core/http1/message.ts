@@ -42,7 +42,10 @@ export class RequestHead {
   /** Path with query, as it goes upstream; for absolute-form the part after the authority (length 0: "/" is meant). */
   pathOffset = 0;
   pathLength = 0;
-  /** Length of the path without `?` and query. */
+  /**
+   * Length of the path without `?` and query. 0 with `pathLength` > 0: the absolute-form target has
+   * a query but no path (`http://host?q`), and "/" is meant before it.
+   */
   pathOnlyLength = 0;
   /**
    * host[:port] the request is for: from the target if it has one (RFC 9112 §3.2.2), else from Host.

@@ -1,0 +1,178 @@
+// Measures proxies under wrk's load: rounds interleaved over the proxies (A B C A B C ...), so that
+// a slow minute of the machine hits all of them, and medians over the rounds.
+
+import { bodyPath, UPLOAD_PATH } from './backend.ts';
+import { type BenchContext, LOAD_CORE, type RunningProxy } from './context.ts';
+import { cpuBetweenNs, machineBusyNs, ownCpuNs, readCpu } from './cpu.ts';
+import { pause } from './processes.ts';
+import { checkAnswer } from './serving.ts';
+import { median, spread } from './stats.ts';
+import { describeErrors, errorCount, type RequestKind, runWrk, type WrkErrors, type WrkOptions } from './wrk.ts';
+
+/** The load of one scenario. */
+export interface Load {
+  kind: RequestKind;
+  connections: number;
+  /** Bytes of the response body. */
+  bodyBytes: number;
+  /** Bytes of the request body of an upload, otherwise 0. */
+  uploadBytes: number;
+  /** Whether wrk is pinned to LOAD_CORE. */
+  pinned: boolean;
+}
+
+/** One measured round of one proxy. */
+export interface Round {
+  requests: number;
+  /** CPU microseconds of the proxy's process tree for each request. */
+  cpuUsPerRequest: number;
+  requestsPerSecond: number;
+  latencyP50Us: number;
+  latencyP99Us: number;
+  /** CPU time of the proxy over wall time: 1 is one core busy. */
+  proxyCores: number;
+  /** CPU time of everything that is not part of the benchmark, over wall time. */
+  otherCores: number;
+  errors: WrkErrors;
+}
+
+/** Medians over the rounds of one proxy. */
+export interface LoadSummary {
+  name: string;
+  peerName: string;
+  cpuUsPerRequest: number;
+  /** (largest - smallest) / median of the CPU time over the rounds. */
+  cpuSpread: number;
+  requestsPerSecond: number;
+  latencyP50Us: number;
+  latencyP99Us: number;
+  proxyCores: number;
+  /** CPU milliseconds for 10^9 bytes of body, both directions counted. */
+  cpuMsPerGb: number;
+  /** Errors of all rounds, for people; empty when there were none. */
+  errors: string;
+}
+
+/** Share of a core that foreign processes may take before a round is called doubtful. */
+const OTHER_CORES_MAX = 0.15;
+/** Least part of the expected bytes; in-flight responses at the end make the last one incomplete. */
+const BYTES_MIN_SHARE = 0.98;
+const SETTLE_MS = 60;
+
+/** For scenarios that look at more than the figures of a round. */
+export interface RoundHooks {
+  before?(proxy: RunningProxy): Promise<void>;
+  after?(proxy: RunningProxy, round: Round): Promise<void>;
+}
+
+/** Warms each proxy up, then runs the rounds. A proxy that answers wrongly is a problem and left out. */
+export async function measureLoad(
+  context: BenchContext,
+  proxies: readonly RunningProxy[],
+  load: Load,
+  hooks: RoundHooks = {},
+): Promise<LoadSummary[]> {
+  const path = load.kind === 'upload' ? UPLOAD_PATH : bodyPath(load.bodyBytes);
+  const rounds = new Map<RunningProxy, Round[]>();
+  for (const proxy of proxies) {
+    try {
+      if (load.kind !== 'routes') await checkAnswer(proxy.name, proxy.port, path, 'localhost', load.bodyBytes);
+      await runWrk({ ...wrkOptions(context, proxy, load, path), interruptAfterMs: context.options.quick ? 300 : 1500 });
+      rounds.set(proxy, []);
+    } catch (error) {
+      context.problem(error instanceof Error ? error.message : String(error));
+    }
+  }
+  for (let number = 1; number <= context.options.rounds; number++) {
+    for (const [proxy, measured] of rounds) {
+      await pause(SETTLE_MS);
+      await hooks.before?.(proxy);
+      const round = await runRound(context, proxy, load, path);
+      measured.push(round);
+      report(context, proxy, round, number);
+      await hooks.after?.(proxy, round);
+    }
+  }
+  return [...rounds].map(([proxy, measured]) => summarise(proxy, measured, load));
+}
+
+async function runRound(context: BenchContext, proxy: RunningProxy, load: Load, path: string): Promise<Round> {
+  const { pid } = proxy.started.process;
+  const backendPid = proxy.backend.process.pid;
+  const startMs = performance.now();
+  const busyBefore = machineBusyNs() - ownCpuNs();
+  const backendBefore = readCpu(backendPid);
+  const before = readCpu(pid);
+  const result = await runWrk(wrkOptions(context, proxy, load, path));
+  const cpuNs = cpuBetweenNs(before, readCpu(pid));
+  const backendNs = cpuBetweenNs(backendBefore, readCpu(backendPid));
+  const otherNs = machineBusyNs() - ownCpuNs() - busyBefore - cpuNs - backendNs;
+  const wallNs = (performance.now() - startMs) * 1e6;
+  const expectedBytes = result.requests * load.bodyBytes * BYTES_MIN_SHARE;
+  if (result.bytes < expectedBytes) {
+    context.problem(`${proxy.name}: ${result.bytes} bytes for ${result.requests} responses are too few`);
+  }
+  if (proxy.started.process.exited) {
+    context.problem(`${proxy.name} died under load: ${proxy.started.process.stderrTail()}`);
+  }
+  return {
+    requests: result.requests,
+    cpuUsPerRequest: cpuNs / 1000 / result.requests,
+    requestsPerSecond: (result.requests / result.durationUs) * 1e6,
+    latencyP50Us: result.latencyP50Us,
+    latencyP99Us: result.latencyP99Us,
+    proxyCores: cpuNs / wallNs,
+    otherCores: Math.max(0, otherNs / wallNs),
+    errors: result.errors,
+  };
+}
+
+function wrkOptions(context: BenchContext, proxy: RunningProxy, load: Load, path: string): WrkOptions {
+  return {
+    port: proxy.port,
+    path,
+    kind: load.kind,
+    uploadBytes: load.uploadBytes,
+    connections: load.connections,
+    durationSeconds: context.options.seconds,
+    core: load.pinned ? LOAD_CORE : null,
+  };
+}
+
+function report(context: BenchContext, proxy: RunningProxy, round: Round, number: number): void {
+  const cpu = `${round.cpuUsPerRequest.toFixed(2)} us/request`;
+  const rate = `${Math.round(round.requestsPerSecond)}/s`;
+  console.log(
+    `  round ${number}/${context.options.rounds}  ${proxy.name.padEnd(28)} ${cpu.padStart(20)} ${rate.padStart(10)}`,
+  );
+  if (errorCount(round.errors) > 0 || round.requests === 0) {
+    context.problem(
+      `${proxy.name}, round ${number}: errors: ${describeErrors(round.errors) || 'no request was answered'}`,
+    );
+  }
+  if (round.otherCores > OTHER_CORES_MAX) {
+    const percent = Math.round(round.otherCores * 100);
+    context.problem(`${proxy.name}, round ${number}: other processes used ${percent} % of a core meanwhile`);
+  }
+}
+
+function summarise(proxy: RunningProxy, rounds: readonly Round[], load: Load): LoadSummary {
+  const cpu = rounds.map((round) => round.cpuUsPerRequest);
+  const errors: WrkErrors = { connect: 0, read: 0, write: 0, timeout: 0, status: 0 };
+  for (const round of rounds) {
+    for (const kind of Object.keys(errors) as (keyof WrkErrors)[]) errors[kind] += round.errors[kind];
+  }
+  return {
+    name: proxy.name,
+    peerName: proxy.peer.name,
+    cpuUsPerRequest: median(cpu),
+    cpuSpread: spread(cpu),
+    requestsPerSecond: median(rounds.map((round) => round.requestsPerSecond)),
+    latencyP50Us: median(rounds.map((round) => round.latencyP50Us)),
+    latencyP99Us: median(rounds.map((round) => round.latencyP99Us)),
+    proxyCores: median(rounds.map((round) => round.proxyCores)),
+    // Microseconds for one byte, times 10^9 bytes, in milliseconds.
+    cpuMsPerGb: (median(cpu) / (load.bodyBytes + load.uploadBytes)) * 1e6,
+    errors: describeErrors(errors),
+  };
+}

@@ -1,0 +1,101 @@
+// Envoy as a peer, where its binary is in PATH: static configuration, circuit breakers out of the way.
+
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { firstLine } from '../lib/machine.ts';
+import { BenchProcess, findExecutable } from '../lib/processes.ts';
+import { allHosts, allPrefixes } from '../lib/routes.ts';
+import { ALL_FEATURES, noReload, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
+
+const TYPE = 'type.googleapis.com/envoy.extensions';
+
+/** Envoy. It is not reloaded here: a static configuration has no reload, xDS would need a server. */
+export const envoy: Peer = {
+  name: 'envoy',
+  features: { ...ALL_FEATURES, reload: false },
+  version() {
+    const text = findExecutable('envoy') === null ? null : firstLine('envoy', ['--version']);
+    const number = text === null ? undefined : /\/(\d+\.\d+\.\d+)/.exec(text)?.[1];
+    return number === undefined ? text : `Envoy ${number}`;
+  },
+  async start(options: ProxyOptions): Promise<StartedProxy> {
+    const config = join(options.dir, 'envoy.json');
+    writeFileSync(config, configText(options));
+    const child = new BenchProcess({
+      label: 'envoy',
+      command: findExecutable('envoy') ?? 'envoy',
+      args: ['-c', config, '--concurrency', String(options.workers), '--disable-hot-restart', '--log-level', 'error'],
+      dir: options.dir,
+      core: options.core,
+    });
+    return { process: child, reload: noReload };
+  },
+};
+
+function configText(options: ProxyOptions): string {
+  const manager = {
+    '@type': `${TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager`,
+    stat_prefix: 'http',
+    codec_type: 'HTTP1',
+    stream_idle_timeout: '0s',
+    common_http_protocol_options: { idle_timeout: '3600s' },
+    route_config: { name: 'routes', virtual_hosts: virtualHosts(options) },
+    http_filters: [
+      { name: 'envoy.filters.http.router', typed_config: { '@type': `${TYPE}.filters.http.router.v3.Router` } },
+    ],
+    ...(options.accessLogPath === null
+      ? {}
+      : {
+          access_log: [
+            {
+              name: 'envoy.access_loggers.file',
+              typed_config: {
+                '@type': `${TYPE}.access_loggers.file.v3.FileAccessLog`,
+                path: options.accessLogPath,
+              },
+            },
+          ],
+        }),
+  };
+  const threshold = {
+    max_connections: 100_000,
+    max_pending_requests: 100_000,
+    max_requests: 100_000,
+  };
+  return JSON.stringify({
+    static_resources: {
+      listeners: [
+        {
+          name: 'http',
+          address: socketAddress(options.port),
+          tcp_backlog_size: 4096,
+          filter_chains: [
+            { filters: [{ name: 'envoy.filters.network.http_connection_manager', typed_config: manager }] },
+          ],
+        },
+      ],
+      clusters: [
+        {
+          name: 'b',
+          type: 'STATIC',
+          connect_timeout: '5s',
+          circuit_breakers: { thresholds: [threshold] },
+          load_assignment: {
+            cluster_name: 'b',
+            endpoints: [{ lb_endpoints: [{ endpoint: { address: socketAddress(options.backendPort) } }] }],
+          },
+        },
+      ],
+    },
+  });
+}
+
+function virtualHosts(options: ProxyOptions): object[] {
+  const route = (prefix: string) => ({ match: { prefix }, route: { cluster: 'b', timeout: '0s' } });
+  if (options.routes === 'one') return [{ name: 'all', domains: ['*'], routes: [route('/')] }];
+  return allHosts().map((host) => ({ name: host, domains: [host], routes: allPrefixes().map(route) }));
+}
+
+function socketAddress(port: number): object {
+  return { socket_address: { address: '127.0.0.1', port_value: port } };
+}

@@ -1,0 +1,74 @@
+// HAProxy as a peer: http-reuse always, one thread for each worker asked for, master-worker mode
+// where it is to be reloaded. Many routes are one prefix map, which is a tree lookup.
+
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { descriptorsMax, firstLine } from '../lib/machine.ts';
+import { BenchProcess, findExecutable } from '../lib/processes.ts';
+import { allHosts, allPrefixes, NEW_HOST } from '../lib/routes.ts';
+import { ALL_FEATURES, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
+
+/** HAProxy in one process. */
+export const haproxy: Peer = {
+  name: 'haproxy',
+  features: ALL_FEATURES,
+  version() {
+    const command = findExecutable('haproxy');
+    return command === null ? null : firstLine(command, ['-v']);
+  },
+  async start(options: ProxyOptions): Promise<StartedProxy> {
+    const { dir } = options;
+    const config = join(dir, 'haproxy.cfg');
+    const map = join(dir, 'routes.map');
+    writeFileSync(config, configText(options, map));
+    writeFileSync(map, mapText(false));
+    const child = new BenchProcess({
+      label: 'haproxy',
+      command: findExecutable('haproxy') ?? 'haproxy',
+      args: [options.routes === 'many' ? '-W' : '-db', '-f', config],
+      dir,
+      core: options.core,
+      ...(options.accessLogPath === null ? {} : { stdoutPath: options.accessLogPath }),
+    });
+    return {
+      process: child,
+      async reload() {
+        writeFileSync(map, mapText(true));
+        child.signal('SIGUSR2');
+      },
+    };
+  },
+};
+
+function configText(options: ProxyOptions, map: string): string {
+  const log = options.accessLogPath === null ? 'no log' : 'log stdout format raw local0\n  option httplog';
+  // HAProxy wants two descriptors for each connection, and refuses to start with fewer.
+  const connectionsMax = Math.min(20_000, Math.floor((descriptorsMax() - 300) / 2));
+  const route = options.routes === 'one' ? 'default_backend b' : `use_backend %[base,map_beg(${map},none)]`;
+  return `global
+  nbthread ${options.workers}
+  maxconn ${connectionsMax}
+  stats socket ${options.dir}/admin.sock mode 600 level admin expose-fd listeners
+defaults
+  mode http
+  ${log}
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
+  timeout http-keep-alive 1h
+  http-reuse always
+frontend http
+  bind 127.0.0.1:${options.port} backlog 4096
+  ${route}
+backend b
+  server s 127.0.0.1:${options.backendPort} pool-purge-delay 1h
+backend none
+  http-request return status 404
+`;
+}
+
+function mapText(withNewHost: boolean): string {
+  const lines = allHosts().flatMap((host) => allPrefixes().map((prefix) => `${host}${prefix} b`));
+  if (withNewHost) lines.push(`${NEW_HOST}/ b`);
+  return `${lines.join('\n')}\n`;
+}

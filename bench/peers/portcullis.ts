@@ -1,0 +1,61 @@
+// Portcullis itself, started as a user starts it: `./portcullis run --config FILE`.
+
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { firstLine } from '../lib/machine.ts';
+import { BenchProcess } from '../lib/processes.ts';
+import { allHosts, allPrefixes, NEW_HOST } from '../lib/routes.ts';
+import { ALL_FEATURES, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
+
+const repository = resolve(import.meta.dirname, '../..');
+const launcher = join(repository, 'portcullis');
+
+/** Portcullis of this repository, as it is in the working tree. */
+export const portcullis: Peer = {
+  name: 'portcullis',
+  features: ALL_FEATURES,
+  version() {
+    if (!existsSync(launcher)) return null;
+    const manifest = JSON.parse(readFileSync(join(repository, 'package.json'), 'utf8')) as { version: string };
+    const commit = firstLine('git', ['-C', repository, 'describe', '--always', '--dirty']);
+    return `Portcullis ${manifest.version}${commit === null ? '' : ` at ${commit}`}`;
+  },
+  async start(options: ProxyOptions): Promise<StartedProxy> {
+    const config = join(options.dir, 'portcullis.yaml');
+    writeFileSync(config, configText(options, false));
+    const child = new BenchProcess({
+      label: 'portcullis',
+      command: launcher,
+      args: ['run', '--config', config],
+      dir: options.dir,
+      core: options.core,
+    });
+    return {
+      process: child,
+      async reload() {
+        writeFileSync(config, configText(options, true));
+        child.signal('SIGHUP');
+      },
+    };
+  },
+};
+
+function configText(options: ProxyOptions, withNewHost: boolean): string {
+  const lines = [`workers: ${options.workers}`, 'admin: off'];
+  if (options.accessLogPath !== null) lines.push(`accessLog: {path: ${options.accessLogPath}, format: json}`);
+  lines.push('listeners:', `  - {name: http, address: "127.0.0.1:${options.port}"}`);
+  lines.push('backends:', `  - {name: b, endpoints: ["127.0.0.1:${options.backendPort}"]}`);
+  lines.push('routes:');
+  if (options.routes === 'one') {
+    lines.push('  - {name: all, rules: [{backendRefs: [{name: b}]}]}');
+    return `${lines.join('\n')}\n`;
+  }
+  allHosts().forEach((host, index) => {
+    lines.push(`  - name: r${index}`, `    hostnames: [${host}]`, '    rules:');
+    for (const prefix of allPrefixes()) {
+      lines.push(`      - matches: [{path: {type: PathPrefix, value: ${prefix}}}]`, '        backendRefs: [{name: b}]');
+    }
+  });
+  if (withNewHost) lines.push(`  - {name: new, hostnames: [${NEW_HOST}], rules: [{backendRefs: [{name: b}]}]}`);
+  return `${lines.join('\n')}\n`;
+}

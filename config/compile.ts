@@ -1,0 +1,116 @@
+// From a valid configuration and resolved DNS names to the snapshot that packet workers run on.
+//
+// Control thread. Plain data in, plain data out; nothing is looked up here.
+// Invariant: `Snapshot.listeners` and `Snapshot.backends` have the order of the configuration, which
+// is what the route table's indexes refer to.
+
+import type { HostPort } from '../core/ffi/sockaddr.ts';
+import type { BackendSettings, EndpointSettings, HttpSettings, Snapshot } from '../core/workers/snapshot.ts';
+import { compileRoutesOffThread } from './compile-off-thread.ts';
+import { compileRoutes } from './compile-routes.ts';
+import type { BackendConfig, Config } from './config.ts';
+import { formatAddress } from './names.ts';
+
+/** Addresses that DNS gave for the endpoints that are names; keys as returned by `endpointNames`. */
+export type ResolvedEndpoints = ReadonlyMap<string, readonly HostPort[]>;
+
+/**
+ * The endpoints whose host is a DNS name, each once, as `host:port` the way they are configured:
+ * what has to be resolved, and the keys under which `compileSnapshot` looks for the answers.
+ */
+export function endpointNames(config: Pick<Config, 'backends'>): string[] {
+  const names = new Set<string>();
+  for (const backend of config.backends) {
+    for (const endpoint of backend.endpoints) if (!endpoint.isIp) names.add(endpoint.address);
+  }
+  return [...names];
+}
+
+/**
+ * The snapshot of a configuration, its routes compiled on the calling thread unless `routes` brings
+ * them compiled. A name without an entry in `resolved` has no addresses, so its backend may end up
+ * without endpoints (and answers 503).
+ */
+export function compileSnapshot(
+  config: Config,
+  epoch: number,
+  resolved: ResolvedEndpoints,
+  routes: SharedArrayBuffer = compileRoutes(config),
+): Snapshot {
+  return {
+    epoch,
+    routes,
+    http: httpSettings(config),
+    listeners: config.listeners.map(({ name, address, port, allowConnect }) => ({
+      name,
+      address,
+      port,
+      allowConnect,
+      scheme: 'http',
+    })),
+    backends: config.backends.map((backend) => backendSettings(backend, resolved)),
+    accessLog: { enabled: config.accessLog !== null, format: config.accessLog?.format ?? 'json' },
+  };
+}
+
+/** Like `compileSnapshot`; large route tables are compiled in another thread. */
+export async function compileSnapshotOffThread(
+  config: Config,
+  epoch: number,
+  resolved: ResolvedEndpoints,
+): Promise<Snapshot> {
+  return compileSnapshot(config, epoch, resolved, await compileRoutesOffThread(config));
+}
+
+function httpSettings(config: Config): HttpSettings {
+  const { limits, timeouts, headers } = config;
+  return {
+    requestHeadBytesMax: limits.requestHeadBytesMax,
+    responseHeadBytesMax: limits.responseHeadBytesMax,
+    headerCountMax: limits.headerCountMax,
+    uriBytesMax: limits.uriBytesMax,
+    requestBodyBytesMax: limits.requestBodyBytesMax,
+    requestsPerConnectionMax: limits.requestsPerConnectionMax,
+    requestHeadTimeoutMs: timeouts.requestHeadMs,
+    idleTimeoutMs: timeouts.idleMs,
+    streamIdleTimeoutMs: timeouts.streamIdleMs,
+    tunnelIdleTimeoutMs: timeouts.tunnelIdleMs,
+    trustedHops: config.trustedHops,
+    forwardedHeaders: headers.forwarded,
+    requestIdHeader: headers.requestId,
+    via: headers.via,
+    server: headers.server,
+    reasonHeader: config.responseReasonHeader,
+    upgradeProtocols: config.upgrades,
+  };
+}
+
+function backendSettings(backend: BackendConfig, resolved: ResolvedEndpoints): BackendSettings {
+  return {
+    name: backend.name,
+    endpoints: endpointSettings(backend, resolved),
+    policy: backend.policy,
+    connectTimeoutMs: backend.connectTimeoutMs,
+    idleTimeoutMs: backend.idleTimeoutMs,
+    idleConnectionsMax: backend.idleConnectionsMax,
+    requestsPerConnectionMax: backend.requestsPerConnectionMax,
+  };
+}
+
+/**
+ * Every address of a name gets the endpoint's weight. An address that several endpoints come to is
+ * one endpoint with the sum of their weights: workers keep connections by address.
+ */
+function endpointSettings(backend: BackendConfig, resolved: ResolvedEndpoints): EndpointSettings[] {
+  const byAddress = new Map<string, EndpointSettings>();
+  for (const endpoint of backend.endpoints) {
+    const hosts = endpoint.isIp ? [endpoint] : (resolved.get(endpoint.address) ?? []);
+    const unique = new Map(hosts.map(({ host, port }) => [formatAddress(host, port), { host, port }]));
+    for (const [address, { host, port }] of unique) {
+      const known = byAddress.get(address);
+      if (known === undefined) byAddress.set(address, { address, host, port, weight: endpoint.weight });
+      else known.weight += endpoint.weight;
+    }
+  }
+  return [...byAddress.values()];
+}

@@ -1,0 +1,40 @@
+// Errors in a configuration file: where, what is wrong, what was expected, what was probably meant.
+// Control thread.
+
+/** One error. Lines and columns count from 1; 0 when the error is about the file as a whole. */
+export interface ConfigError {
+  file: string;
+  line: number;
+  column: number;
+  /** What is wrong, such as `listeners[0].address: "8080" has no port`. */
+  problem: string;
+  /** What would be right; absent when the problem says it all. */
+  expected?: string;
+  /** What the author probably meant; absent when nothing is near. */
+  hint?: string;
+}
+
+/** An error whose place is known only as an offset in the text. */
+export interface Finding {
+  /** Offset in UTF-16 units from the start of the text. */
+  offset: number;
+  problem: string;
+  expected?: string | undefined;
+  hint?: string | undefined;
+}
+
+/** `file:line:column: what is wrong, expected what, did you mean X?` on one line. */
+export function formatConfigError(error: ConfigError): string {
+  const place = error.line === 0 ? error.file : `${error.file}:${error.line}:${error.column}`;
+  const expected = error.expected === undefined ? '' : `, expected ${error.expected}`;
+  const hint = error.hint === undefined ? '' : `, did you mean ${error.hint}?`;
+  return `${place}: ${error.problem}${expected}${hint}`;
+}
+
+/** A value for an error message: short, on one line, quoted when it is text. */
+export function describeValue(value: unknown): string {
+  if (Array.isArray(value)) return 'a list';
+  if (typeof value === 'object' && value !== null) return 'a mapping';
+  const text = typeof value === 'string' ? JSON.stringify(value) : String(value);
+  return text.length <= 80 ? text : `${text.slice(0, 77)}...`;
+}

@@ -1,0 +1,148 @@
+// What exactly is wrong where a value does not fit the schema, in words for the author of the file.
+//
+// Control thread. TypeBox decides whether a value is valid; this module follows the schema down to
+// each place that is not, and words it. Invariant: an invalid value yields at least one finding.
+
+import type { TSchema } from 'typebox';
+import { Check } from 'typebox/value';
+import { describeValue } from './errors.ts';
+import { noteOf } from './kinds.ts';
+import { suggest } from './suggest.ts';
+import { BROKEN, type Path } from './yaml.ts';
+
+/** One violation. */
+export interface Violation {
+  path: Path;
+  /** Whether the key is meant, or the value. */
+  part: 'key' | 'value';
+  problem: string;
+  expected?: string | undefined;
+  hint?: string | undefined;
+}
+
+interface SchemaNode extends TSchema {
+  type?: string;
+  properties?: Record<string, SchemaNode>;
+  required?: string[];
+  items?: SchemaNode;
+  minItems?: number;
+  maxItems?: number;
+  anyOf?: SchemaNode[];
+}
+
+/** All places where `value` does not fit `schema`, in the order of the value. */
+export function explain(schema: TSchema, value: unknown): Violation[] {
+  const violations: Violation[] = [];
+  visit(schema as SchemaNode, value, [], violations);
+  return violations;
+}
+
+/** `listeners[0].address` of a path; empty for the root. */
+export function pathText(path: Path): string {
+  let text = '';
+  for (const step of path) {
+    if (typeof step === 'number') text += `[${step}]`;
+    else text += text === '' ? step : `.${step}`;
+  }
+  return text;
+}
+
+/** Starts a sentence about a place: `listeners[0].address: `. */
+export function about(path: Path): string {
+  return path.length === 0 ? '' : `${pathText(path)}: `;
+}
+
+function visit(schema: SchemaNode, value: unknown, path: Path, violations: Violation[]): void {
+  if (value === BROKEN) return;
+  if (value === null) {
+    const problem = path.length === 0 ? 'the file is empty' : `${about(path)}is empty`;
+    violations.push({ path, part: 'value', problem, expected: expectedOf(schema) });
+    return;
+  }
+  const isObject = typeof value === 'object' && !Array.isArray(value);
+  const objectSchema = schema.properties === undefined ? schema.anyOf?.find(({ properties }) => properties) : schema;
+  if (isObject && objectSchema !== undefined) {
+    visitObject(objectSchema, value as Record<string, unknown>, path, violations);
+  } else if (Array.isArray(value) && schema.items !== undefined) {
+    visitArray(schema, value, path, violations);
+  } else if (!Check(schema, value)) {
+    violations.push(leafViolation(schema, value, path));
+  }
+}
+
+function visitObject(schema: SchemaNode, object: Record<string, unknown>, path: Path, violations: Violation[]): void {
+  const known = Object.keys(schema.properties!);
+  for (const [key, value] of Object.entries(object)) {
+    const property = schema.properties![key];
+    if (property !== undefined) {
+      visit(property, value, [...path, key], violations);
+      continue;
+    }
+    const near = suggest(
+      key,
+      known.filter((name) => object[name] === undefined),
+    );
+    violations.push({
+      path: [...path, key],
+      part: 'key',
+      problem: `${about(path)}unknown key ${JSON.stringify(key)}`,
+      expected: known.length === 1 ? known[0]! : `one of ${known.join(', ')}`,
+      hint: near === undefined ? undefined : JSON.stringify(near),
+    });
+  }
+  for (const key of schema.required ?? []) {
+    if (Object.hasOwn(object, key)) continue;
+    violations.push({
+      path,
+      part: 'value',
+      problem: `${about(path)}key "${key}" is missing`,
+      expected: expectedOf(schema.properties![key]!),
+    });
+  }
+}
+
+function visitArray(schema: SchemaNode, list: unknown[], path: Path, violations: Violation[]): void {
+  const { minItems = 0, maxItems = Number.POSITIVE_INFINITY } = schema;
+  if (list.length < minItems) {
+    violations.push({ path, part: 'value', problem: `${about(path)}is an empty list`, expected: 'at least one item' });
+  } else if (list.length > maxItems) {
+    const problem = `${about(path)}has ${list.length} items`;
+    violations.push({ path, part: 'value', problem, expected: `at most ${maxItems}` });
+  }
+  list.forEach((item, index) => {
+    visit(schema.items!, item, [...path, index], violations);
+  });
+}
+
+function leafViolation(schema: SchemaNode, value: unknown, path: Path): Violation {
+  // A union of text and mapping takes the note of its text branch for what is wrong with a text.
+  const text = typeof value === 'string';
+  const note = noteOf(schema);
+  const textNote = text ? (schema.anyOf?.map(noteOf).find((branch) => branch?.problem !== undefined) ?? note) : note;
+  const single = text || typeof value === 'number';
+  const said = single ? textNote?.problem?.(String(value)) : undefined;
+  const problem = said ?? (note?.numeric === true ? numberProblem(value) : 'is not valid');
+  const named = text ? suggest(value, textNote?.names ?? []) : undefined;
+  const guess = (single ? textNote?.suggest?.(String(value)) : undefined) ?? named;
+  return {
+    path,
+    part: 'value',
+    problem: `${about(path)}${describeValue(value)} ${problem}`,
+    expected: expectedOf(schema),
+    hint: guess === undefined ? undefined : JSON.stringify(guess),
+  };
+}
+
+function numberProblem(value: unknown): string {
+  if (typeof value === 'string' && /^-?\d+$/.test(value)) return 'is quoted text, not a number';
+  return typeof value === 'number' && Number.isInteger(value) ? 'is out of range' : 'is not valid';
+}
+
+/** What would be right at a place, for "expected ...". */
+function expectedOf(schema: SchemaNode): string {
+  const note = noteOf(schema);
+  if (note !== undefined) return note.expected;
+  if (schema.items !== undefined) return 'a list';
+  const keys = Object.keys(schema.properties ?? {});
+  return `a mapping with ${keys.length === 1 ? keys[0] : `keys such as ${(schema.required ?? keys).slice(0, 3).join(', ')}`}`;
+}

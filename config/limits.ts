@@ -1,0 +1,129 @@
+// Limits and timeouts of HTTP: every number a user may tune, with its unit, default and reason.
+//
+// Control thread. Defaults are generous to honest traffic and bounded for the rest.
+// Relations between limits are checked in semantics.ts.
+
+import Type from 'typebox';
+import { duration, integer, integerOrAuto, size } from './kinds.ts';
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+const GIB = 1024 * MIB;
+
+/** Largest head: it must fit into one buffer of the arena together with what the rewrite adds. */
+const HEAD_BYTES_MAX = 60 * KIB;
+
+/** Schema of `limits`. */
+export const limitsSchema = Type.Object(
+  {
+    maxRequestHeadSize: Type.Optional(
+      size({
+        default: '32KiB',
+        minBytes: KIB,
+        maxBytes: HEAD_BYTES_MAX,
+        description:
+          'Largest request head: request line and header fields. A larger one is answered with 431. Room for large cookies and tokens, yet small enough that many slow clients cannot fill the memory.',
+      }),
+    ),
+    maxResponseHeadSize: Type.Optional(
+      size({
+        default: '32KiB',
+        minBytes: KIB,
+        maxBytes: HEAD_BYTES_MAX,
+        description: 'Largest response head taken from a backend. A larger one is answered with 502.',
+      }),
+    ),
+    maxHeaders: Type.Optional(
+      integer({
+        default: 100,
+        min: 1,
+        max: 256,
+        description: 'Most header fields of a request or response. A request with more is answered with 431.',
+      }),
+    ),
+    maxUriLength: Type.Optional(
+      size({
+        default: '8KiB',
+        minBytes: 64,
+        maxBytes: HEAD_BYTES_MAX,
+        description:
+          'Longest request target. A longer one is answered with 414. At most limits.maxRequestHeadSize; RFC 9112 §3 recommends at least 8000 bytes.',
+      }),
+    ),
+    maxRequestBodySize: Type.Optional(
+      size({
+        default: 0,
+        minBytes: 1,
+        maxBytes: 1024 * GIB,
+        zero: 'no limit',
+        description:
+          'Largest request body. A larger one is answered with 413. Bodies are streamed and cost no memory, so the default leaves this to the backends.',
+      }),
+    ),
+    maxRequestsPerConnection: Type.Optional(
+      integer({
+        default: 0,
+        min: 0,
+        max: 1_000_000_000,
+        zero: 'no limit',
+        description: 'Requests after which a client connection is closed.',
+      }),
+    ),
+    maxConnections: Type.Optional(
+      integerOrAuto({
+        default: 'auto',
+        min: 1,
+        max: 10_000_000,
+        description:
+          'Most connections of the whole process, clients and backends together. `auto` derives it from the limit on open files.',
+      }),
+    ),
+    bufferMemory: Type.Optional(
+      size({
+        default: '256MiB',
+        minBytes: 4 * MIB,
+        maxBytes: 4 * GIB,
+        description:
+          'Memory for buffers, per worker. It is reserved at the start and costs resident memory only once used; idle connections use none.',
+      }),
+    ),
+  },
+  { additionalProperties: false, default: {}, description: 'Limits on what clients and backends may send.' },
+);
+
+/** Schema of `timeouts` (of the whole gateway; those of a rule are in schema.ts). */
+export const timeoutsSchema = Type.Object(
+  {
+    requestHead: Type.Optional(
+      duration({
+        default: '10s',
+        description:
+          'Time for a whole request head, from its first byte (for the first request of a connection from the accept). Then 408. Stops clients that send a byte now and then.',
+      }),
+    ),
+    idle: Type.Optional(
+      duration({
+        default: '75s',
+        description: 'Time that a kept-alive client connection may wait for its next request.',
+      }),
+    ),
+    streamIdle: Type.Optional(
+      duration({
+        default: '60s',
+        description: 'Time without one byte of progress, in either direction, while a request is being served.',
+      }),
+    ),
+    tunnelIdle: Type.Optional(
+      duration({
+        default: '1h',
+        zero: 'no limit',
+        description: 'Time without one byte in either direction of a tunnel (WebSocket, CONNECT).',
+      }),
+    ),
+  },
+  {
+    additionalProperties: false,
+    default: {},
+    description: 'How long the gateway waits. Timeouts of a rule are in routes[].rules[].timeouts.',
+  },
+);

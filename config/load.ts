@@ -1,0 +1,90 @@
+// Loads a configuration: text to YAML, variables, schema, semantic checks, normalised values.
+//
+// Control thread. Either a whole valid configuration comes out, or every error found, in file order.
+
+import { readFileSync } from 'node:fs';
+import { Compile, type Validator } from 'typebox/compile';
+import { LineCounter } from 'yaml';
+import type { Config } from './config.ts';
+import type { Environment } from './env.ts';
+import type { ConfigError, Finding } from './errors.ts';
+import { explain } from './explain.ts';
+import { normalise } from './normalise.ts';
+import { type ConfigInput, configSchema } from './schema.ts';
+import { checkSemantics } from './semantics.ts';
+import { readYaml } from './yaml.ts';
+
+export { type ConfigError, formatConfigError } from './errors.ts';
+
+/** A valid configuration, or what is wrong with it. */
+export type LoadResult = { config: Config } | { errors: ConfigError[] };
+
+let validator: Validator | undefined;
+
+/**
+ * Loads a configuration from `text`. `file` names it in errors and is what relative paths are
+ * relative to; `env` is where `${VAR}` is looked up.
+ */
+export function loadConfig(text: string, file: string, env: Environment): LoadResult {
+  const yaml = readYaml(text, env);
+  const findings: Finding[] = [...yaml.findings];
+  if (yaml.value !== undefined) {
+    validator ??= Compile(configSchema);
+    const violations = validator.Check(yaml.value) ? [] : explain(configSchema, yaml.value);
+    violations.push(...checkSemantics(yaml.value));
+    for (const { path, part, problem, expected, hint } of violations) {
+      findings.push({ offset: yaml.locate(path, part), problem, expected, hint });
+    }
+  }
+  if (findings.length > 0) return { errors: place(findings, text, file) };
+  return { config: normalise(yaml.value as ConfigInput, file) };
+}
+
+/** Loads a configuration file. A file that cannot be read is an error like any other. */
+export function loadConfigFile(path: string, env: Environment): LoadResult {
+  let text: string;
+  try {
+    text = new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(path));
+  } catch (error) {
+    return {
+      errors: [{ file: path, line: 0, column: 0, problem: readProblem(error), expected: 'a readable YAML file' }],
+    };
+  }
+  return loadConfig(text, path, env);
+}
+
+function readProblem(error: unknown): string {
+  switch ((error as NodeJS.ErrnoException).code) {
+    case 'ENOENT':
+      return 'there is no such file';
+    case 'EACCES':
+    case 'EPERM':
+      return 'the file may not be read by this user';
+    case 'EISDIR':
+      return 'is a directory';
+    case 'ERR_ENCODING_INVALID_ENCODED_DATA':
+      return 'the file is not UTF-8 text';
+    default:
+      return `the file cannot be read (${(error as Error).message})`;
+  }
+}
+
+/** Lines and columns for offsets, in the order of the file. */
+function place(findings: Finding[], text: string, file: string): ConfigError[] {
+  const lines = new LineCounter();
+  lines.addNewLine(0);
+  for (let at = text.indexOf('\n'); at >= 0; at = text.indexOf('\n', at + 1)) lines.addNewLine(at + 1);
+  return findings
+    .toSorted((a, b) => a.offset - b.offset)
+    .map(({ offset, problem, expected, hint }) => {
+      const { line, col } = lines.linePos(offset);
+      return {
+        file,
+        line,
+        column: col,
+        problem,
+        ...(expected === undefined ? {} : { expected }),
+        ...(hint === undefined ? {} : { hint }),
+      };
+    });
+}

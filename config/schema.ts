@@ -1,0 +1,413 @@
+// The configuration as users write it: one schema gives types, validation and JSON Schema.
+//
+// Control thread. The vocabulary is the Kubernetes Gateway API's where it has a word (hostnames,
+// rules, matches, backendRefs, timeouts) and Envoy's elsewhere.
+// Invariant: every key has a description, and every key that may be left out and is then not simply
+// off has a default, so that documentation and editors need no other source.
+// Spec: Gateway API v1 HTTPRoute; JSON Schema draft 2020-12.
+
+import Type, { type Static } from 'typebox';
+import { validateAccessLogTemplate } from '../core/telemetry/access-log-format.ts';
+import {
+  boolean,
+  duration,
+  endpointAddress,
+  hostname,
+  integer,
+  integerOrAuto,
+  listenAddress,
+  NOTE,
+  type Note,
+  name,
+  oneOf,
+  pathValue,
+  reference,
+  text,
+  token,
+} from './kinds.ts';
+import { limitsSchema, timeoutsSchema } from './limits.ts';
+
+/** Header fields that frame or route messages; a configured header must not overwrite them. */
+const framingHeaders = [
+  'connection',
+  'content-length',
+  'date',
+  'host',
+  'keep-alive',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+];
+
+/** Where the admin listener listens unless configured otherwise. */
+export const ADMIN_ADDRESS_DEFAULT = '127.0.0.1:9901';
+
+const adminSchema = Type.Union(
+  [
+    Type.Literal('off'),
+    Type.Object(
+      {
+        address: Type.Optional(
+          listenAddress({
+            default: ADMIN_ADDRESS_DEFAULT,
+            description:
+              'Address of the admin listener. It has no authentication: give anything but loopback only on a network that you trust.',
+          }),
+        ),
+      },
+      { additionalProperties: false },
+    ),
+  ],
+  {
+    default: {},
+    description: 'Admin listener with metrics, health and the running configuration. `admin: off` disables it.',
+    [NOTE]: { type: '`off` or mapping', expected: 'off or a mapping with an address', names: ['off'] } satisfies Note,
+  },
+);
+
+const accessLogSchema = Type.Object(
+  {
+    path: text(
+      { description: 'File that lines are appended to, relative to the configuration file; `-` is standard output.' },
+      'path',
+      'a file name, or "-" for standard output',
+      (value) => (value === '' || value.includes('\0') ? 'is not a file name' : undefined),
+    ),
+    format: Type.Optional(
+      text(
+        {
+          default: 'json',
+          description:
+            'Format of a line: `json`, `common`, or a template with `%{field}` in it and `%%` for a percent sign.',
+        },
+        '`json`, `common` or template',
+        'json, common or a template such as "%{method} %{path} %{status}"',
+        (value) => {
+          const problem = validateAccessLogTemplate(value);
+          if (problem === undefined) return undefined;
+          // What is expected stands in the schema already.
+          return problem.startsWith('expected') ? 'is not a format' : `is not a format: ${problem}`;
+        },
+      ),
+    ),
+  },
+  { additionalProperties: false, description: 'Access log. Absent: none is written.' },
+);
+
+const headersSchema = Type.Object(
+  {
+    requestId: Type.Optional(
+      boolean({
+        default: true,
+        description:
+          'Send X-Request-Id to backends. An id that the client sent is kept only when `trustedHops` is above 0.',
+      }),
+    ),
+    forwarded: Type.Optional(
+      boolean({
+        default: true,
+        description: 'Send X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host to backends.',
+      }),
+    ),
+    via: Type.Optional(
+      token(
+        { description: 'Pseudonym for the Via field of requests and responses (RFC 9110 §7.6.3). Absent: no Via.' },
+        'a pseudonym such as portcullis',
+      ),
+    ),
+    server: Type.Optional(
+      text(
+        {
+          default: 'passthrough',
+          description: 'Server field of responses: `passthrough` keeps the one of the backend, other text replaces it.',
+        },
+        '`passthrough` or text',
+        'passthrough or up to 256 visible ASCII characters',
+        (value) =>
+          /^[\x21-\x7e]([\x20-\x7e]{0,254}[\x21-\x7e])?$/.test(value)
+            ? undefined
+            : 'is not the value of a header field',
+      ),
+    ),
+  },
+  { additionalProperties: false, default: {}, description: 'Header fields that the gateway adds or replaces.' },
+);
+
+const listenerSchema = Type.Object(
+  {
+    name: name('Name of the listener, unique among listeners. Routes, logs and metrics use it.'),
+    address: listenAddress({
+      description:
+        'IP address and port. `:8080` is every IPv4 address, `[::]:8080` every IPv6 (and usually IPv4) address; port 0 takes a free port.',
+    }),
+    allowConnect: Type.Optional(
+      boolean({
+        default: false,
+        description: 'Accept CONNECT and tunnel it to the backend that the route names. Otherwise it is refused.',
+      }),
+    ),
+  },
+  { additionalProperties: false, description: 'One listening address.' },
+);
+
+const matchSchema = Type.Object(
+  {
+    path: Type.Optional(
+      Type.Object(
+        {
+          type: Type.Optional(
+            oneOf(['Exact', 'PathPrefix'], {
+              default: 'PathPrefix',
+              description:
+                '`Exact` compares the whole path; `PathPrefix` whole path elements, so that `/foo` matches `/foo` and `/foo/bar` but not `/foobar`.',
+            }),
+          ),
+          value: Type.Optional(
+            pathValue({
+              default: '/',
+              description:
+                'Path to compare with, byte by byte and without the query. A slash at the end of a prefix is ignored.',
+            }),
+          ),
+        },
+        { additionalProperties: false, default: {}, description: 'Condition on the path. Default: every path.' },
+      ),
+    ),
+  },
+  { additionalProperties: false, description: 'One condition on requests.' },
+);
+
+const ruleSchema = Type.Object(
+  {
+    matches: Type.Optional(
+      Type.Array(matchSchema, {
+        default: [{}],
+        maxItems: 1024,
+        description: 'Conditions; the rule takes a request that meets any of them. Default: every path.',
+      }),
+    ),
+    timeouts: Type.Optional(
+      Type.Object(
+        {
+          request: Type.Optional(
+            duration({
+              default: '0s',
+              zero: 'no limit',
+              description: 'Time for the whole request, from its head until the end of the response. Then 504.',
+            }),
+          ),
+          backendRequest: Type.Optional(
+            duration({
+              default: '0s',
+              zero: 'no limit',
+              description: 'Time for one attempt at a backend; at most `request` when both are set.',
+            }),
+          ),
+        },
+        { additionalProperties: false, default: {}, description: 'Timeouts of requests that this rule takes.' },
+      ),
+    ),
+    backendRefs: Type.Array(
+      Type.Object(
+        {
+          name: reference('backend', 'Name of a backend.'),
+          weight: Type.Optional(
+            integer({
+              default: 1,
+              min: 0,
+              max: 1_000_000,
+              zero: 'gets no request',
+              description: 'Share of the requests, relative to the sum of the weights in this rule.',
+            }),
+          ),
+        },
+        { additionalProperties: false, description: 'One backend and its share.' },
+      ),
+      { minItems: 1, maxItems: 1024, description: 'Backends that share the requests of this rule.' },
+    ),
+  },
+  { additionalProperties: false, description: 'One rule of a route.' },
+);
+
+const routeSchema = Type.Object(
+  {
+    name: name('Name of the route, unique among routes. Logs and metrics use it.'),
+    listeners: Type.Optional(
+      Type.Array(reference('listener', 'Name of a listener.'), {
+        minItems: 1,
+        description: 'Listeners that the route belongs to. Default: all.',
+      }),
+    ),
+    hostnames: Type.Optional(
+      Type.Array(
+        hostname({
+          description:
+            'Hostname, matched without regard to case. `*.example.com` matches `a.example.com` and `a.b.example.com`, but not `example.com`.',
+        }),
+        { minItems: 1, maxItems: 1024, description: 'Hosts that the route is for. Default: any.' },
+      ),
+    ),
+    rules: Type.Array(ruleSchema, { minItems: 1, description: 'Rules of the route.' }),
+  },
+  { additionalProperties: false, description: 'One route: hosts, and rules for their paths.' },
+);
+
+const endpointSchema = Type.Union(
+  [
+    endpointAddress({ description: 'Address of the endpoint.' }),
+    Type.Object(
+      {
+        address: endpointAddress({ description: 'IP address or DNS name, and port.' }),
+        weight: Type.Optional(
+          integer({
+            default: 1,
+            min: 1,
+            max: 65535,
+            description: 'Share of the requests, relative to the other endpoints of the backend.',
+          }),
+        ),
+      },
+      { additionalProperties: false },
+    ),
+  ],
+  {
+    description: 'One endpoint: `"host:port"`, or a mapping with address and weight.',
+    [NOTE]: {
+      type: 'address or mapping',
+      expected: 'host:port, or a mapping with an address',
+    } satisfies Note,
+  },
+);
+
+const backendSchema = Type.Object(
+  {
+    name: name('Name of the backend, unique among backends.'),
+    endpoints: Type.Array(endpointSchema, {
+      minItems: 1,
+      maxItems: 4096,
+      description: 'Where the backend runs: addresses or DNS names, each with a port.',
+    }),
+    protocol: Type.Optional(
+      oneOf(['http/1.1'], { default: 'http/1.1', description: 'Protocol spoken to the endpoints.' }),
+    ),
+    loadBalancer: Type.Optional(
+      Type.Object(
+        {
+          policy: Type.Optional(
+            oneOf(['RoundRobin'], {
+              default: 'RoundRobin',
+              description: '`RoundRobin`: in turn, by weight.',
+            }),
+          ),
+        },
+        { additionalProperties: false, default: {}, description: 'How requests are spread over the endpoints.' },
+      ),
+    ),
+    connectTimeout: Type.Optional(duration({ default: '2s', description: 'Time for establishing a connection.' })),
+    idleTimeout: Type.Optional(
+      duration({
+        default: '60s',
+        description:
+          'Time that an unused connection is kept. Best a little shorter than the idle timeout of the backend itself.',
+      }),
+    ),
+    maxIdleConnections: Type.Optional(
+      integer({
+        default: 1024,
+        min: 0,
+        max: 1_000_000,
+        zero: 'none is kept',
+        description: 'Most unused connections kept, per endpoint and worker.',
+      }),
+    ),
+    maxRequestsPerConnection: Type.Optional(
+      integer({
+        default: 0,
+        min: 0,
+        max: 1_000_000_000,
+        zero: 'no limit',
+        description: 'Requests after which a connection to an endpoint is closed.',
+      }),
+    ),
+  },
+  { additionalProperties: false, description: 'One backend: endpoints that can all serve the same requests.' },
+);
+
+/** Schema of a whole configuration file. */
+export const configSchema = Type.Object(
+  {
+    workers: Type.Optional(
+      integerOrAuto({
+        default: 'auto',
+        min: 1,
+        max: 256,
+        description: 'Number of packet workers (threads). `auto` is one per core that the process may use.',
+      }),
+    ),
+    admin: Type.Optional(adminSchema),
+    log: Type.Optional(
+      Type.Object(
+        {
+          level: Type.Optional(
+            oneOf(['debug', 'info', 'warn', 'error'], {
+              default: 'info',
+              description: 'Least important level that is logged.',
+            }),
+          ),
+        },
+        { additionalProperties: false, default: {}, description: "The gateway's own log." },
+      ),
+    ),
+    accessLog: Type.Optional(accessLogSchema),
+    drainTimeout: Type.Optional(
+      duration({
+        default: '30s',
+        zero: 'do not wait',
+        description: 'Time that requests in flight get when the gateway shuts down or a listener is removed.',
+      }),
+    ),
+    responseReasonHeader: Type.Optional(
+      token(
+        {
+          description:
+            'Name of a response field that carries the reason (NR, UF, UT, ...) of responses that the gateway made itself. Absent: none.',
+        },
+        'the name of a header field such as x-portcullis-reason',
+        (value) => (framingHeaders.includes(value.toLowerCase()) ? 'is a field that frames messages' : undefined),
+      ),
+    ),
+    headers: Type.Optional(headersSchema),
+    trustedHops: Type.Optional(
+      integer({
+        default: 0,
+        min: 0,
+        max: 16,
+        description:
+          'Number of trusted proxies in front of the gateway. With 0, X-Forwarded-* and X-Request-Id of clients are replaced; with n, the client address is the n-th from the right in X-Forwarded-For.',
+      }),
+    ),
+    upgrades: Type.Optional(
+      Type.Array(
+        token({ description: 'Protocol name.' }, 'a protocol name such as websocket', (value) =>
+          // A tunnelled h2c connection would carry requests past routing and logging.
+          value.toLowerCase() === 'h2c' ? 'would let requests pass around the routes' : undefined,
+        ),
+        {
+          default: ['websocket'],
+          maxItems: 64,
+          description: 'Protocols that clients may switch to with Upgrade; the connection becomes a tunnel.',
+        },
+      ),
+    ),
+    limits: Type.Optional(limitsSchema),
+    timeouts: Type.Optional(timeoutsSchema),
+    listeners: Type.Array(listenerSchema, { minItems: 1, maxItems: 1024, description: 'Where clients connect.' }),
+    routes: Type.Array(routeSchema, { description: 'Which requests go to which backends. May be empty.' }),
+    backends: Type.Array(backendSchema, { description: 'Where requests can go. May be empty.' }),
+  },
+  { additionalProperties: false, description: 'Configuration of the Portcullis gateway.' },
+);
+
+/** A valid configuration as written, before defaults and units. */
+export type ConfigInput = Static<typeof configSchema>;

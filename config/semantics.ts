@@ -1,0 +1,190 @@
+// Checks that look at more than one place of a configuration: names, references, relations.
+//
+// Control thread. Runs even when the schema has found mistakes, so that all errors show at once;
+// therefore it takes nothing for granted about the shape of what it reads, and skips what is wrong
+// already. Spec: Gateway API HTTPRouteTimeouts (backendRequest at most request), BackendRef.weight.
+
+import { describeValue } from './errors.ts';
+import { about, pathText, type Violation } from './explain.ts';
+import {
+  canonicalHostname,
+  formatAddress,
+  hostnameProblem,
+  listenAddress,
+  listenAddressProblem,
+  parseAddress,
+} from './names.ts';
+import { ADMIN_ADDRESS_DEFAULT, configSchema } from './schema.ts';
+import { suggest } from './suggest.ts';
+import { parseDurationMs, parseSizeBytes } from './units.ts';
+import type { Path } from './yaml.ts';
+
+type Mapping = Record<string, unknown>;
+type Report = (violation: Violation) => void;
+
+/** All violations of rules that the schema cannot say. */
+export function checkSemantics(root: unknown): Violation[] {
+  const violations: Violation[] = [];
+  const report: Report = (violation) => violations.push(violation);
+  if (!isMapping(root)) return violations;
+  for (const section of ['listeners', 'routes', 'backends']) checkUniqueNames(root, section, report);
+  checkListenAddresses(root, report);
+  checkEndpoints(root, report);
+  checkRoutes(root, report);
+  checkLimits(root, report);
+  return violations;
+}
+
+function checkUniqueNames(root: Mapping, section: string, report: Report): void {
+  const seen = new Map<string, Path>();
+  for (const [item, path] of mappings(root[section], [section])) {
+    unique(seen, item.name, [...path, 'name'], 'the name', 'each name once', report);
+  }
+}
+
+function checkListenAddresses(root: Mapping, report: Report): void {
+  const seen = new Map<string, Path>();
+  const admin = isMapping(root.admin) ? root.admin.address : root.admin;
+  const all: [unknown, Path][] = [[admin ?? ADMIN_ADDRESS_DEFAULT, ['admin', 'address']]];
+  for (const [item, path] of mappings(root.listeners, ['listeners'])) all.push([item.address, [...path, 'address']]);
+  for (const [address, path] of all) {
+    if (typeof address !== 'string' || listenAddressProblem(address) !== undefined) continue;
+    const { host, port } = listenAddress(address);
+    // Port 0 is a different free port every time.
+    if (port !== 0) unique(seen, formatAddress(host, port), path, 'the address', 'each address once', report);
+  }
+}
+
+function checkEndpoints(root: Mapping, report: Report): void {
+  for (const [backend, path] of mappings(root.backends, ['backends'])) {
+    const seen = new Map<string, Path>();
+    for (const [endpoint, endpointPath] of items(backend.endpoints, [...path, 'endpoints'])) {
+      const address = isMapping(endpoint) ? endpoint.address : endpoint;
+      const parsed = typeof address === 'string' ? parseAddress(address) : '';
+      if (typeof parsed === 'string') continue;
+      const at = isMapping(endpoint) ? [...endpointPath, 'address'] : endpointPath;
+      const expected = 'each endpoint once, with a weight for a larger share';
+      unique(seen, formatAddress(parsed.host, parsed.port), at, 'the endpoint', expected, report);
+    }
+  }
+}
+
+function checkRoutes(root: Mapping, report: Report): void {
+  const listeners = names(root.listeners);
+  const backends = names(root.backends);
+  for (const [route, path] of mappings(root.routes, ['routes'])) {
+    for (const [listener, at] of items(route.listeners, [...path, 'listeners'])) {
+      checkReference(listener, at, 'listener', listeners, report);
+    }
+    const hostnames = new Map<string, Path>();
+    for (const [hostname, at] of items(route.hostnames, [...path, 'hostnames'])) {
+      if (typeof hostname !== 'string' || hostnameProblem(hostname) !== undefined) continue;
+      unique(hostnames, canonicalHostname(hostname), at, 'the hostname', 'each hostname once', report);
+    }
+    for (const [rule, at] of mappings(route.rules, [...path, 'rules'])) checkRule(rule, at, backends, report);
+  }
+}
+
+function checkRule(rule: Mapping, path: Path, backends: Set<string> | undefined, report: Report): void {
+  let weightTotal = 0;
+  let refs = 0;
+  for (const [ref, at] of items(rule.backendRefs, [...path, 'backendRefs'])) {
+    refs++;
+    if (!isMapping(ref)) return;
+    checkReference(ref.name, [...at, 'name'], 'backend', backends, report);
+    // A weight that is no number has been reported; it must not make the sum zero as well.
+    weightTotal += ref.weight === undefined || typeof ref.weight !== 'number' ? 1 : ref.weight;
+  }
+  if (refs > 0 && weightTotal === 0) {
+    const at = [...path, 'backendRefs'];
+    const problem = `${about(at)}the weights add up to 0`;
+    report({ path: at, part: 'key', problem, expected: 'at least one weight above 0' });
+  }
+  if (!isMapping(rule.timeouts)) return;
+  const requestMs = parseDurationMs(String(rule.timeouts.request ?? '0'));
+  const backendRequestMs = parseDurationMs(String(rule.timeouts.backendRequest ?? '0'));
+  if (!requestMs || !backendRequestMs || backendRequestMs <= requestMs) return;
+  const at = [...path, 'timeouts', 'backendRequest'];
+  report({
+    path: at,
+    part: 'value',
+    problem: `${about(at)}${describeValue(rule.timeouts.backendRequest)} is longer than timeouts.request`,
+    expected: `at most ${describeValue(rule.timeouts.request)}`,
+  });
+}
+
+function checkLimits(root: Mapping, report: Report): void {
+  const limits = isMapping(root.limits) ? root.limits : {};
+  const defaults = configSchema.properties.limits.properties;
+  const uri = limits.maxUriLength ?? (defaults.maxUriLength as { default?: unknown }).default;
+  const head = limits.maxRequestHeadSize ?? (defaults.maxRequestHeadSize as { default?: unknown }).default;
+  const uriBytes = sizeOf(uri);
+  const headBytes = sizeOf(head);
+  if (uriBytes === undefined || headBytes === undefined || uriBytes <= headBytes) return;
+  // Points at the one that was written; both sides have defaults.
+  const at: Path = ['limits', limits.maxUriLength === undefined ? 'maxRequestHeadSize' : 'maxUriLength'];
+  report({
+    path: at,
+    part: 'value',
+    problem: `limits.maxUriLength (${uri}) is larger than limits.maxRequestHeadSize (${head})`,
+    expected: 'a request head that has room for the longest target',
+  });
+}
+
+function sizeOf(value: unknown): number | undefined {
+  return typeof value === 'string' || typeof value === 'number' ? parseSizeBytes(String(value)) : undefined;
+}
+
+/** Reports a value that stands elsewhere already. Remembers where it is first seen. */
+function unique(
+  seen: Map<string, Path>,
+  value: unknown,
+  path: Path,
+  what: string,
+  expected: string,
+  report: Report,
+): void {
+  if (typeof value !== 'string') return;
+  const first = seen.get(value);
+  if (first === undefined) {
+    seen.set(value, path);
+    return;
+  }
+  const problem = `${about(path)}${what} ${JSON.stringify(value)} is used already by ${pathText(first)}`;
+  report({ path, part: 'value', problem, expected });
+}
+
+/** Reports a name that nothing has; says nothing when the section itself could not be read. */
+function checkReference(name: unknown, path: Path, what: string, known: Set<string> | undefined, report: Report): void {
+  if (typeof name !== 'string' || name === '' || known === undefined || known.has(name)) return;
+  const near = suggest(name, known);
+  const few = known.size > 0 && known.size <= 10;
+  report({
+    path,
+    part: 'value',
+    problem: `${about(path)}there is no ${what} ${JSON.stringify(name)}`,
+    expected: few ? `${known.size > 1 ? 'one of ' : ''}${[...known].join(', ')}` : `the name of a ${what}`,
+    hint: near === undefined ? undefined : JSON.stringify(near),
+  });
+}
+
+/** Names in a section, or undefined when it is no list. */
+function names(section: unknown): Set<string> | undefined {
+  if (!Array.isArray(section)) return undefined;
+  return new Set(
+    section.map((item) => (isMapping(item) ? item.name : undefined)).filter((name) => typeof name === 'string'),
+  );
+}
+
+function* items(list: unknown, path: Path): Generator<[unknown, Path]> {
+  if (!Array.isArray(list)) return;
+  for (let i = 0; i < list.length; i++) yield [list[i], [...path, i]];
+}
+
+function* mappings(list: unknown, path: Path): Generator<[Mapping, Path]> {
+  for (const [item, at] of items(list, path)) if (isMapping(item)) yield [item, at];
+}
+
+function isMapping(value: unknown): value is Mapping {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}

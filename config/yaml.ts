@@ -1,0 +1,226 @@
+// Reads YAML into plain values, and finds the place in the text of any of them again.
+//
+// Control thread. Only what a configuration needs: one document, text keys, no tags, no merge keys;
+// aliases, within a bound. Places are looked up only when there is an error to report.
+// Invariant: all mistakes are collected; a value that could not be read is BROKEN, and later checks
+// say nothing more about it.
+// Spec: YAML 1.2.2, core schema (§10.3).
+
+import {
+  type Alias,
+  type Document,
+  isAlias,
+  isMap,
+  isScalar,
+  isSeq,
+  type Node,
+  type Pair,
+  parseDocument,
+  Scalar,
+  type YAMLMap,
+} from 'yaml';
+import { type Environment, mentionsVariable, plainScalarValue, substitute } from './env.ts';
+import type { Finding } from './errors.ts';
+
+/** Stands for a value that has been reported already. */
+export const BROKEN: unique symbol = Symbol('broken value');
+
+/** Keys and indexes from the root to a value. */
+export type Path = readonly (string | number)[];
+
+/** What was read. */
+export interface YamlResult {
+  /** Plain objects, arrays, strings, numbers, booleans, null, BROKEN; undefined when the text is not YAML. */
+  value: unknown;
+  findings: Finding[];
+  /** Offset of a value, or of the key it stands under; of the nearest enclosing value if there is none. */
+  locate(path: Path, part: 'key' | 'value'): number;
+}
+
+/** Deepest nesting; the schema itself needs less than ten levels. */
+const DEPTH_MAX = 64;
+
+/** Most values that aliases may add to a document, so that a few lines cannot stand for billions. */
+const ALIASED_VALUES_MAX = 100_000;
+
+/** Reads one document and substitutes environment variables in its values. */
+export function readYaml(text: string, env: Environment): YamlResult {
+  let document: Document.Parsed;
+  try {
+    document = parseDocument(text, { prettyErrors: false, uniqueKeys: false, logLevel: 'error' });
+  } catch (error) {
+    // The parser recurses into nested values.
+    if (!(error instanceof RangeError)) throw error;
+    return { value: undefined, findings: [{ offset: 0, problem: 'values are nested too deeply' }], locate: () => 0 };
+  }
+  if (document.errors.length > 0) {
+    return { value: undefined, findings: syntaxFindings(document, text), locate: () => 0 };
+  }
+  const reader = new Reader(text, env);
+  const value = document.contents === null ? null : reader.read(document.contents, 0);
+  return {
+    value,
+    findings: reader.findings,
+    locate: (path, part) => locate(document.contents, path, part, reader.targets),
+  };
+}
+
+/** Turns nodes into values. */
+class Reader {
+  readonly findings: Finding[] = [];
+  /** Node that each alias stands for. */
+  readonly targets = new Map<Alias, Node>();
+  private readonly anchors = new Map<string, Node>();
+  /** Nodes being read now: an alias to one of them would never end. */
+  private readonly open = new Set<Node>();
+  private aliasDepth = 0;
+  private aliasedValues = 0;
+  private aliasesExhausted = false;
+  private readonly text: string;
+  private readonly env: Environment;
+
+  constructor(text: string, env: Environment) {
+    this.text = text;
+    this.env = env;
+  }
+
+  read(node: Node, depth: number): unknown {
+    if (this.aliasDepth > 0 && ++this.aliasedValues > ALIASED_VALUES_MAX) return BROKEN;
+    if (depth > DEPTH_MAX) return this.broken(node, `values are nested more than ${DEPTH_MAX} levels deep`);
+    if (isAlias(node)) return this.readAlias(node, depth);
+    if (node.tag !== undefined) {
+      return this.broken(node, `the tag ${node.tag} is not supported`, 'a value without a tag');
+    }
+    if ('anchor' in node && node.anchor !== undefined) this.anchors.set(node.anchor, node);
+    if (isScalar(node)) return this.readScalar(node);
+    this.open.add(node);
+    let value: unknown = BROKEN;
+    if (isSeq(node)) value = node.items.map((item) => this.read(item as Node, depth + 1));
+    else if (isMap(node)) value = this.readMap(node, depth);
+    this.open.delete(node);
+    return value;
+  }
+
+  private readMap(map: YAMLMap, depth: number): unknown {
+    const object: Record<string, unknown> = {};
+    for (const pair of map.items as Pair<Node, Node | null>[]) {
+      const key = pair.key;
+      if (!isScalar(key) || keyText(key) === '') {
+        this.broken(key, 'a key is not plain text');
+        continue;
+      }
+      const name = keyText(key);
+      if (name === '<<') {
+        this.broken(key, 'merge keys ("<<") are not part of YAML 1.2', 'the keys themselves');
+      } else if (name === '__proto__') {
+        this.broken(key, 'unknown key "__proto__"');
+      } else if (Object.hasOwn(object, name)) {
+        this.broken(key, `key ${JSON.stringify(name)} is given twice`, 'each key once');
+      } else {
+        object[name] = pair.value === null ? null : this.read(pair.value, depth + 1);
+      }
+    }
+    return object;
+  }
+
+  private readAlias(alias: Alias, depth: number): unknown {
+    const target = this.anchors.get(alias.source);
+    if (target === undefined) {
+      return this.broken(alias, `alias *${alias.source} has no anchor before it`, `&${alias.source} further up`);
+    }
+    if (this.open.has(target)) return this.broken(alias, `alias *${alias.source} contains itself`);
+    this.targets.set(alias, target);
+    this.aliasDepth++;
+    const value = this.read(target, depth);
+    this.aliasDepth--;
+    if (this.aliasedValues <= ALIASED_VALUES_MAX) return value;
+    // Said once, about the outermost alias; from here on every alias is BROKEN.
+    if (this.aliasDepth === 0 && !this.aliasesExhausted) {
+      this.aliasesExhausted = true;
+      this.broken(alias, `aliases stand for more than ${ALIASED_VALUES_MAX} values`);
+    }
+    return BROKEN;
+  }
+
+  private readScalar(scalar: Scalar): unknown {
+    const plain = scalar.type === Scalar.PLAIN;
+    const source = scalar.source ?? '';
+    if (!mentionsVariable(source)) return plain ? plainScalarValue(source) : source;
+    const [start, end] = scalar.range!;
+    let searchFrom = start;
+    const result = substitute(source, this.env, (piece, finding) => {
+      // A piece that escapes or folding changed is not found as it is; the scalar's start is near enough.
+      const at = this.text.indexOf(piece, searchFrom);
+      const found = at >= 0 && at < end;
+      if (found) searchFrom = at + piece.length;
+      this.findings.push({ offset: found ? at : start, ...finding });
+    });
+    if (result === undefined) return BROKEN;
+    return plain ? plainScalarValue(result) : result;
+  }
+
+  private broken(node: Node | null, problem: string, expected?: string): typeof BROKEN {
+    this.findings.push({ offset: node?.range?.[0] ?? 0, problem, expected });
+    return BROKEN;
+  }
+}
+
+/** Text of a key; keys are text whatever they look like. */
+function keyText(key: Scalar): string {
+  return key.source ?? String(key.value ?? '');
+}
+
+function locate(root: Node | null, path: Path, part: 'key' | 'value', targets: Map<Alias, Node>): number {
+  let node: Node | null = root;
+  let offset = node?.range?.[0] ?? 0;
+  for (let i = 0; i < path.length; i++) {
+    const step = path[i]!;
+    if (isAlias(node)) node = targets.get(node) ?? null;
+    if (isSeq(node)) {
+      node = (node.items[step as number] ?? null) as Node | null;
+    } else if (isMap(node)) {
+      const pairs = node.items as Pair<Node, Node | null>[];
+      const pair = pairs.find(({ key }) => isScalar(key) && keyText(key) === step);
+      if (pair === undefined) return offset;
+      const keyOffset = pair.key.range![0];
+      if (i === path.length - 1 && part === 'key') return keyOffset;
+      node = pair.value;
+      // An empty value has its place right after the colon, where nobody would look for it.
+      offset = node === null || (isScalar(node) && node.source === '') ? keyOffset : node.range![0];
+      continue;
+    } else {
+      return offset;
+    }
+    if (node === null) return offset;
+    offset = node.range![0];
+  }
+  return offset;
+}
+
+/** Syntax errors, one for each line: what follows on the same line is mostly a consequence. */
+function syntaxFindings(document: Document.Parsed, text: string): Finding[] {
+  const findings: Finding[] = [];
+  let lineEnd = -1;
+  for (const error of document.errors) {
+    const offset = error.pos[0];
+    if (offset < lineEnd) continue;
+    const end = text.indexOf('\n', offset);
+    lineEnd = end < 0 ? text.length : end;
+    const line = text.slice(text.lastIndexOf('\n', offset - 1) + 1, lineEnd);
+    if (error.code === 'TAB_AS_INDENT') {
+      findings.push({ offset, problem: 'a tab is used for indentation', expected: 'spaces' });
+    } else if (error.code === 'MULTIPLE_DOCS') {
+      findings.push({ offset, problem: 'a second document starts here', expected: 'one document in a file' });
+    } else if (error.code === 'UNEXPECTED_TOKEN' && mentionsVariable(line)) {
+      // biome-ignore lint/suspicious/noTemplateCurlyInString: the syntax of variables
+      const expected = 'quotes around ${...} inside { } or [ ], where YAML gives braces a meaning of their own';
+      findings.push({ offset, problem: 'not valid YAML', expected });
+      // The braces are unbalanced now: what follows would only confuse.
+      break;
+    } else {
+      const message = error.message.charAt(0).toLowerCase() + error.message.slice(1);
+      findings.push({ offset, problem: `not valid YAML: ${message}` });
+    }
+  }
+  return findings;
+}

@@ -1,0 +1,101 @@
+// Accepting connections from a worker's own listening socket.
+//
+// When the process has run out of descriptors, clients must not be left hanging in the accept
+// queue: a spare descriptor is given up for a moment, the connection accepted and closed, and the
+// spare taken again. When slots or buffers are short, new connections are closed at once so that
+// those in progress can finish. Both are counted.
+// Owned by one worker. Hot module.
+
+import { Errno } from '../ffi/errno.ts';
+import type { Connection, Protocol } from '../io/connection.ts';
+import { Counter } from '../telemetry/metrics.ts';
+import type { ProxyContext } from './context.ts';
+
+/** Connections taken per event, so that a burst of new ones does not starve those in progress. */
+const ACCEPTS_PER_EVENT = 64;
+
+/** Slots kept free for upstream connections of exchanges in progress. */
+const SLOTS_RESERVED = 8;
+
+/** Pause of accepting when there is no descriptor at all. */
+const ACCEPT_PAUSE_MS = 50;
+
+/** Share of buffer memory in use beyond which new connections are refused. */
+const BUFFER_SHARE_MAX = 0.95;
+
+export class Acceptor implements Protocol {
+  private readonly context: ProxyContext;
+  private spareFd: number;
+
+  constructor(context: ProxyContext) {
+    this.context = context;
+    this.spareFd = context.reactor.kernel.eventfd();
+  }
+
+  readable(watch: Connection): void {
+    const { context } = this;
+    const { reactor, counters } = context;
+    const { kernel } = reactor;
+    for (let count = 0; count < ACCEPTS_PER_EVENT; count++) {
+      const fd = kernel.accept(watch.fd);
+      if (fd < 0) {
+        if (fd === -Errno.EAGAIN) return;
+        if (fd === -Errno.EINTR || fd === -Errno.ECONNABORTED || fd === -Errno.EPROTO) continue;
+        counters[Counter.ACCEPT_FAILURES]++;
+        if (fd !== -Errno.EMFILE && fd !== -Errno.ENFILE) return;
+        if (this.shedWithSpare(watch)) continue;
+        // Not even that: look again a little later instead of spinning.
+        reactor.pauseWatch(watch, true);
+        reactor.setDeadline(watch, reactor.nowMs + ACCEPT_PAUSE_MS);
+        return;
+      }
+      if (
+        reactor.slotsFree <= SLOTS_RESERVED ||
+        reactor.arena.usedBytes > reactor.arena.capacityBytes * BUFFER_SHARE_MAX
+      ) {
+        counters[Counter.CONNECTIONS_SHED]++;
+        kernel.close(fd);
+        continue;
+      }
+      const connection = reactor.openStream(fd, context.downstream);
+      if (connection === null) {
+        counters[Counter.CONNECTIONS_SHED]++;
+        continue;
+      }
+      reactor.readPeer(connection);
+      connection.listener = watch.listener;
+      context.downstream.accepted(connection);
+    }
+  }
+
+  writable(): void {}
+
+  /** A pause is over. */
+  expired(watch: Connection): void {
+    this.context.reactor.pauseWatch(watch, false);
+  }
+
+  /** Refuses one waiting connection although no descriptor is free. Returns whether it could. */
+  private shedWithSpare(watch: Connection): boolean {
+    const { kernel } = this.context.reactor;
+    if (this.spareFd < 0) {
+      this.spareFd = kernel.eventfd();
+      return false;
+    }
+    kernel.close(this.spareFd);
+    this.spareFd = -1;
+    const fd = kernel.accept(watch.fd);
+    if (fd >= 0) {
+      this.context.counters[Counter.CONNECTIONS_SHED]++;
+      kernel.close(fd);
+    }
+    this.spareFd = kernel.eventfd();
+    return fd >= 0;
+  }
+
+  /** Gives the spare descriptor back at shutdown. */
+  close(): void {
+    if (this.spareFd >= 0) this.context.reactor.kernel.close(this.spareFd);
+    this.spareFd = -1;
+  }
+}

@@ -1,0 +1,122 @@
+// A snapshot as one worker uses it: routes opened, endpoints joined with their connections, texts
+// as bytes. Built between two batches when a snapshot arrives; immutable afterwards, except for the
+// positions of pickers. Exchanges in flight keep the runtime they started with.
+
+import { Endpoint } from '../lb/endpoint.ts';
+import type { Picker } from '../lb/picker.ts';
+import { RoundRobin } from '../lb/round-robin.ts';
+import type { ParserLimits } from '../http1/message.ts';
+import type { Connection } from '../io/connection.ts';
+import { RouteTable } from '../routing/route-table.ts';
+import type { BackendSettings, HttpSettings, ListenerSettings, Snapshot } from '../workers/snapshot.ts';
+
+const encoder = new TextEncoder();
+
+/** A listener of a worker. Lives as long as its address is configured, across snapshots. */
+export class ListenerRuntime {
+  settings: ListenerSettings;
+  /** Index in the current snapshot, for route lookups. */
+  index: number;
+  nameBytes: Uint8Array;
+  readonly fd: number;
+  /** The watched listening socket; null once it is not accepting any more. */
+  watch: Connection | null = null;
+  /** Gone from the configuration: its connections end with their current exchange. */
+  removed = false;
+
+  constructor(settings: ListenerSettings, index: number, fd: number) {
+    this.settings = settings;
+    this.index = index;
+    this.fd = fd;
+    this.nameBytes = encoder.encode(settings.name);
+  }
+
+  /** Takes over what a newer snapshot says of the same listening socket. */
+  update(settings: ListenerSettings, index: number): void {
+    this.settings = settings;
+    this.index = index;
+    this.nameBytes = encoder.encode(settings.name);
+  }
+}
+
+/** A backend of one snapshot. */
+export interface BackendRuntime {
+  settings: BackendSettings;
+  nameBytes: Uint8Array;
+  endpoints: Endpoint[];
+  picker: Picker;
+}
+
+export class Runtime {
+  readonly epoch: number;
+  readonly http: HttpSettings;
+  readonly requestLimits: ParserLimits;
+  readonly responseLimits: ParserLimits;
+  readonly routes: RouteTable;
+  readonly backends: BackendRuntime[];
+  /** `via: 1.1 name\r\n`, or empty. */
+  readonly viaLine: Uint8Array;
+  /** `server: name\r\n`, or empty when the upstream's passes through. */
+  readonly serverLine: Uint8Array;
+  /** `name: ` of the reason header, or empty. */
+  readonly reasonName: Uint8Array;
+  /** Protocols that Upgrade may name, lower case. */
+  readonly upgradeProtocols: Uint8Array[];
+  /** Label of each rule as bytes, made when first logged. */
+  private readonly ruleLabels: (Uint8Array | undefined)[] = [];
+
+  /**
+   * Opens a snapshot. `endpoints` holds the worker's endpoints by address: known ones are kept,
+   * new ones added. `seed()` gives numbers from 0 to 1 that spread workers over a round.
+   */
+  constructor(snapshot: Snapshot, endpoints: Map<string, Endpoint>, seed: () => number) {
+    const http = snapshot.http;
+    this.epoch = snapshot.epoch;
+    this.http = http;
+    this.requestLimits = {
+      headBytesMax: http.requestHeadBytesMax,
+      headerCountMax: http.headerCountMax,
+      uriBytesMax: http.uriBytesMax,
+    };
+    this.responseLimits = {
+      headBytesMax: http.responseHeadBytesMax,
+      headerCountMax: http.headerCountMax,
+      uriBytesMax: http.uriBytesMax,
+    };
+    this.routes = new RouteTable(snapshot.routes);
+    this.backends = snapshot.backends.map((settings) => ({
+      settings,
+      nameBytes: encoder.encode(settings.name),
+      endpoints: settings.endpoints.map((endpointSettings) => {
+        let endpoint = endpoints.get(endpointSettings.address);
+        if (endpoint === undefined) {
+          endpoint = new Endpoint(endpointSettings);
+          endpoints.set(endpointSettings.address, endpoint);
+        }
+        endpoint.removed = false;
+        return endpoint;
+      }),
+      picker: new RoundRobin(
+        settings.endpoints.map((endpoint) => endpoint.weight),
+        seed(),
+      ),
+    }));
+    this.viaLine = encoder.encode(http.via === '' ? '' : `via: 1.1 ${http.via}\r\n`);
+    this.serverLine = encoder.encode(http.server === '' ? '' : `server: ${http.server}\r\n`);
+    this.reasonName = encoder.encode(http.reasonHeader === '' ? '' : `${http.reasonHeader}: `);
+    this.upgradeProtocols = http.upgradeProtocols.map((protocol) => encoder.encode(protocol.toLowerCase()));
+  }
+
+  /** Label of a rule for logs and records; empty for -1. */
+  ruleLabel(rule: number): Uint8Array {
+    if (rule < 0) return emptyBytes;
+    let label = this.ruleLabels[rule];
+    if (label === undefined) {
+      label = encoder.encode(this.routes.ruleLabel(rule));
+      this.ruleLabels[rule] = label;
+    }
+    return label;
+  }
+}
+
+const emptyBytes = new Uint8Array(0);

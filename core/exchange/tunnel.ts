@@ -1,0 +1,213 @@
+// Tunnels: after 101 (Upgrade, WebSocket) or CONNECT, bytes pass both ways unread.
+//
+// Each direction ends by itself: when one side finishes sending, the other gets the end after all
+// bytes, and can still answer. The tunnel is over when both have ended, one fails, or neither has
+// sent a byte for timeouts.tunnelIdle. The two connections name each other as `tunnelPeer`; the
+// downstream one carries the exchange and the timer.
+// Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
+// Spec: RFC 9110 §7.8 (Upgrade), §9.3.6 (CONNECT); RFC 6455 §1.3.
+
+import { Shutdown } from '../ffi/kernel.ts';
+import type { ResponseHead } from '../http1/message.ts';
+import { bytesOf, putBytes } from '../io/bytes.ts';
+import type { Connection, Protocol } from '../io/connection.ts';
+import { FILL_AGAIN, FILL_END } from '../io/reactor.ts';
+import { CloseCause, Counter } from '../telemetry/metrics.ts';
+import type { ProxyContext } from './context.ts';
+import { BodyFraming, type Exchange } from './exchange.ts';
+import { Detail, Reason } from './reasons.ts';
+import { ConnectionOption, OutFraming, rewriteResponseHead } from './response-head.ts';
+
+const connectEstablished = bytesOf('HTTP/1.1 200 OK\r\n\r\n');
+
+/** Receives per turn of one direction. */
+const RECEIVES_PER_TURN = 4;
+
+export class Tunnel implements Protocol {
+  private readonly context: ProxyContext;
+
+  constructor(context: ProxyContext) {
+    this.context = context;
+  }
+
+  /** The upstream answered 101: passes its head on and joins the connections. */
+  startUpgrade(exchange: Exchange, offset: number, length: number, head: ResponseHead): void {
+    const { memory, reactor, downstream, date } = this.context;
+    const client = exchange.downstream!;
+    const upstream = exchange.upstream!;
+    const headEnd = head.endOffset;
+    exchange.status = 101;
+    exchange.responseStarted = true;
+    const start = rewriteResponseHead(
+      memory,
+      reactor.arena.scratchOffset,
+      offset,
+      head,
+      headEnd,
+      OutFraming.NONE,
+      ConnectionOption.UPGRADE,
+      exchange.runtime!,
+      date,
+    );
+    // What followed the head belongs to the new protocol.
+    const early = offset + length - headEnd;
+    exchange.responseBodyBytes += early;
+    this.count(Counter.DOWNSTREAM_BYTES_OUT, headEnd - start + early);
+    if (!reactor.send(client, start, headEnd - start + early, false)) {
+      downstream.writeFailed(client);
+      return;
+    }
+    reactor.freeInput(upstream);
+    this.join(exchange);
+  }
+
+  /** The connection that a CONNECT asked for is established: says so and joins the connections. */
+  startConnect(exchange: Exchange): void {
+    const { memory, reactor, downstream } = this.context;
+    const client = exchange.downstream!;
+    exchange.status = 200;
+    exchange.responseStarted = true;
+    const start = reactor.arena.scratchOffset;
+    const end = putBytes(memory, start, connectEstablished);
+    this.count(Counter.DOWNSTREAM_BYTES_OUT, end - start);
+    if (!reactor.send(client, start, end - start, false)) {
+      downstream.writeFailed(client);
+      return;
+    }
+    this.join(exchange);
+  }
+
+  private join(exchange: Exchange): void {
+    const { reactor, counters } = this.context;
+    const client = exchange.downstream!;
+    const upstream = exchange.upstream!;
+    exchange.tunnel = true;
+    exchange.requestFraming = BodyFraming.TUNNEL;
+    exchange.responseFraming = BodyFraming.TUNNEL;
+    counters[Counter.TUNNELS_OPEN]++;
+    client.protocol = this;
+    upstream.protocol = this;
+    client.tunnelPeer = upstream;
+    upstream.tunnelPeer = client;
+    this.progress(exchange);
+    // Either side may have sent bytes already.
+    reactor.resume(client);
+    reactor.resume(upstream);
+  }
+
+  readable(connection: Connection): void {
+    const { reactor } = this.context;
+    const peer = connection.tunnelPeer!;
+    const exchange = (connection.exchange ?? peer.exchange)!;
+    const fromClient = exchange.downstream === connection;
+    if (connection.inputLength > 0) {
+      if (peer.outputBytes > 0) return;
+      if (!this.pass(exchange, fromClient, peer, connection.inputOffset, connection.inputLength)) return;
+      reactor.freeInput(connection);
+    }
+    for (let turn = 0; ; turn++) {
+      if (peer.outputBytes > 0 || !connection.readReady) return;
+      if (turn >= RECEIVES_PER_TURN) {
+        reactor.enqueue(connection);
+        return;
+      }
+      const status = reactor.fill(connection);
+      if (status > 0) {
+        this.count(fromClient ? Counter.DOWNSTREAM_BYTES_IN : Counter.UPSTREAM_BYTES_IN, status);
+        if (!this.pass(exchange, fromClient, peer, reactor.inputOffset, reactor.inputLength)) return;
+      } else if (status === FILL_END) {
+        this.finishWriting(exchange, peer);
+        return;
+      } else {
+        if (status !== FILL_AGAIN) this.failed(exchange, connection);
+        return;
+      }
+    }
+  }
+
+  writable(connection: Connection): void {
+    if (connection.outputBytes === 0) return;
+    const { reactor } = this.context;
+    const peer = connection.tunnelPeer!;
+    const exchange = (connection.exchange ?? peer.exchange)!;
+    if (!reactor.flush(connection)) {
+      this.failed(exchange, connection);
+      return;
+    }
+    this.progress(exchange);
+    if (connection.outputBytes > 0) return;
+    if (peer.readEnded) this.finishWriting(exchange, connection);
+    else reactor.resume(peer);
+  }
+
+  expired(connection: Connection): void {
+    const exchange = connection.exchange;
+    if (exchange === null || !exchange.tunnel) return;
+    exchange.reason = connection.outputBytes > 0 ? Reason.DOWNSTREAM_TIMEOUT : Reason.UPSTREAM_TIMEOUT;
+    exchange.detail = Detail.TUNNEL_IDLE_TIMER;
+    this.end(exchange, true);
+  }
+
+  /** Ends a tunnel at once (drain timeout, shutdown). `connection` is its downstream side. */
+  terminate(connection: Connection): void {
+    const exchange = connection.exchange!;
+    exchange.reason = Reason.DRAIN_TIMEOUT;
+    this.end(exchange, true);
+  }
+
+  private pass(exchange: Exchange, fromClient: boolean, to: Connection, offset: number, length: number): boolean {
+    const { reactor } = this.context;
+    if (fromClient) exchange.requestBodyBytes += length;
+    else exchange.responseBodyBytes += length;
+    this.count(fromClient ? Counter.UPSTREAM_BYTES_OUT : Counter.DOWNSTREAM_BYTES_OUT, length);
+    this.progress(exchange);
+    if (reactor.send(to, offset, length, false)) return true;
+    this.failed(exchange, to);
+    return false;
+  }
+
+  /** The other side of `connection` has ended: ends our sending too, once everything has gone. */
+  private finishWriting(exchange: Exchange, connection: Connection): void {
+    const { reactor } = this.context;
+    if (connection.outputBytes > 0 || connection.writeEnded) return;
+    connection.writeEnded = true;
+    reactor.kernel.shutdown(connection.fd, Shutdown.WRITE);
+    const peer = connection.tunnelPeer!;
+    if (peer.writeEnded) this.end(exchange, false);
+  }
+
+  private failed(exchange: Exchange, connection: Connection): void {
+    const client = exchange.downstream === connection;
+    exchange.reason = client ? Reason.DOWNSTREAM_CONNECTION_TERMINATION : Reason.UPSTREAM_CONNECTION_TERMINATION;
+    exchange.detail = client ? Detail.DOWNSTREAM_RESET : Detail.UPSTREAM_RESET;
+    exchange.errno = connection.errno;
+    this.end(exchange, true);
+  }
+
+  private end(exchange: Exchange, abort: boolean): void {
+    const { context } = this;
+    const { reactor, counters, downstream } = context;
+    const client = exchange.downstream!;
+    const upstream = exchange.upstream!;
+    counters[Counter.TUNNELS_OPEN]--;
+    counters[Counter.UPSTREAM_OPEN]--;
+    exchange.responseComplete = !abort;
+    client.exchange = null;
+    context.endExchange(exchange);
+    reactor.close(upstream, abort);
+    downstream.close(client, CloseCause.TUNNEL_END, abort);
+  }
+
+  private progress(exchange: Exchange): void {
+    const { reactor } = this.context;
+    const idleMs = exchange.runtime!.http.tunnelIdleTimeoutMs;
+    reactor.setDeadline(
+      exchange.downstream!,
+      idleMs === 0 ? Number.POSITIVE_INFINITY : reactor.nowMs + idleMs,
+    );
+  }
+
+  private count(counter: number, bytes: number): void {
+    this.context.counters[counter] += bytes;
+  }
+}

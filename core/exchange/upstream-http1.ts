@@ -1,0 +1,554 @@
+// The upstream's side of HTTP/1: choosing an endpoint, getting a connection, the request out and
+// the response back.
+//
+//   CONNECTING --> ACTIVE <--> IDLE (in its endpoint's pool)
+//        \            \---> closed (close-delimited, not reusable, failed)
+//         \---> closed (refused, timed out)
+//
+// A kept connection may be closed by the other side at the very moment a request is sent on it. If
+// not one byte of an answer came, the request is sent again, once, on a new connection, provided
+// that it cannot have been acted upon or is idempotent, and no body bytes are gone.
+// Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
+// Spec: RFC 9112 §6.3 (message length), §9.3.1 (retrying requests); RFC 9110 §9.2.2 (idempotent).
+
+import { Errno } from '../ffi/errno.ts';
+import { findHeadEnd } from '../http1/head-scan.ts';
+import { Method } from '../http1/message.ts';
+import { parseResponseHead } from '../http1/response-parser.ts';
+import type { Connection, Protocol } from '../io/connection.ts';
+import { FILL_AGAIN, FILL_END, FILL_ERROR } from '../io/reactor.ts';
+import type { Endpoint } from '../lb/endpoint.ts';
+import { Counter } from '../telemetry/metrics.ts';
+import {
+  BodyPiece,
+  frameChunk,
+  framedOffset,
+  putBodyEnd,
+  readResponseBody,
+  startResponseChunks,
+} from './body.ts';
+import type { ProxyContext } from './context.ts';
+import { BodyFraming, type Exchange } from './exchange.ts';
+import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
+
+/** States of an upstream connection. */
+export const UpstreamState = {
+  /** The system is still connecting. */
+  CONNECTING: 0,
+  /** An exchange uses it; the response head is awaited. */
+  HEAD: 1,
+  /** An exchange uses it; the response body is passing. */
+  BODY: 2,
+  /** Kept for the next request. */
+  IDLE: 3,
+} as const;
+
+/** Receives per turn of one connection, so that a fast upstream does not starve the others. */
+const RECEIVES_PER_TURN = 8;
+
+const emptyBytes = new Uint8Array(0);
+
+export class UpstreamHttp1 implements Protocol {
+  private readonly context: ProxyContext;
+  private readonly piece = new BodyPiece();
+
+  constructor(context: ProxyContext) {
+    this.context = context;
+  }
+
+  // -- choice -------------------------------------------------------------------
+
+  /**
+   * Chooses backend and endpoint for an exchange whose rule is known, and gives the endpoint's
+   * address (empty if there is none to choose).
+   */
+  choose(exchange: Exchange): Uint8Array {
+    const runtime = exchange.runtime!;
+    const { routes } = runtime;
+    const rule = exchange.rule;
+    const count = routes.backendRefCount(rule);
+    if (count === 0) return emptyBytes;
+    let ref = 0;
+    if (count > 1) {
+      let share = this.context.ids.next() % routes.backendRefWeightTotal(rule);
+      while (share >= routes.backendRefWeight(rule, ref)) share -= routes.backendRefWeight(rule, ref++);
+    }
+    exchange.backend = routes.backendRefIndex(rule, ref);
+    const backend = runtime.backends[exchange.backend];
+    exchange.endpoint = backend.picker.pick();
+    return exchange.endpoint < 0 ? emptyBytes : backend.endpoints[exchange.endpoint].addressBytes;
+  }
+
+  /** Sends the exchange to its endpoint, on a kept connection if there is one. */
+  start(exchange: Exchange): void {
+    const { reactor, counters, downstream } = this.context;
+    if (exchange.endpoint < 0) {
+      downstream.fail(exchange, 503, Reason.NO_HEALTHY_UPSTREAM, Detail.NO_ENDPOINTS, 0);
+      return;
+    }
+    const runtime = exchange.runtime!;
+    const endpoint = runtime.backends[exchange.backend].endpoints[exchange.endpoint];
+    const timeoutMs = runtime.routes.backendRequestTimeoutMs(exchange.rule);
+    exchange.attempts++;
+    if (timeoutMs > 0) {
+      exchange.attemptDeadlineMs = reactor.nowMs + timeoutMs;
+      downstream.progress(exchange);
+    }
+    // A retry, like a tunnel, gets a connection that nothing else has used.
+    const kept = exchange.attempts === 1 && exchange.method !== Method.CONNECT ? endpoint.takeIdle() : null;
+    if (kept === null) {
+      this.connect(exchange, endpoint);
+      return;
+    }
+    counters[Counter.UPSTREAM_IDLE]--;
+    counters[Counter.UPSTREAM_REUSED]++;
+    exchange.reusedConnection = true;
+    exchange.upstreamConnectionUses = kept.exchanges;
+    exchange.upstreamConnectionAgeMs = reactor.nowMs - kept.openedMs;
+    reactor.timers.clear(kept.slot);
+    this.use(exchange, kept);
+  }
+
+  private connect(exchange: Exchange, endpoint: Endpoint): void {
+    const { reactor, counters, downstream } = this.context;
+    exchange.reusedConnection = false;
+    exchange.upstreamConnectionUses = 0;
+    exchange.upstreamConnectionAgeMs = 0;
+    const fd = reactor.kernel.connect(endpoint.sockaddr);
+    if (fd < 0) {
+      counters[Counter.UPSTREAM_CONNECT_FAILURES]++;
+      if (fd === -Errno.EMFILE || fd === -Errno.ENFILE || fd === -Errno.ENOBUFS || fd === -Errno.ENOMEM) {
+        downstream.fail(exchange, 503, Reason.OVERLOAD, Detail.NO_DESCRIPTORS, -fd);
+      } else {
+        downstream.fail(exchange, 503, Reason.UPSTREAM_CONNECT_FAILURE, Detail.CONNECT_ERRNO, -fd);
+      }
+      return;
+    }
+    const connection = reactor.openStream(fd, this);
+    if (connection === null) {
+      downstream.fail(exchange, 503, Reason.OVERLOAD, Detail.NO_CONNECTION_SLOTS, 0);
+      return;
+    }
+    counters[Counter.UPSTREAM_OPENED]++;
+    counters[Counter.UPSTREAM_OPEN]++;
+    connection.state = UpstreamState.CONNECTING;
+    connection.endpoint = endpoint;
+    connection.exchange = exchange;
+    exchange.upstream = connection;
+    const { settings } = exchange.runtime!.backends[exchange.backend];
+    reactor.setDeadline(connection, reactor.nowMs + settings.connectTimeoutMs);
+  }
+
+  // -- events -------------------------------------------------------------------
+
+  readable(connection: Connection): void {
+    switch (connection.state) {
+      case UpstreamState.IDLE:
+        // The end of a kept connection, or bytes that nobody asked for: either way of no more use.
+        this.closeIdle(connection);
+        return;
+      case UpstreamState.CONNECTING:
+        return;
+      default:
+        this.pumpResponse(connection);
+    }
+  }
+
+  writable(connection: Connection): void {
+    const exchange = connection.exchange;
+    if (connection.state === UpstreamState.CONNECTING) {
+      this.connected(connection, exchange!);
+      return;
+    }
+    if (connection.outputBytes === 0 || exchange === null) return;
+    const { reactor, downstream } = this.context;
+    if (!reactor.flush(connection)) {
+      this.writeFailed(exchange);
+      return;
+    }
+    downstream.progress(exchange);
+    if (connection.outputBytes === 0 && !exchange.requestComplete) downstream.pumpRequest(exchange);
+  }
+
+  expired(connection: Connection): void {
+    if (connection.state === UpstreamState.CONNECTING) {
+      const exchange = connection.exchange!;
+      this.context.counters[Counter.UPSTREAM_CONNECT_FAILURES]++;
+      this.close(connection, false);
+      this.context.downstream.fail(exchange, 504, Reason.UPSTREAM_CONNECT_FAILURE, Detail.CONNECT_TIMER, 0);
+    } else if (connection.state === UpstreamState.IDLE) {
+      this.closeIdle(connection);
+    }
+  }
+
+  private connected(connection: Connection, exchange: Exchange): void {
+    const { reactor, counters, downstream, tunnel } = this.context;
+    const errno = reactor.kernel.socketError(connection.fd);
+    if (errno !== 0) {
+      counters[Counter.UPSTREAM_CONNECT_FAILURES]++;
+      this.close(connection, false);
+      downstream.fail(exchange, 503, Reason.UPSTREAM_CONNECT_FAILURE, Detail.CONNECT_ERRNO, errno);
+      return;
+    }
+    reactor.timers.clear(connection.slot);
+    if (exchange.method === Method.CONNECT) {
+      exchange.connectedMs = reactor.nowMs;
+      connection.exchanges++;
+      tunnel.startConnect(exchange);
+      return;
+    }
+    this.use(exchange, connection);
+  }
+
+  // -- request --------------------------------------------------------------------
+
+  /** Puts an exchange on a connection that is ready, and sends its head. */
+  private use(exchange: Exchange, connection: Connection): void {
+    const { reactor, counters, downstream } = this.context;
+    connection.state = UpstreamState.HEAD;
+    connection.exchange = exchange;
+    connection.exchanges++;
+    exchange.upstream = connection;
+    exchange.connectedMs = reactor.nowMs;
+    const client = exchange.downstream!;
+    let sent: boolean;
+    if (
+      exchange.requestFraming === BodyFraming.LENGTH &&
+      client.inputLength > 0 &&
+      !exchange.requestComplete &&
+      !exchange.bodyStreamed
+    ) {
+      sent = this.sendHeadWithBody(exchange, connection);
+    } else {
+      sent = reactor.send(connection, exchange.headOffset, exchange.headLength, false);
+      counters[Counter.UPSTREAM_BYTES_OUT] += exchange.headLength;
+    }
+    if (!sent) {
+      this.writeFailed(exchange);
+      return;
+    }
+    exchange.requestSent = true;
+    downstream.progress(exchange);
+    if (!exchange.requestComplete) downstream.pumpRequest(exchange);
+  }
+
+  /** A small body usually comes with its head: both leave with one system call. */
+  private sendHeadWithBody(exchange: Exchange, connection: Connection): boolean {
+    const { reactor, counters } = this.context;
+    const client = exchange.downstream!;
+    const count = Math.min(client.inputLength, exchange.requestRemaining);
+    const offset = client.inputOffset;
+    if (!reactor.sendPair(connection, exchange.headOffset, exchange.headLength, offset, count)) return false;
+    counters[Counter.UPSTREAM_BYTES_OUT] += exchange.headLength + count;
+    exchange.requestRemaining -= count;
+    exchange.requestBodyBytes += count;
+    exchange.bodyStreamed = true;
+    exchange.requestComplete = exchange.requestRemaining === 0;
+    reactor.keepInput(client, offset + count, client.inputLength - count);
+    return true;
+  }
+
+  /** Whether body bytes can be passed on now: the head has gone and nothing is queued. */
+  acceptsBody(exchange: Exchange): boolean {
+    const connection = exchange.upstream;
+    return (
+      connection !== null &&
+      connection.state !== UpstreamState.CONNECTING &&
+      connection.outputBytes === 0 &&
+      !connection.writeEnded
+    );
+  }
+
+  /** Sends a piece of the request body. Returns false when the connection has failed. */
+  sendBody(exchange: Exchange, piece: BodyPiece): boolean {
+    const { memory, reactor, counters } = this.context;
+    const connection = exchange.upstream!;
+    const chunked = exchange.requestFraming === BodyFraming.CHUNKED;
+    const ended = chunked && piece.end;
+    exchange.bodyStreamed = true;
+    if (piece.payloadLength > 0) {
+      let start = piece.payloadOffset;
+      let end = start + piece.payloadLength;
+      if (chunked) {
+        end = frameChunk(memory, start, piece.payloadLength, ended && piece.trailers === null);
+        start = framedOffset();
+      }
+      counters[Counter.UPSTREAM_BYTES_OUT] += end - start;
+      if (!reactor.send(connection, start, end - start, ended && piece.trailers !== null)) return false;
+    }
+    if (ended && (piece.trailers !== null || piece.payloadLength === 0)) {
+      const start = reactor.arena.scratchOffset;
+      const end = putBodyEnd(memory, start, piece.trailers);
+      counters[Counter.UPSTREAM_BYTES_OUT] += end - start;
+      return reactor.send(connection, start, end - start, false);
+    }
+    return true;
+  }
+
+  /**
+   * The request cannot be written any further. An upstream may answer early and close (413, say):
+   * its response may be waiting, so it is read before anything is decided.
+   */
+  writeFailed(exchange: Exchange): void {
+    const { reactor } = this.context;
+    const connection = exchange.upstream!;
+    reactor.freeOutput(connection);
+    if (connection.errno === Errno.ENOBUFS) {
+      this.close(connection, true);
+      this.context.downstream.fail(exchange, 503, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
+      return;
+    }
+    if (exchange.requestSent) {
+      connection.writeEnded = true;
+      connection.reusable = false;
+      connection.readReady = true;
+      this.pumpResponse(connection);
+      return;
+    }
+    this.fault(exchange, Reason.UPSTREAM_CONNECTION_TERMINATION, Detail.UPSTREAM_WRITE_FAILED, connection.errno);
+  }
+
+  // -- response -------------------------------------------------------------------
+
+  private pumpResponse(connection: Connection): void {
+    const { reactor, counters, downstream } = this.context;
+    const exchange = connection.exchange!;
+    const client = exchange.downstream!;
+    for (let turn = 0; ; turn++) {
+      // Paused while the client has not taken what it was sent; resumed by its writable event.
+      if (client.outputBytes > 0 || !connection.readReady) return;
+      if (turn >= RECEIVES_PER_TURN) {
+        reactor.enqueue(connection);
+        return;
+      }
+      const kept = connection.inputLength;
+      const status = reactor.fill(connection);
+      if (status <= 0) {
+        if (status !== FILL_AGAIN) this.responseFillFailed(connection, exchange, status);
+        return;
+      }
+      counters[Counter.UPSTREAM_BYTES_IN] += status - kept;
+      if (exchange.firstByteMs === 0) exchange.firstByteMs = reactor.nowMs;
+      downstream.progress(exchange);
+      const going =
+        connection.state === UpstreamState.HEAD
+          ? this.readHead(connection, exchange, reactor.inputOffset, reactor.inputLength)
+          : this.readBody(connection, exchange, reactor.inputOffset, reactor.inputLength);
+      if (!going) return;
+    }
+  }
+
+  /** Takes one or more heads (1xx come first) and the first body bytes. Returns whether to read on. */
+  private readHead(connection: Connection, exchange: Exchange, offset: number, length: number): boolean {
+    const { reactor, memory, responseHead: head, downstream, tunnel } = this.context;
+    const limits = exchange.runtime!.responseLimits;
+    if (connection.inputScanned > 0 && length <= limits.headBytesMax) {
+      // A head that comes in pieces is parsed again only once its end is here.
+      if (findHeadEnd(memory, offset, length, offset + connection.inputScanned) < 0) {
+        connection.inputScanned = length;
+        return true;
+      }
+    }
+    connection.inputScanned = 0;
+    for (;;) {
+      const result = parseResponseHead(memory, offset, length, limits, head);
+      if (result === 0) {
+        if (reactor.keepInput(connection, offset, length)) {
+          connection.inputScanned = length;
+          return true;
+        }
+        this.fault(exchange, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
+        return false;
+      }
+      if (result < 0) {
+        this.fault(exchange, Reason.UPSTREAM_PROTOCOL_ERROR, DETAIL_PARSE - result, 0);
+        return false;
+      }
+      if (head.status === 101) {
+        if (exchange.upgradeRequested) tunnel.startUpgrade(exchange, offset, length, head);
+        else this.fault(exchange, Reason.UPSTREAM_PROTOCOL_ERROR, Detail.UNEXPECTED_UPGRADE, 0);
+        return false;
+      }
+      if (head.status >= 200) break;
+      // An informational head is passed on by itself; its bytes may be rewritten in place.
+      const end = head.endOffset;
+      if (!downstream.sendInformational(exchange, offset, head)) return false;
+      length -= end - offset;
+      offset = end;
+      if (length === 0) {
+        reactor.freeInput(connection);
+        return true;
+      }
+    }
+    this.frameResponse(exchange);
+    connection.state = UpstreamState.BODY;
+    const { piece } = this;
+    const bodyLength = offset + length - head.endOffset;
+    readResponseBody(memory, head.endOffset, bodyLength, exchange, piece);
+    if (piece.error !== 0) {
+      this.fault(exchange, Reason.UPSTREAM_PROTOCOL_ERROR, DETAIL_PARSE + piece.error, 0);
+      return false;
+    }
+    const restOffset = head.endOffset + piece.consumed;
+    const rest = bodyLength - piece.consumed;
+    const reusable = head.keepAlive && exchange.responseFraming !== BodyFraming.CLOSE;
+    if (!reusable) connection.reusable = false;
+    if (!downstream.sendResponse(exchange, offset, head, piece)) return false;
+    return this.pieceDone(connection, exchange, restOffset, rest);
+  }
+
+  private readBody(connection: Connection, exchange: Exchange, offset: number, length: number): boolean {
+    const { memory, downstream } = this.context;
+    const { piece } = this;
+    readResponseBody(memory, offset, length, exchange, piece);
+    if (piece.error !== 0) {
+      this.fault(exchange, Reason.UPSTREAM_PROTOCOL_ERROR, DETAIL_PARSE + piece.error, 0);
+      return false;
+    }
+    if (!downstream.sendResponseBody(exchange, piece)) return false;
+    return this.pieceDone(connection, exchange, offset + piece.consumed, length - piece.consumed);
+  }
+
+  private pieceDone(connection: Connection, exchange: Exchange, restOffset: number, rest: number): boolean {
+    const { reactor } = this.context;
+    if (this.piece.end) {
+      this.complete(exchange, rest > 0);
+      return false;
+    }
+    if (reactor.keepInput(connection, restOffset, rest)) return true;
+    this.fault(exchange, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
+    return false;
+  }
+
+  /** Decides how the response body is framed on both sides (RFC 9112 §6.3). */
+  private frameResponse(exchange: Exchange): void {
+    const { responseHead: head } = this.context;
+    const modern = exchange.versionMinor === 1;
+    if (exchange.method === Method.HEAD || head.status === 204 || head.status === 304) {
+      exchange.responseFraming = BodyFraming.NONE;
+      exchange.responseOutFraming = BodyFraming.NONE;
+      return;
+    }
+    if (head.contentLength >= 0 && !head.chunked) {
+      exchange.responseFraming = head.contentLength === 0 ? BodyFraming.NONE : BodyFraming.LENGTH;
+      exchange.responseRemaining = head.contentLength;
+      exchange.responseOutFraming = BodyFraming.LENGTH;
+      return;
+    }
+    if (head.chunked) {
+      exchange.responseFraming = BodyFraming.CHUNKED;
+      startResponseChunks(exchange);
+    } else {
+      exchange.responseFraming = BodyFraming.CLOSE;
+    }
+    // An HTTP/1.0 client takes the end of the connection for the end of the body.
+    exchange.responseOutFraming = modern ? BodyFraming.CHUNKED : BodyFraming.CLOSE;
+    if (!modern) exchange.keepAlive = false;
+  }
+
+  /** The response is complete: lets the connection go, then the client's side goes on. */
+  private complete(exchange: Exchange, leftOver: boolean): void {
+    const { reactor, counters, downstream, draining } = this.context;
+    const connection = exchange.upstream!;
+    const endpoint = connection.endpoint!;
+    const { settings } = exchange.runtime!.backends[exchange.backend];
+    const usesMax = settings.requestsPerConnectionMax;
+    exchange.upstream = null;
+    if (
+      connection.reusable &&
+      !leftOver &&
+      exchange.requestComplete &&
+      connection.outputBytes === 0 &&
+      !connection.readHangup &&
+      !endpoint.removed &&
+      !draining &&
+      endpoint.idleCount < settings.idleConnectionsMax &&
+      (usesMax === 0 || connection.exchanges < usesMax)
+    ) {
+      reactor.freeInput(connection);
+      connection.exchange = null;
+      connection.state = UpstreamState.IDLE;
+      endpoint.addIdle(connection);
+      counters[Counter.UPSTREAM_IDLE]++;
+      reactor.setDeadline(connection, reactor.nowMs + settings.idleTimeoutMs);
+    } else {
+      this.close(connection, false);
+    }
+    downstream.responseComplete(exchange);
+  }
+
+  private responseFillFailed(connection: Connection, exchange: Exchange, status: number): void {
+    if (status === FILL_END) {
+      if (connection.state === UpstreamState.BODY && exchange.responseFraming === BodyFraming.CLOSE) {
+        const { piece } = this;
+        piece.payloadLength = 0;
+        piece.consumed = 0;
+        piece.end = true;
+        piece.trailers = null;
+        if (this.context.downstream.sendResponseBody(exchange, piece)) this.complete(exchange, false);
+        return;
+      }
+      this.fault(exchange, Reason.UPSTREAM_CONNECTION_TERMINATION, Detail.UPSTREAM_FIN, 0);
+    } else if (status === FILL_ERROR) {
+      this.fault(exchange, Reason.UPSTREAM_CONNECTION_TERMINATION, Detail.UPSTREAM_RESET, connection.errno);
+    } else if (connection.state === UpstreamState.HEAD) {
+      this.fault(exchange, Reason.UPSTREAM_PROTOCOL_ERROR, Detail.RESPONSE_HEAD_TOO_LARGE, 0);
+    } else {
+      this.fault(exchange, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
+    }
+  }
+
+  // -- failure and end ----------------------------------------------------------------
+
+  /** The attempt has failed: sends the request again where that is safe, else answers or cuts. */
+  private fault(exchange: Exchange, reason: number, detail: number, errno: number): void {
+    const { counters, downstream } = this.context;
+    const connection = exchange.upstream!;
+    const answered = exchange.firstByteMs > 0;
+    this.close(connection, reason !== Reason.UPSTREAM_CONNECTION_TERMINATION);
+    if (reason === Reason.UPSTREAM_CONNECTION_TERMINATION && exchange.reusedConnection && !answered) {
+      if (!exchange.bodyStreamed && (!exchange.requestSent || isIdempotent(exchange.method))) {
+        counters[Counter.STALE_RETRIES]++;
+        exchange.requestSent = false;
+        this.start(exchange);
+        return;
+      }
+      reason = Reason.STALE_UPSTREAM_CONNECTION;
+    }
+    downstream.fail(exchange, reason === Reason.OVERLOAD ? 503 : 502, reason, detail, errno);
+  }
+
+  /** Drops the upstream side of an exchange that ends for another reason. */
+  cancel(exchange: Exchange): void {
+    if (exchange.upstream !== null) this.close(exchange.upstream, exchange.requestSent);
+  }
+
+  /** Closes a connection that is in use or connecting, and takes it off its exchange. */
+  private close(connection: Connection, abort: boolean): void {
+    if (connection.exchange !== null) connection.exchange.upstream = null;
+    this.context.counters[Counter.UPSTREAM_OPEN]--;
+    this.context.reactor.close(connection, abort);
+  }
+
+  /** Closes a kept connection. */
+  closeIdle(connection: Connection): void {
+    connection.endpoint!.removeIdle(connection);
+    this.context.counters[Counter.UPSTREAM_IDLE]--;
+    this.close(connection, false);
+  }
+}
+
+/** Methods that may be sent twice (RFC 9110 §9.2.2). */
+function isIdempotent(method: number): boolean {
+  switch (method) {
+    case Method.GET:
+    case Method.HEAD:
+    case Method.PUT:
+    case Method.DELETE:
+    case Method.OPTIONS:
+    case Method.TRACE:
+      return true;
+    default:
+      return false;
+  }
+}

@@ -1,0 +1,98 @@
+// One socket as plain data: descriptor, readiness, unread input, unsent output, and who handles it.
+//
+// Connections live in a table of slots (reactor.ts) and are reused; `generation` tells the present
+// occupant of a slot from an earlier one, and is what events and stored references are checked by.
+// Between batches a connection is only numbers and references to other plain objects, never a
+// closure, promise or timer. Owned by one worker.
+
+import type { Exchange } from '../exchange/exchange.ts';
+import type { ListenerRuntime } from '../exchange/runtime.ts';
+import type { Endpoint } from '../lb/endpoint.ts';
+
+/** What the reactor calls on a connection. Handlers may close any connection, this one included. */
+export interface Protocol {
+  /** Bytes, the end of the stream or an error may be read. Also called to resume a paused reader. */
+  readable(connection: Connection): void;
+  /** The socket takes bytes again after it had refused some, or a connect has ended. */
+  writable(connection: Connection): void;
+  /** The deadline set with `reactor.setDeadline` has passed. */
+  expired(connection: Connection): void;
+}
+
+/** Words of a peer address kept as numbers: no text until somebody asks. */
+export interface PeerAddress {
+  /** Family.INET or Family.INET6. */
+  peerFamily: number;
+  peerPort: number;
+  /** Address in network order, four bytes a word; IPv4 uses the first. */
+  peer0: number;
+  peer1: number;
+  peer2: number;
+  peer3: number;
+}
+
+export class Connection implements PeerAddress {
+  readonly slot: number;
+  generation = 0;
+  fd = -1;
+  protocol: Protocol | null = null;
+  /** State within the protocol; meaning is the protocol's. */
+  state = 0;
+
+  // -- readiness (edge-triggered: remembered here until used up) --------------
+  /** A receive may bring bytes. */
+  readReady = false;
+  /** The peer has finished sending; a receive returning 0 is to come or has come. */
+  readHangup = false;
+  /** The last receive returned 0, or failed. */
+  readEnded = false;
+  /** Our side is finished, or writing has failed: nothing more is sent. */
+  writeEnded = false;
+  /** Positive error number of a failed receive or send; 0: none. */
+  errno = 0;
+  /** The slot waits in the reactor's queue to be read again in this or the next batch. */
+  queued = false;
+
+  // -- unread input: bytes received but not yet used --------------------------
+  inputBlock = 0;
+  inputOffset = 0;
+  inputLength = 0;
+  /** How far the search for the end of a partial head has come, relative to inputOffset. */
+  inputScanned = 0;
+
+  // -- unsent output: a chain of large blocks --------------------------------
+  outputFirst = 0;
+  outputLast = 0;
+  /** Where unsent bytes start in the first block, and end in the last. */
+  outputStart = 0;
+  outputEnd = 0;
+  outputBytes = 0;
+
+  // -- who it is ---------------------------------------------------------------
+  peerFamily = 0;
+  peerPort = 0;
+  peer0 = 0;
+  peer1 = 0;
+  peer2 = 0;
+  peer3 = 0;
+  openedMs = 0;
+  /** Exchanges begun on this connection. */
+  exchanges = 0;
+  /** Upstream: may serve another request after this one. */
+  reusable = true;
+
+  // -- links ---------------------------------------------------------------------
+  exchange: Exchange | null = null;
+  /** The other end of a tunnel. */
+  tunnelPeer: Connection | null = null;
+  /** Downstream: the listener that accepted it. */
+  listener: ListenerRuntime | null = null;
+  /** Upstream: the endpoint it leads to, and its neighbours in the idle list. */
+  endpoint: Endpoint | null = null;
+  idleNext: Connection | null = null;
+  idlePrevious: Connection | null = null;
+
+  constructor(slot: number) {
+    this.slot = slot;
+  }
+}

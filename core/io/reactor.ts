@@ -1,0 +1,542 @@
+// The event loop of one packet worker: wait, handle the whole batch, go round again.
+//
+// Sockets are watched edge-triggered and registered once: readiness is remembered in the connection
+// until it is used up, so pausing a reader for backpressure costs no system call. A paused reader
+// that is resumed, or one that used its turn, waits in the ready queue and is served in the same or
+// the next batch. Owned by one worker; knows sockets, slots, timers and buffers, no protocol.
+// Hot module: no allocation, exception, promise, closure or log line per event.
+
+import { Errno } from '../ffi/errno.ts';
+import { Epoll, type Kernel, SEGMENTS_MAX } from '../ffi/kernel.ts';
+import { Family } from '../ffi/sockaddr.ts';
+import { Arena, HEADROOM_BYTES, LARGE_BLOCK_BYTES, RECEIVE_BYTES_MAX, SMALL_BLOCK_BYTES, TAILROOM_BYTES } from './arena.ts';
+import { Connection, type Protocol } from './connection.ts';
+import { TimerWheel } from './timer-wheel.ts';
+
+/** A stream socket: everything, edge-triggered, registered once for its whole life. */
+const STREAM_EVENTS = Epoll.IN | Epoll.OUT | Epoll.RDHUP | Epoll.ET;
+
+/** Result of `fill` when there is nothing to read now. */
+export const FILL_AGAIN = -1;
+/** Result of `fill` when the peer has finished sending, and all it sent has been taken. */
+export const FILL_END = 0;
+/** Result of `fill` after a receive error; `connection.errno` says which. */
+export const FILL_ERROR = -2;
+/** Result of `fill` when no block is left to hold what has to be kept. */
+export const FILL_NO_BUFFER = -3;
+/** Result of `fill` when the unread input already fills a large block. */
+export const FILL_FULL = -4;
+
+export class Reactor {
+  readonly kernel: Kernel;
+  readonly arena: Arena;
+  readonly memory: Uint8Array;
+  readonly timers: TimerWheel;
+  /** Monotonic time of the current batch. */
+  nowMs = 0;
+  /** Wall-clock time of the current batch. */
+  wallMs = 0;
+  /** Bytes available after `fill`: where, and how many. */
+  inputOffset = 0;
+  inputLength = 0;
+  /** Connections open now. */
+  open = 0;
+  batches = 0;
+  events = 0;
+
+  private readonly epoll: number;
+  private readonly connections: (Connection | undefined)[] = [];
+  private readonly slotsMax: number;
+  private readonly freeSlots: Int32Array;
+  private freeSlotCount = 0;
+  /** Descriptor plus one of each slot, shared with the control thread (see protocol.ts). */
+  private readonly descriptors: Int32Array;
+  /** Ring of slots to serve. A slot is in it at most once; its present occupant is served. */
+  private readonly readyQueue: Int32Array;
+  private readyHead = 0;
+  private readyCount = 0;
+  private readonly segments = new Int32Array(SEGMENTS_MAX * 2);
+  private readonly expire = (slot: number): void => {
+    const connection = this.connections[slot];
+    if (connection !== undefined && connection.protocol !== null) connection.protocol.expired(connection);
+  };
+
+  /**
+   * A reactor with `slotsMax` connection slots. `descriptors` has one Int32 per slot.
+   * Throws when the system refuses an epoll instance.
+   */
+  constructor(kernel: Kernel, slotsMax: number, descriptors: Int32Array) {
+    this.kernel = kernel;
+    this.arena = new Arena(kernel);
+    this.memory = kernel.memory;
+    this.slotsMax = slotsMax;
+    this.freeSlots = new Int32Array(slotsMax);
+    this.descriptors = descriptors;
+    this.readyQueue = new Int32Array(slotsMax);
+    this.nowMs = kernel.nowMs();
+    this.wallMs = kernel.wallMs();
+    this.timers = new TimerWheel(slotsMax, this.nowMs);
+    this.epoll = kernel.epollCreate();
+    if (this.epoll < 0) throw new Error(`epoll_create1 failed: errno ${-this.epoll}`);
+  }
+
+  /** Slots that can still be given out. */
+  get slotsFree(): number {
+    return this.freeSlotCount + this.slotsMax - this.connections.length;
+  }
+
+  /**
+   * Waits for events, at most until the next deadline or `maxWaitMs` (-1: no limit), and handles
+   * them all. Returns the number of events.
+   */
+  runBatch(maxWaitMs: number): number {
+    let waitMs = this.readyCount > 0 ? 0 : maxWaitMs;
+    if (waitMs !== 0) {
+      const timerMs = this.timers.waitMs(this.nowMs);
+      if (timerMs >= 0 && (waitMs < 0 || timerMs < waitMs)) waitMs = timerMs;
+    }
+    const count = this.kernel.epollWait(this.epoll, waitMs);
+    this.nowMs = this.kernel.nowMs();
+    this.wallMs = this.kernel.wallMs();
+    this.batches++;
+    // The ready queue first: what became ready in this batch is queued behind what waited before.
+    const waiting = this.readyCount;
+    for (let i = 0; i < count; i++) this.dispatch(i);
+    for (let i = 0; i < waiting; i++) this.serveReady();
+    if (this.timers.isDue(this.nowMs)) this.timers.advance(this.nowMs, this.expire);
+    if (count > 0) this.events += count;
+    return count > 0 ? count : 0;
+  }
+
+  /** Whether a connection waits in the ready queue, so that the next batch must not sleep. */
+  get hasReady(): boolean {
+    return this.readyCount > 0;
+  }
+
+  /**
+   * Takes a slot for a stream socket and watches it. Returns null, with the descriptor closed,
+   * when no slot is free or the system refuses.
+   */
+  openStream(fd: number, protocol: Protocol): Connection | null {
+    return this.register(fd, protocol, STREAM_EVENTS);
+  }
+
+  /** Watches a listening socket or eventfd level-triggered; the descriptor stays the caller's on failure. */
+  openWatch(fd: number, protocol: Protocol): Connection | null {
+    return this.register(fd, protocol, Epoll.IN);
+  }
+
+  /** Stops watching a descriptor that the control thread owns, without closing it. */
+  closeWatch(connection: Connection): void {
+    this.kernel.epollDelete(this.epoll, connection.fd);
+    this.recycle(connection);
+  }
+
+  /** Stops or starts events for a watched listener (for a pause while descriptors are short). */
+  pauseWatch(connection: Connection, paused: boolean): void {
+    this.kernel.epollModify(
+      this.epoll,
+      connection.fd,
+      paused ? 0 : Epoll.IN,
+      connection.slot,
+      connection.generation,
+    );
+  }
+
+  /** Closes the socket, frees its buffers and its slot. With `abort` the peer sees a reset. */
+  close(connection: Connection, abort: boolean): void {
+    if (abort) this.kernel.abortOnClose(connection.fd);
+    this.kernel.close(connection.fd);
+    this.freeInput(connection);
+    this.freeOutput(connection);
+    this.recycle(connection);
+  }
+
+  /** Sets when `protocol.expired` is called; replaces an earlier deadline. Infinity: never. */
+  setDeadline(connection: Connection, deadlineMs: number): void {
+    this.timers.set(connection.slot, deadlineMs);
+  }
+
+  /** Puts a connection into the ready queue: its `readable` is called again soon. */
+  enqueue(connection: Connection): void {
+    if (connection.queued) return;
+    connection.queued = true;
+    let tail = this.readyHead + this.readyCount;
+    if (tail >= this.slotsMax) tail -= this.slotsMax;
+    this.readyQueue[tail] = connection.slot;
+    this.readyCount++;
+  }
+
+  /** Resumes a reader that had been paused: served soon if it has anything to read. */
+  resume(connection: Connection): void {
+    if (connection.readReady || connection.inputLength > 0) this.enqueue(connection);
+  }
+
+  // -- input -----------------------------------------------------------------
+
+  /**
+   * Makes unread bytes of a connection available at `inputOffset` / `inputLength`: what it kept
+   * plus what one receive brings. Without kept bytes they lie in the shared receive area and are
+   * valid only until the next `fill`. Returns the number of available bytes if any are new,
+   * or one of the FILL_ values.
+   */
+  fill(connection: Connection): number {
+    let offset = this.arena.receiveOffset;
+    let capacity = RECEIVE_BYTES_MAX;
+    if (connection.inputLength > 0) {
+      const status = this.makeInputRoom(connection);
+      if (status !== 0) return status;
+      offset = connection.inputOffset + connection.inputLength;
+      capacity = connection.inputBlock + this.arena.sizeOf(connection.inputBlock) - TAILROOM_BYTES - offset;
+    }
+    const count = this.kernel.recv(connection.fd, offset, capacity);
+    if (count > 0) {
+      // A short read has emptied the socket, unless the end of the stream is waiting behind it.
+      if (count < capacity && !connection.readHangup) connection.readReady = false;
+      if (connection.inputLength > 0) {
+        connection.inputLength += count;
+        this.inputOffset = connection.inputOffset;
+        this.inputLength = connection.inputLength;
+      } else {
+        this.inputOffset = offset;
+        this.inputLength = count;
+      }
+      return this.inputLength;
+    }
+    if (count === -Errno.EAGAIN) {
+      connection.readReady = false;
+      return FILL_AGAIN;
+    }
+    if (count === -Errno.EINTR) {
+      this.enqueue(connection);
+      return FILL_AGAIN;
+    }
+    connection.readReady = false;
+    connection.readEnded = true;
+    if (count === 0) return FILL_END;
+    connection.errno = -count;
+    return FILL_ERROR;
+  }
+
+  /**
+   * Keeps `length` bytes at `offset` as the connection's unread input; they lie either in the
+   * receive area or at the end of what it kept already. Returns false when no block is left.
+   */
+  keepInput(connection: Connection, offset: number, length: number): boolean {
+    if (length === 0) {
+      this.freeInput(connection);
+      return true;
+    }
+    if (connection.inputBlock !== 0) {
+      connection.inputOffset = offset;
+      connection.inputLength = length;
+      return true;
+    }
+    const block = this.arena.allocate(length + HEADROOM_BYTES + TAILROOM_BYTES);
+    if (block === 0) return false;
+    this.memory.copyWithin(block + HEADROOM_BYTES, offset, offset + length);
+    connection.inputBlock = block;
+    connection.inputOffset = block + HEADROOM_BYTES;
+    connection.inputLength = length;
+    return true;
+  }
+
+  /** Drops unread input. */
+  freeInput(connection: Connection): void {
+    if (connection.inputBlock === 0) return;
+    this.arena.free(connection.inputBlock);
+    connection.inputBlock = 0;
+    connection.inputOffset = 0;
+    connection.inputLength = 0;
+    connection.inputScanned = 0;
+  }
+
+  /** Moves kept input to the start of its block, or into a larger one, so that a receive has room. */
+  private makeInputRoom(connection: Connection): number {
+    const block = connection.inputBlock;
+    const start = block + HEADROOM_BYTES;
+    const roomBytes = this.arena.sizeOf(block) - HEADROOM_BYTES - TAILROOM_BYTES - connection.inputLength;
+    if (roomBytes >= this.arena.sizeOf(block) >> 2) {
+      if (connection.inputOffset !== start) {
+        this.memory.copyWithin(start, connection.inputOffset, connection.inputOffset + connection.inputLength);
+        connection.inputOffset = start;
+      }
+      return 0;
+    }
+    if (this.arena.sizeOf(block) === LARGE_BLOCK_BYTES) {
+      if (roomBytes <= 0) return FILL_FULL;
+      if (connection.inputOffset !== start) {
+        this.memory.copyWithin(start, connection.inputOffset, connection.inputOffset + connection.inputLength);
+        connection.inputOffset = start;
+      }
+      return 0;
+    }
+    const larger = this.arena.allocate(SMALL_BLOCK_BYTES + 1);
+    if (larger === 0) return FILL_NO_BUFFER;
+    this.memory.copyWithin(
+      larger + HEADROOM_BYTES,
+      connection.inputOffset,
+      connection.inputOffset + connection.inputLength,
+    );
+    this.arena.free(block);
+    connection.inputBlock = larger;
+    connection.inputOffset = larger + HEADROOM_BYTES;
+    return 0;
+  }
+
+  // -- output ----------------------------------------------------------------
+
+  /**
+   * Sends bytes now, or keeps what the socket does not take until it does. `more` says that
+   * further bytes follow in this batch. Returns false when the connection has failed (`errno`
+   * says how) or no block is left (`errno` is ENOBUFS); the caller must then close it.
+   */
+  send(connection: Connection, offset: number, length: number, more: boolean): boolean {
+    if (connection.outputBytes > 0) return this.keepOutput(connection, offset, length);
+    const count = this.kernel.send(connection.fd, offset, length, more);
+    if (count === length) return true;
+    return this.sentPart(connection, count, offset, length);
+  }
+
+  /** Like `send` for two pieces that lie apart, with one system call. */
+  sendPair(connection: Connection, offset1: number, length1: number, offset2: number, length2: number): boolean {
+    if (connection.outputBytes > 0) {
+      return this.keepOutput(connection, offset1, length1) && this.keepOutput(connection, offset2, length2);
+    }
+    const segments = this.segments;
+    segments[0] = offset1;
+    segments[1] = length1;
+    segments[2] = offset2;
+    segments[3] = length2;
+    const count = this.kernel.writev(connection.fd, segments, 2);
+    if (count === length1 + length2) return true;
+    if (count > length1) return this.sentPart(connection, count - length1, offset2, length2);
+    return this.sentPart(connection, count, offset1, length1) && this.keepOutput(connection, offset2, length2);
+  }
+
+  /**
+   * Sends kept output as far as the socket takes it. Returns false when the connection has failed.
+   * `outputBytes` is 0 afterwards if everything has gone.
+   */
+  flush(connection: Connection): boolean {
+    while (connection.outputBytes > 0) {
+      const count = this.writeChain(connection);
+      if (count === -Errno.EAGAIN) return true;
+      if (count === -Errno.EINTR) continue;
+      if (count < 0) {
+        connection.errno = -count;
+        return false;
+      }
+      this.dropOutput(connection, count);
+    }
+    return true;
+  }
+
+  /** Drops unsent output. */
+  freeOutput(connection: Connection): void {
+    let block = connection.outputFirst;
+    while (block !== 0) {
+      const next = this.arena.next(block);
+      this.arena.free(block);
+      block = next;
+    }
+    connection.outputFirst = 0;
+    connection.outputLast = 0;
+    connection.outputBytes = 0;
+  }
+
+  private sentPart(connection: Connection, count: number, offset: number, length: number): boolean {
+    if (count >= 0) return this.keepOutput(connection, offset + count, length - count);
+    if (count === -Errno.EAGAIN) return this.keepOutput(connection, offset, length);
+    if (count === -Errno.EINTR) return this.keepOutput(connection, offset, length) && this.flush(connection);
+    connection.errno = -count;
+    return false;
+  }
+
+  private keepOutput(connection: Connection, offset: number, length: number): boolean {
+    while (length > 0) {
+      let last = connection.outputLast;
+      if (last === 0 || connection.outputEnd === last + LARGE_BLOCK_BYTES) {
+        const block = this.arena.allocate(LARGE_BLOCK_BYTES);
+        if (block === 0) {
+          connection.errno = Errno.ENOBUFS;
+          return false;
+        }
+        this.arena.setNext(block, 0);
+        if (last === 0) {
+          connection.outputFirst = block;
+          connection.outputStart = block;
+        } else {
+          this.arena.setNext(last, block);
+        }
+        connection.outputLast = block;
+        connection.outputEnd = block;
+        last = block;
+      }
+      const part = Math.min(length, last + LARGE_BLOCK_BYTES - connection.outputEnd);
+      this.memory.copyWithin(connection.outputEnd, offset, offset + part);
+      connection.outputEnd += part;
+      connection.outputBytes += part;
+      offset += part;
+      length -= part;
+    }
+    return true;
+  }
+
+  private writeChain(connection: Connection): number {
+    const first = connection.outputFirst;
+    if (first === connection.outputLast) {
+      return this.kernel.send(connection.fd, connection.outputStart, connection.outputBytes, false);
+    }
+    const segments = this.segments;
+    let count = 0;
+    let start = connection.outputStart;
+    for (let block = first; block !== 0 && count < SEGMENTS_MAX; block = this.arena.next(block)) {
+      const end = block === connection.outputLast ? connection.outputEnd : block + LARGE_BLOCK_BYTES;
+      segments[count * 2] = start;
+      segments[count * 2 + 1] = end - start;
+      count++;
+      const next = this.arena.next(block);
+      start = next;
+    }
+    return this.kernel.writev(connection.fd, segments, count);
+  }
+
+  private dropOutput(connection: Connection, count: number): void {
+    connection.outputBytes -= count;
+    while (count > 0) {
+      const block = connection.outputFirst;
+      const end = block === connection.outputLast ? connection.outputEnd : block + LARGE_BLOCK_BYTES;
+      const part = Math.min(count, end - connection.outputStart);
+      connection.outputStart += part;
+      count -= part;
+      if (connection.outputStart < end) return;
+      const next = this.arena.next(block);
+      this.arena.free(block);
+      connection.outputFirst = next;
+      connection.outputStart = next;
+      if (next === 0) connection.outputLast = 0;
+    }
+  }
+
+  // -- slots and events --------------------------------------------------------
+
+  private register(fd: number, protocol: Protocol, events: number): Connection | null {
+    let connection: Connection;
+    if (this.freeSlotCount > 0) {
+      connection = this.connections[this.freeSlots[--this.freeSlotCount]]!;
+    } else if (this.connections.length < this.slotsMax) {
+      connection = new Connection(this.connections.length);
+      this.connections.push(connection);
+    } else {
+      if (events === STREAM_EVENTS) this.kernel.close(fd);
+      return null;
+    }
+    connection.fd = fd;
+    connection.protocol = protocol;
+    connection.openedMs = this.nowMs;
+    if (this.kernel.epollAdd(this.epoll, fd, events, connection.slot, connection.generation) < 0) {
+      if (events === STREAM_EVENTS) this.kernel.close(fd);
+      this.recycle(connection);
+      return null;
+    }
+    if (events === STREAM_EVENTS) {
+      this.descriptors[connection.slot] = fd + 1;
+      this.open++;
+    }
+    return connection;
+  }
+
+  /** Returns a slot to the free list with everything reset; its old references become stale. */
+  private recycle(connection: Connection): void {
+    if (this.descriptors[connection.slot] !== 0) {
+      this.descriptors[connection.slot] = 0;
+      this.open--;
+    }
+    this.timers.clear(connection.slot);
+    connection.generation = (connection.generation + 1) | 0;
+    connection.fd = -1;
+    connection.protocol = null;
+    connection.state = 0;
+    connection.readReady = false;
+    connection.readHangup = false;
+    connection.readEnded = false;
+    connection.writeEnded = false;
+    connection.errno = 0;
+    connection.inputScanned = 0;
+    connection.exchanges = 0;
+    connection.reusable = true;
+    connection.exchange = null;
+    connection.tunnelPeer = null;
+    connection.listener = null;
+    connection.endpoint = null;
+    connection.idleNext = null;
+    connection.idlePrevious = null;
+    this.freeSlots[this.freeSlotCount++] = connection.slot;
+  }
+
+  private dispatch(index: number): void {
+    const events = this.kernel.events;
+    const word = index * this.kernel.eventStride;
+    const bits = events[word];
+    const slot = events[word + this.kernel.eventDataIndex];
+    const generation = events[word + this.kernel.eventDataIndex + 1];
+    const connection = this.connections[slot];
+    if (connection === undefined || connection.generation !== generation) return;
+    if ((bits & (Epoll.RDHUP | Epoll.HUP | Epoll.ERR)) !== 0) connection.readHangup = true;
+    if ((bits & (Epoll.OUT | Epoll.HUP | Epoll.ERR)) !== 0) {
+      connection.protocol!.writable(connection);
+      if (connection.generation !== generation) return;
+    }
+    if ((bits & ~Epoll.OUT) !== 0) {
+      connection.readReady = true;
+      connection.protocol!.readable(connection);
+    }
+  }
+
+  private serveReady(): void {
+    const slot = this.readyQueue[this.readyHead];
+    if (++this.readyHead === this.slotsMax) this.readyHead = 0;
+    this.readyCount--;
+    const connection = this.connections[slot];
+    if (connection === undefined) return;
+    connection.queued = false;
+    // Closed, or closed and opened again since: the new occupant takes a call for nothing.
+    if (connection.protocol !== null) connection.protocol.readable(connection);
+  }
+
+  /** Sets the peer address words of a connection from the socket address at `kernel.addressOffset`. */
+  readPeer(connection: Connection): void {
+    const memory = this.memory;
+    const at = this.kernel.addressOffset;
+    const family = memory[at] | (memory[at + 1] << 8);
+    connection.peerFamily = family;
+    connection.peerPort = (memory[at + 2] << 8) | memory[at + 3];
+    if (family === Family.INET) {
+      connection.peer0 = this.word(at + 4);
+    } else if (family === Family.INET6) {
+      connection.peer0 = this.word(at + 8);
+      connection.peer1 = this.word(at + 12);
+      connection.peer2 = this.word(at + 16);
+      connection.peer3 = this.word(at + 20);
+    }
+  }
+
+  private word(at: number): number {
+    const memory = this.memory;
+    return (memory[at] << 24) | (memory[at + 1] << 16) | (memory[at + 2] << 8) | memory[at + 3];
+  }
+
+  /** Calls `visit` for every open connection; it may close them. For reload, drain and shutdown. */
+  forEach(visit: (connection: Connection) => void): void {
+    for (const connection of this.connections) {
+      if (connection !== undefined && connection.protocol !== null) visit(connection);
+    }
+  }
+
+  /** Closes the epoll instance; the reactor is of no use afterwards. */
+  destroy(): void {
+    this.kernel.close(this.epoll);
+  }
+}
+

@@ -1,0 +1,57 @@
+// One endpoint as a worker sees it: its address and its idle connections.
+//
+// Endpoints are kept by address across snapshots, so that a reload keeps warm connections. The idle
+// list is last-in-first-out: the most recently used connection is the least likely to have been
+// closed by the other side, and surplus ones age out. Owned by one worker. Hot: no allocation.
+
+import { encodeSockaddr } from '../ffi/sockaddr.ts';
+import type { Connection } from '../io/connection.ts';
+import type { EndpointSettings } from '../workers/snapshot.ts';
+
+export class Endpoint {
+  /** `ip:port`. */
+  readonly address: string;
+  readonly addressBytes: Uint8Array;
+  /** Binary address for `connect`. */
+  readonly sockaddr: Uint8Array;
+  /** Head of the idle list, most recently used first. */
+  idle: Connection | null = null;
+  idleCount = 0;
+  /** No snapshot of this worker refers to it any more: connections end with their exchange. */
+  removed = false;
+
+  /** Throws when `settings.host` is not an IP address: names are resolved before. */
+  constructor(settings: EndpointSettings) {
+    const sockaddr = encodeSockaddr(settings.host, settings.port);
+    if (sockaddr === undefined) throw new Error(`endpoint ${settings.address} has no IP address`);
+    this.address = settings.address;
+    this.addressBytes = new TextEncoder().encode(settings.address);
+    this.sockaddr = sockaddr;
+  }
+
+  /** Takes the most recently used idle connection, or null. */
+  takeIdle(): Connection | null {
+    const connection = this.idle;
+    if (connection !== null) this.removeIdle(connection);
+    return connection;
+  }
+
+  /** Puts a connection into the idle list. */
+  addIdle(connection: Connection): void {
+    connection.idlePrevious = null;
+    connection.idleNext = this.idle;
+    if (this.idle !== null) this.idle.idlePrevious = connection;
+    this.idle = connection;
+    this.idleCount++;
+  }
+
+  /** Removes a connection that is in the idle list. */
+  removeIdle(connection: Connection): void {
+    if (connection.idleNext !== null) connection.idleNext.idlePrevious = connection.idlePrevious;
+    if (connection.idlePrevious !== null) connection.idlePrevious.idleNext = connection.idleNext;
+    else this.idle = connection.idleNext;
+    connection.idleNext = null;
+    connection.idlePrevious = null;
+    this.idleCount--;
+  }
+}

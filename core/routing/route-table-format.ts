@@ -1,0 +1,113 @@
+// Layout of the compiled route table: one SharedArrayBuffer of little-endian 32-bit words and bytes.
+//
+// Written by config/compile-routes.ts on the control thread, read in place by every packet worker
+// (route-table.ts). Immutable once written. Writer and reader both take their numbers from here.
+//
+//   header | rules | routes | refs | listener sets | hosts | host slots
+//          | paths | path slots | candidates | bytes
+//
+// Invariant: every section starts at a whole word; only the last section holds bytes.
+
+/** First word of every table: "PRT1" read as little-endian bytes. */
+export const ROUTE_TABLE_MAGIC = 0x31545250;
+
+/** Version of this layout; a reader refuses any other. */
+export const ROUTE_TABLE_VERSION = 1;
+
+/** Words of the header. Section positions are in words from the start, except BYTES (in bytes). */
+export const Header = {
+  MAGIC: 0,
+  VERSION: 1,
+  RULES: 2,
+  RULE_COUNT: 3,
+  ROUTES: 4,
+  ROUTE_COUNT: 5,
+  REFS: 6,
+  REF_COUNT: 7,
+  LISTENER_SETS: 8,
+  /** Words of one listener set. */
+  LISTENER_SET_WORDS: 9,
+  HOSTS: 10,
+  HOST_COUNT: 11,
+  HOST_SLOTS: 12,
+  /** Number of host slots minus one; the number is a power of two. */
+  HOST_SLOT_MASK: 13,
+  PATHS: 14,
+  PATH_COUNT: 15,
+  PATH_SLOTS: 16,
+  PATH_SLOT_MASK: 17,
+  CANDIDATES: 18,
+  CANDIDATE_COUNT: 19,
+  BYTES: 20,
+  BYTE_COUNT: 21,
+  /** Longest host key in bytes; no more of a host is ever read. */
+  HOST_BYTES_MAX: 22,
+  /** Most dots in a wildcard suffix, its first one included. */
+  HOST_DOTS_MAX: 23,
+  /** Longest path key in bytes; no more of a path is ever read, except the byte after it. */
+  PATH_BYTES_MAX: 24,
+  /** Most elements of a path prefix. */
+  PREFIX_DEPTH_MAX: 25,
+  WORDS: 26,
+} as const;
+
+/** Words of one rule. Times are milliseconds, 0: no limit. */
+export const Rule = {
+  REQUEST_TIMEOUT_MS: 0,
+  BACKEND_REQUEST_TIMEOUT_MS: 1,
+  REF_START: 2,
+  REF_COUNT: 3,
+  WEIGHT_TOTAL: 4,
+  ROUTE: 5,
+  /** Position of the rule in its route, 1 for the first. */
+  NUMBER: 6,
+  WORDS: 7,
+} as const;
+
+/** Words of one route: where its name lies in the bytes section. */
+export const Route = { NAME_OFFSET: 0, NAME_LENGTH: 1, WORDS: 2 } as const;
+
+/** Words of one backend reference. */
+export const Ref = { BACKEND: 0, WEIGHT: 1, WORDS: 2 } as const;
+
+/**
+ * Words of one host. Host 0 is "any host" and has no key. The key of an exact hostname is its
+ * lower-case bytes; the key of `*.example.com` is `.example.com`, which no exact hostname equals.
+ */
+export const Host = {
+  KEY_OFFSET: 0,
+  KEY_LENGTH: 1,
+  /** 1 when the host has Exact paths. */
+  HAS_EXACT: 2,
+  /** Bit n: the host has a prefix of n elements; bit 31: of 31 or more. */
+  PREFIX_DEPTHS: 3,
+  WORDS: 4,
+} as const;
+
+/** Words of one path entry: what is matched, and which rules compete for it. */
+export const Path = {
+  KEY_OFFSET: 0,
+  KEY_LENGTH: 1,
+  HOST: 2,
+  KIND: 3,
+  CANDIDATE_START: 4,
+  CANDIDATE_COUNT: 5,
+  WORDS: 6,
+} as const;
+
+/** How a path entry matches. The key of a prefix has no slash at its end; "/" is the empty key. */
+export const PathKind = { EXACT: 0, PREFIX: 1 } as const;
+
+/** Words of one slot of an open-addressing table: full hash, then entry index plus one (0: free). */
+export const Slot = { HASH: 0, ENTRY: 1, WORDS: 2 } as const;
+
+/**
+ * Words of one candidate. Candidates of a path are in file order, and the first whose conditions
+ * hold wins. Further conditions (method, headers, query) become further words here.
+ */
+export const Candidate = {
+  RULE: 0,
+  /** Index of the listener set that the route is bound to, or -1 for all listeners. */
+  LISTENER_SET: 1,
+  WORDS: 2,
+} as const;

@@ -1,0 +1,33 @@
+// Words for outcomes, the same in the access log, in metric labels and in flight records.
+// Pure functions over the tables of exchange/reasons.ts and http1/errors.ts; not for the packet path.
+
+import { DETAIL_PARSE, Detail, detailSentence, reasonText } from '../exchange/reasons.ts';
+import { parseErrorName, parseErrorSentence } from '../http1/errors.ts';
+
+const names: string[] = [];
+for (const [name, detail] of Object.entries(Detail)) names[detail] = detail === Detail.NONE ? '' : name.toLowerCase();
+
+/** Number of ordinary details: all are below it. */
+export const DETAIL_COUNT = names.length;
+
+/** Word for a parse error code, such as `bare_lf`; `parse_error_99` for a code without a name. */
+export function parseErrorWord(code: number): string {
+  const name = parseErrorName(code);
+  return name === 'UNKNOWN' ? `parse_error_${code}` : name.toLowerCase();
+}
+
+/** Word for a detail: `upstream_fin`, for parse errors `bare_lf`; empty for none. */
+export function detailName(detail: number): string {
+  if (detail >= DETAIL_PARSE) return parseErrorWord(detail - DETAIL_PARSE);
+  return names[detail] ?? `detail_${detail}`;
+}
+
+/** One plain sentence for a detail, parse errors included; empty for none. */
+export function detailText(detail: number): string {
+  return detail >= DETAIL_PARSE ? parseErrorSentence(detail - DETAIL_PARSE) : detailSentence(detail);
+}
+
+/** Flag of a reason (`NR`); empty for none. */
+export function reasonFlag(reason: number): string {
+  return reason === 0 ? '' : reasonText(reason).flag;
+}

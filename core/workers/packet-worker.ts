@@ -1,0 +1,316 @@
+// One packet worker: reactor, protocols and configuration put together, driven by messages and
+// batches. Knows nothing of threads: worker.ts runs it on a real kernel in a worker thread, and the
+// simulation runs it on a simulated one.
+
+import { Acceptor } from '../exchange/acceptor.ts';
+import { ProxyContext } from '../exchange/context.ts';
+import { DownstreamHttp1, DownstreamState } from '../exchange/downstream-http1.ts';
+import { type RandomWords, RequestIds } from '../exchange/request-id.ts';
+import { ListenerRuntime, Runtime } from '../exchange/runtime.ts';
+import { Tunnel } from '../exchange/tunnel.ts';
+import { UpstreamHttp1 } from '../exchange/upstream-http1.ts';
+import type { Kernel } from '../ffi/kernel.ts';
+import type { Connection, Protocol } from '../io/connection.ts';
+import { Reactor } from '../io/reactor.ts';
+import { AccessLog } from '../telemetry/access-log.ts';
+import { FlightRecorder } from '../telemetry/flight-recorder.ts';
+import { Counter, WorkerMetrics } from '../telemetry/metrics.ts';
+import type { ControlMessage, ReloadReport, WorkerMessage, WorkerStart } from './protocol.ts';
+import type { Snapshot } from './snapshot.ts';
+
+/** What a worker holds at a moment, for tests and checks. */
+export interface WorkerStats {
+  /** Open downstream and upstream connections. */
+  connections: number;
+  /** Exchanges in progress. */
+  exchanges: number;
+  /** Arena blocks in use. */
+  blocksInUse: number;
+}
+
+/** Fills words with the system's random numbers. */
+const systemRandom: RandomWords = (words) => {
+  crypto.getRandomValues(words as Uint32Array<ArrayBuffer>);
+};
+
+export class PacketWorker {
+  private readonly reactor: Reactor;
+  private readonly context: ProxyContext;
+  private readonly acceptor: Acceptor;
+  private readonly metrics: WorkerMetrics;
+  private readonly start: WorkerStart;
+  private readonly post: (message: WorkerMessage) => void;
+  private readonly wake: Connection;
+  /** Listeners by descriptor. */
+  private readonly listeners = new Map<number, ListenerRuntime>();
+  private idleCloseMs = Number.POSITIVE_INFINITY;
+  private drainEndMs = Number.POSITIVE_INFINITY;
+  private drainReported = false;
+  /** The wake-up descriptor was written to: messages are waiting on the port. */
+  messagesWaiting = false;
+  stopped = false;
+
+  /**
+   * Builds a worker on `kernel`. `post` sends a message to the control thread; `random` gives the
+   * seed of request ids. Throws when the system refuses what a worker cannot do without.
+   */
+  constructor(
+    kernel: Kernel,
+    start: WorkerStart,
+    post: (message: WorkerMessage) => void,
+    random: RandomWords = systemRandom,
+  ) {
+    this.start = start;
+    this.post = post;
+    this.metrics = new WorkerMetrics(start.metrics);
+    this.metrics.resetGauges();
+    this.reactor = new Reactor(kernel, start.connectionsMax, new Int32Array(start.descriptors));
+    this.context = new ProxyContext(
+      this.reactor,
+      this.metrics,
+      new AccessLog(start.accessLog, '', start.index, this.metrics),
+      new FlightRecorder(start.flightRecords),
+      new RequestIds(random),
+    );
+    this.context.downstream = new DownstreamHttp1(this.context);
+    this.context.upstream = new UpstreamHttp1(this.context);
+    this.context.tunnel = new Tunnel(this.context);
+    this.acceptor = new Acceptor(this.context);
+    const wake = this.reactor.openWatch(start.wakeFd, new WakeUp(this, kernel));
+    if (wake === null) throw new Error('cannot watch the wake-up descriptor');
+    this.wake = wake;
+    this.metrics.counters[Counter.BUFFERS_TOTAL] = this.reactor.arena.capacityBytes;
+  }
+
+  /** Takes a message of the control thread. Call between batches only. */
+  handle(message: ControlMessage): void {
+    switch (message.type) {
+      case 'snapshot':
+        this.apply(message.snapshot, message.listenerFds);
+        break;
+      case 'drain':
+        this.drain(message.idleGraceMs, message.timeoutMs);
+        break;
+      case 'stop':
+        this.stop();
+        break;
+      case 'ping':
+        this.post({ type: 'pong', token: message.token });
+        break;
+    }
+  }
+
+  /**
+   * One round: waits for events, at most `maxWaitMs` (-1: as long as there is no timer), and handles
+   * all of them. Returns the number of events.
+   */
+  runBatch(maxWaitMs: number): number {
+    let waitMs = maxWaitMs;
+    if (this.context.draining) {
+      const nextMs = Math.min(this.idleCloseMs, this.drainEndMs) - this.reactor.nowMs;
+      if (nextMs !== Number.POSITIVE_INFINITY) {
+        const boundMs = Math.max(0, Math.ceil(nextMs));
+        waitMs = waitMs < 0 ? boundMs : Math.min(waitMs, boundMs);
+      }
+    }
+    const events = this.reactor.runBatch(waitMs);
+    const { counters } = this.metrics;
+    this.context.date.update(this.reactor.wallMs);
+    if (events > 0) {
+      counters[Counter.BATCHES]++;
+      counters[Counter.EVENTS] += events;
+    }
+    counters[Counter.BUFFERS_IN_USE] = this.reactor.arena.usedBytes;
+    if (this.context.draining) this.continueDrain();
+    return events;
+  }
+
+  /** What the worker holds now. */
+  stats(): WorkerStats {
+    return {
+      connections: this.reactor.open,
+      exchanges: this.context.exchanges,
+      blocksInUse: this.reactor.arena.used,
+    };
+  }
+
+  // -- configuration ------------------------------------------------------------
+
+  private apply(snapshot: Snapshot, listenerFds: readonly number[]): void {
+    const { context, reactor } = this;
+    const startMs = reactor.kernel.nowMs();
+    const report: ReloadReport = { kept: 0, drained: 0, closed: 0, upstreamClosed: 0, pauseMs: 0 };
+    for (const endpoint of context.endpoints.values()) endpoint.removed = true;
+    const runtime = new Runtime(snapshot, context.endpoints, () => context.ids.next() / 2 ** 32);
+    context.runtime = runtime;
+    context.accessLog = new AccessLog(
+      this.start.accessLog,
+      snapshot.accessLog.enabled ? snapshot.accessLog.format : '',
+      this.start.index,
+      this.metrics,
+    );
+    for (const [address, endpoint] of context.endpoints) {
+      if (!endpoint.removed) continue;
+      while (endpoint.idle !== null) {
+        context.upstream.closeIdle(endpoint.idle);
+        report.upstreamClosed++;
+      }
+      context.endpoints.delete(address);
+    }
+    this.applyListeners(snapshot, listenerFds);
+    reactor.forEach((connection) => {
+      if (connection.listener === null || connection.listener.watch === connection) return;
+      if (!connection.listener.removed) report.kept++;
+      else if (this.closeIfIdle(connection)) report.closed++;
+      else report.drained++;
+    });
+    report.pauseMs = reactor.kernel.nowMs() - startMs;
+    this.post({ type: 'applied', epoch: snapshot.epoch, report });
+  }
+
+  private applyListeners(snapshot: Snapshot, listenerFds: readonly number[]): void {
+    const wanted = new Set(listenerFds);
+    for (const [fd, listener] of this.listeners) {
+      if (wanted.has(fd)) continue;
+      // Connections that the system has already accepted for us are served, not lost.
+      if (listener.watch !== null) {
+        this.acceptor.readable(listener.watch);
+        this.unwatch(listener);
+      }
+      listener.removed = true;
+      this.listeners.delete(fd);
+    }
+    snapshot.listeners.forEach((settings, index) => {
+      const fd = listenerFds[index];
+      const known = this.listeners.get(fd);
+      if (known !== undefined) {
+        known.update(settings, index);
+        return;
+      }
+      const listener = new ListenerRuntime(settings, index, fd);
+      this.listeners.set(fd, listener);
+      if (this.context.draining) return;
+      const watch = this.reactor.openWatch(fd, this.acceptor);
+      if (watch === null) {
+        this.post({ type: 'log', level: 'error', message: `cannot watch listener ${settings.name}` });
+        return;
+      }
+      watch.listener = listener;
+      listener.watch = watch;
+    });
+  }
+
+  private unwatch(listener: ListenerRuntime): void {
+    if (listener.watch !== null) this.reactor.closeWatch(listener.watch);
+    listener.watch = null;
+  }
+
+  private closeIfIdle(connection: Connection): boolean {
+    const { downstream } = this.context;
+    return connection.protocol === downstream && downstream.closeIfIdle(connection);
+  }
+
+  // -- shutdown -------------------------------------------------------------------
+
+  private drain(idleGraceMs: number, timeoutMs: number): void {
+    const { context, reactor } = this;
+    if (context.draining) return;
+    for (const listener of this.listeners.values()) {
+      if (listener.watch === null) continue;
+      this.acceptor.readable(listener.watch);
+      this.unwatch(listener);
+    }
+    context.draining = true;
+    const nowMs = reactor.kernel.nowMs();
+    this.idleCloseMs = nowMs + idleGraceMs;
+    this.drainEndMs = nowMs + timeoutMs;
+    for (const endpoint of context.endpoints.values()) {
+      while (endpoint.idle !== null) context.upstream.closeIdle(endpoint.idle);
+    }
+    this.continueDrain();
+  }
+
+  private continueDrain(): void {
+    const { reactor } = this;
+    if (reactor.nowMs >= this.idleCloseMs) {
+      // Clients had their time to send one more request and be told to go; what is idle goes now.
+      this.idleCloseMs = Number.POSITIVE_INFINITY;
+      this.forEachDownstream((connection) => this.closeIfIdle(connection));
+    }
+    if (reactor.nowMs >= this.drainEndMs) {
+      this.drainEndMs = Number.POSITIVE_INFINITY;
+      const remaining = this.countActive();
+      this.terminateAll();
+      this.reportDrained(remaining);
+      return;
+    }
+    if (this.countDownstream() === 0) this.reportDrained(0);
+  }
+
+  private reportDrained(remaining: number): void {
+    if (this.drainReported) return;
+    this.drainReported = true;
+    this.idleCloseMs = Number.POSITIVE_INFINITY;
+    this.drainEndMs = Number.POSITIVE_INFINITY;
+    this.post({ type: 'drained', remaining });
+  }
+
+  private stop(): void {
+    if (this.stopped) return;
+    this.stopped = true;
+    for (const listener of this.listeners.values()) this.unwatch(listener);
+    this.terminateAll();
+    for (const endpoint of this.context.endpoints.values()) {
+      while (endpoint.idle !== null) this.context.upstream.closeIdle(endpoint.idle);
+    }
+    this.reactor.closeWatch(this.wake);
+    this.acceptor.close();
+    this.reactor.destroy();
+  }
+
+  private terminateAll(): void {
+    const { downstream, tunnel } = this.context;
+    this.forEachDownstream((connection) => {
+      if (connection.protocol === tunnel) tunnel.terminate(connection);
+      else downstream.terminate(connection);
+    });
+  }
+
+  private countDownstream(): number {
+    return this.metrics.counters[Counter.DOWNSTREAM_OPEN];
+  }
+
+  private countActive(): number {
+    let count = 0;
+    this.forEachDownstream((connection) => {
+      if (connection.state !== DownstreamState.LINGER && connection.state !== DownstreamState.IDLE) count++;
+    });
+    return count;
+  }
+
+  private forEachDownstream(visit: (connection: Connection) => void): void {
+    this.reactor.forEach((connection) => {
+      if (connection.listener !== null && connection.listener.watch !== connection) visit(connection);
+    });
+  }
+}
+
+/** The eventfd: says that messages wait; they are taken between two batches. */
+class WakeUp implements Protocol {
+  private readonly worker: PacketWorker;
+  private readonly kernel: Kernel;
+
+  constructor(worker: PacketWorker, kernel: Kernel) {
+    this.worker = worker;
+    this.kernel = kernel;
+  }
+
+  readable(connection: Connection): void {
+    this.kernel.eventfdRead(connection.fd);
+    this.worker.messagesWaiting = true;
+  }
+
+  writable(): void {}
+
+  expired(): void {}
+}

@@ -1,0 +1,158 @@
+// The supervisor: keeps one packet worker per slot alive and brings all of them to one snapshot.
+//
+// Owned by the control thread. Knows snapshots and sockets, not configuration.
+// Invariant: a listening socket is closed only after its worker has let go of it.
+
+import { openWakeup } from '../ffi/process.ts';
+import type { ListeningSockets, ListenPlan } from './listening-sockets.ts';
+import type { Log } from './log.ts';
+import type { ReloadReport, WorkerStart } from './protocol.ts';
+import type { Snapshot } from './snapshot.ts';
+import { WorkerSlot, type WorkerState } from './worker-slot.ts';
+
+/** How often workers are asked for a sign of life. */
+const PING_INTERVAL_MS = 1000;
+
+/**
+ * How long `apply` waits for all workers. One that needs longer is busy or dying; it still gets
+ * the snapshot, and its removed sockets are closed when it does.
+ */
+const APPLY_TIMEOUT_MS = 10_000;
+
+/** Time beyond the drain timeout after which a silent worker counts as stuck. */
+const DRAIN_MARGIN_MS = 2000;
+
+/** Extra entries of the descriptor table, for descriptors of a worker that are no connections. */
+const EXTRA_DESCRIPTORS = 8;
+
+/** What a supervisor is made of. */
+export interface SupervisorOptions {
+  workerCount: number;
+  /** Module that a packet thread runs. */
+  workerFile: URL;
+  /** Bytes of buffers and connection slots of each worker. */
+  bufferBytes: number;
+  connectionsMax: number;
+  /** Shared areas of one worker; called once per index. */
+  shared: (index: number) => Pick<WorkerStart, 'metrics' | 'accessLog' | 'flightRecords'>;
+  sockets: ListeningSockets;
+  log: Log;
+}
+
+/** What became of one hand-over, over all workers. */
+export interface ApplyReport extends ReloadReport {
+  /** From hand-over to the last worker's answer, in milliseconds. */
+  durationMs: number;
+  /** Workers that had not answered in time. */
+  late: number;
+}
+
+/** Starts, feeds, watches and stops the packet workers. */
+export class Supervisor {
+  private readonly slots: WorkerSlot[] = [];
+  private readonly sockets: ListeningSockets;
+  private readonly log: Log;
+  private pingTimer: NodeJS.Timeout | undefined;
+
+  /** Starts all threads; they wait for the first `apply`. Throws when no wake-up descriptor can be had. */
+  constructor(options: SupervisorOptions) {
+    this.sockets = options.sockets;
+    this.log = options.log;
+    for (let index = 0; index < options.workerCount; index++) {
+      const wakeFd = openWakeup();
+      if (wakeFd < 0) throw new Error(`no wake-up descriptor for worker ${index} (error ${-wakeFd})`);
+      const start: WorkerStart = {
+        index,
+        wakeFd,
+        bufferBytes: options.bufferBytes,
+        connectionsMax: options.connectionsMax,
+        descriptors: new SharedArrayBuffer((options.connectionsMax + EXTRA_DESCRIPTORS) * 4),
+        ...options.shared(index),
+      };
+      const slot = new WorkerSlot(options.workerFile, start, options.log);
+      this.slots.push(slot);
+      slot.launch();
+    }
+    this.pingTimer = setInterval(() => {
+      for (const slot of this.slots) slot.ping();
+    }, PING_INTERVAL_MS);
+  }
+
+  /**
+   * Brings all workers to a snapshot and a set of listening sockets. Each worker's removed sockets
+   * are closed as soon as it has switched: it has then accepted what was queued on them.
+   */
+  async apply(snapshot: Snapshot, plan: ListenPlan): Promise<ApplyReport> {
+    const startMs = performance.now();
+    this.sockets.commit(plan);
+    const total: ApplyReport = {
+      kept: 0,
+      drained: 0,
+      closed: 0,
+      upstreamClosed: 0,
+      pauseMs: 0,
+      durationMs: 0,
+      late: this.slots.length,
+    };
+    const all = this.slots.map(async (slot) => {
+      const fds = plan.listeners.map((listener) => listener.fds[slot.index]!);
+      const report = await slot.apply(snapshot, fds);
+      this.sockets.closeOf(slot.index, plan.removed);
+      total.kept += report.kept;
+      total.drained += report.drained;
+      total.closed += report.closed;
+      total.upstreamClosed += report.upstreamClosed;
+      total.pauseMs = Math.max(total.pauseMs, report.pauseMs);
+      total.late--;
+    });
+    await within(Promise.all(all), APPLY_TIMEOUT_MS);
+    if (total.late > 0) {
+      this.log('warn', 'not all workers have switched to the new snapshot yet', {
+        epoch: snapshot.epoch,
+        workers: total.late,
+      });
+    }
+    return { ...total, durationMs: performance.now() - startMs };
+  }
+
+  /**
+   * Stops accepting, lets running exchanges end, and resolves to the number of connections that
+   * were cut because they had not ended within `timeoutMs`.
+   */
+  async drain(idleGraceMs: number, timeoutMs: number): Promise<number> {
+    const listeners = this.sockets.current;
+    let silent = this.slots.length;
+    let remaining = 0;
+    const all = this.slots.map(async (slot) => {
+      // Once the worker accepts no more, new clients must be refused, not left waiting.
+      const cut = await slot.drain(idleGraceMs, timeoutMs, () => this.sockets.closeOf(slot.index, listeners));
+      remaining += cut;
+      silent--;
+    });
+    await within(Promise.all(all), timeoutMs + DRAIN_MARGIN_MS);
+    if (silent > 0) this.log('error', 'workers did not answer while draining', { workers: silent });
+    return remaining + silent;
+  }
+
+  /** Ends all threads and closes all listening sockets. */
+  async stop(): Promise<void> {
+    clearInterval(this.pingTimer);
+    await Promise.all(this.slots.map((slot) => slot.stop()));
+    for (const slot of this.slots) this.sockets.closeOf(slot.index, this.sockets.current);
+  }
+
+  /** State of every worker, by index. */
+  states(): WorkerState[] {
+    return this.slots.map((slot) => slot.state());
+  }
+}
+
+/** Waits for a promise, but not longer than `timeoutMs`. */
+async function within(promise: Promise<unknown>, timeoutMs: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, timeoutMs);
+  });
+  await Promise.race([promise, timeout]);
+  clearTimeout(timer);
+}

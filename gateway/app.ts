@@ -1,0 +1,310 @@
+// The running gateway, seen from the control thread: configuration, sockets, workers, admin port,
+// access log, and the changes from one generation of the configuration to the next.
+//
+// A change is all or nothing: whatever can fail (sockets, files, compilation) is done before the
+// workers hear of it, and is undone when something else fails.
+// Owned by the control thread. Invariant: changes never overlap (SerialQueue).
+
+import { compileSnapshot } from '../config/compile.ts';
+import { compileRoutesOffThread } from '../config/compile-off-thread.ts';
+import type { Config } from '../config/config.ts';
+import { type ConfigError, formatConfigError } from '../config/errors.ts';
+import { formatAddress } from '../config/names.ts';
+import { raiseDescriptorLimit } from '../core/ffi/process.ts';
+import type { HostPort } from '../core/ffi/sockaddr.ts';
+import { ListeningSockets, type ListenPlan } from '../core/workers/listening-sockets.ts';
+import type { Snapshot } from '../core/workers/snapshot.ts';
+import { type ApplyReport, Supervisor } from '../core/workers/supervisor.ts';
+import { AccessLogOutput } from './access-log-output.ts';
+import { AdminPort } from './admin-port.ts';
+import { workerConnections } from './capacity.ts';
+import { EndpointResolver, lookupBySystem } from './endpoint-resolver.ts';
+import { ExitCode, ExitError } from './exit-codes.ts';
+import { listenFailureSentence } from './listen-failure.ts';
+import type { Logger } from './log.ts';
+import { restartOnlyChanges, workerCountOf } from './restart-only.ts';
+import { SerialQueue } from './serial-queue.ts';
+import { GatewayState } from './state.ts';
+
+/** Reads the configuration anew. */
+export type LoadConfig = () => { config: Config } | { errors: ConfigError[] };
+
+/** Module that each packet thread runs. */
+const WORKER_FILE = new URL('../core/workers/worker.ts', import.meta.url);
+
+/**
+ * How long an idle kept-alive connection may still bring a request once the gateway drains. It
+ * covers a request that is already on its way; closing at once would lose it.
+ */
+const IDLE_GRACE_MS = 1000;
+
+/** The gateway process. Create it with `App.start`. */
+export class App {
+  /** What the admin port shows. */
+  readonly state: GatewayState;
+  private readonly load: LoadConfig;
+  private readonly logger: Logger;
+  /** The configuration that sized the workers. */
+  private readonly startConfig: Config;
+  private readonly workerCount: number;
+  private readonly sockets: ListeningSockets;
+  private readonly supervisor: Supervisor;
+  private readonly resolver: EndpointResolver;
+  private readonly accessLog: AccessLogOutput;
+  private admin: AdminPort | null = null;
+  /** Compiled routes of the running configuration. */
+  private routes = new SharedArrayBuffer(0);
+  private readonly changes = new SerialQueue();
+  private reloadWaiting: Promise<void> | undefined;
+
+  /**
+   * Starts everything and resolves once all workers serve. Throws an ExitError with one sentence
+   * when the machine does not allow it (descriptors, ports, files).
+   */
+  static async start(config: Config, load: LoadConfig, logger: Logger): Promise<App> {
+    logger.level = config.log.level;
+    const workerCount = workerCountOf(config);
+    const capacity = workerConnections({
+      workers: workerCount,
+      listeners: config.listeners.length,
+      maxConnections: config.limits.connectionsMax,
+      descriptorLimit: raiseDescriptorLimit().soft,
+    });
+    if ('sentence' in capacity) throw new ExitError(ExitCode.TOO_FEW_DESCRIPTORS, capacity.sentence);
+    const sockets = new ListeningSockets(workerCount);
+    const plan = planListeners(sockets, config);
+    AccessLogOutput.check(config.accessLog);
+    const state = new GatewayState(workerCount, config);
+    const app = new App(config, load, logger, sockets, capacity.connectionsMax, state);
+    try {
+      await app.firstApply(config, plan);
+    } catch (error) {
+      await app.stop();
+      throw error;
+    }
+    return app;
+  }
+
+  private constructor(
+    config: Config,
+    load: LoadConfig,
+    logger: Logger,
+    sockets: ListeningSockets,
+    connectionsMax: number,
+    state: GatewayState,
+  ) {
+    this.startConfig = config;
+    this.load = load;
+    this.logger = logger;
+    this.sockets = sockets;
+    this.state = state;
+    this.workerCount = state.areas.length;
+    this.supervisor = new Supervisor({
+      workerCount: this.workerCount,
+      workerFile: WORKER_FILE,
+      bufferBytes: config.limits.bufferBytes,
+      connectionsMax,
+      shared: (index) => state.areas[index]!,
+      sockets,
+      log: logger.log,
+    });
+    state.workerStates = () => this.supervisor.states();
+    this.accessLog = new AccessLogOutput(
+      state.areas.map(({ accessLog }) => accessLog),
+      logger.log,
+    );
+    this.resolver = new EndpointResolver(lookupBySystem, logger.log, () => this.addressesChanged());
+  }
+
+  /** Addresses in use, by listener name; for log lines and the demo's banner. */
+  addresses(): { name: string; address: string }[] {
+    return this.state.config.listeners.map(({ name }, index) => {
+      const { host, port } = this.sockets.current[index]!;
+      return { name, address: formatAddress(host, port) };
+    });
+  }
+
+  /** Address of the admin port, or undefined when it is off. */
+  get adminAddress(): string | undefined {
+    return this.admin?.address;
+  }
+
+  /**
+   * Reads the configuration again and brings all workers to it. A configuration with errors, or one
+   * that the machine refuses, is logged and changes nothing. Calls during a reload that has not yet
+   * read its file are one with it.
+   */
+  reload(): Promise<void> {
+    this.reloadWaiting ??= this.changes.run(() => {
+      this.reloadWaiting = undefined;
+      return this.reloadNow();
+    });
+    return this.reloadWaiting;
+  }
+
+  /** Opens the access log again under its name, after it was rotated away. */
+  reopenAccessLog(): void {
+    this.accessLog.reopen();
+    this.logger.log('info', 'access log reopened');
+  }
+
+  /**
+   * Stops accepting and lets running exchanges end. Resolves to the number of connections that had
+   * not ended within `drainTimeout` and were cut.
+   */
+  async drain(): Promise<number> {
+    const { drainTimeoutMs } = this.state.config;
+    this.state.draining = true;
+    this.resolver.close();
+    return this.changes.run(() => this.supervisor.drain(Math.min(IDLE_GRACE_MS, drainTimeoutMs), drainTimeoutMs));
+  }
+
+  /** Ends all threads and closes everything, without waiting for exchanges. */
+  async stop(): Promise<void> {
+    this.state.draining = true;
+    this.resolver.close();
+    await this.supervisor.stop();
+    await this.accessLog.close();
+    this.admin?.close();
+  }
+
+  private async firstApply(config: Config, plan: ListenPlan): Promise<void> {
+    // The worker threads boot meanwhile.
+    const snapshot = await this.compile(config, 1);
+    this.admin = await AdminPort.open(config.admin, this.state);
+    this.accessLog.use(config.accessLog);
+    const report = await this.supervisor.apply(snapshot, plan);
+    if (report.late === this.workerCount) throw new ExitError(ExitCode.INTERNAL, 'no packet worker could be started.');
+    this.adopt(config, snapshot);
+    this.state.recordApplied(report, performance.now());
+  }
+
+  private async reloadNow(): Promise<void> {
+    if (this.state.draining) return;
+    const startMs = performance.now();
+    const refuse = (errors: string[]): void => {
+      for (const error of errors) this.logger.log('error', error);
+      this.logger.log('error', 'reload refused: the configuration of before goes on', { epoch: this.state.epoch });
+      this.state.recordRefused(errors, performance.now() - startMs);
+    };
+    try {
+      const loaded = this.load();
+      if ('errors' in loaded) refuse(loaded.errors.map(formatConfigError));
+      else await this.change(loaded.config, startMs);
+    } catch (error) {
+      if (error instanceof ExitError) refuse([error.message]);
+      else refuse([`internal error: ${error instanceof Error ? error.stack : String(error)}`]);
+    }
+  }
+
+  private async change(config: Config, startMs: number): Promise<void> {
+    const before = this.state.config;
+    for (const sentence of restartOnlyChanges(this.startConfig, config)) this.logger.log('warn', sentence);
+    const plan = planListeners(this.sockets, config);
+    let snapshot: Snapshot;
+    let admin = this.admin;
+    try {
+      AccessLogOutput.check(config.accessLog);
+      if (config.admin?.address !== before.admin?.address) admin = await AdminPort.open(config.admin, this.state);
+      snapshot = await this.compile(config, this.state.epoch + 1);
+    } catch (error) {
+      this.sockets.abandon(plan);
+      if (admin !== this.admin) admin?.close();
+      throw error;
+    }
+    // From here on nothing is refused.
+    this.logger.level = config.log.level;
+    this.accessLog.use(config.accessLog ?? before.accessLog);
+    const report = await this.supervisor.apply(snapshot, plan);
+    this.accessLog.use(config.accessLog);
+    if (admin !== this.admin) {
+      this.admin?.close();
+      this.admin = admin;
+    }
+    this.adopt(config, snapshot);
+    this.reportReload(report, plan, performance.now() - startMs);
+  }
+
+  private reportReload(report: ApplyReport, plan: ListenPlan, durationMs: number): void {
+    this.logger.log('info', 'configuration reloaded', {
+      epoch: this.state.epoch,
+      durationMs,
+      pauseMs: report.pauseMs,
+      connectionsKept: report.kept,
+      connectionsDraining: report.drained,
+      connectionsClosed: report.closed,
+      upstreamConnectionsClosed: report.upstreamClosed,
+      listenersAdded: plan.added.length,
+      listenersKept: plan.kept.length,
+      listenersRemoved: plan.removed.length,
+    });
+    for (const { port, host } of plan.added) {
+      this.logger.log('info', 'listening', { address: formatAddress(host, port) });
+    }
+    this.state.recordApplied(report, durationMs);
+  }
+
+  /** Other addresses behind the endpoints' names: a new snapshot of the same configuration. */
+  private addressesChanged(): void {
+    this.changes
+      .run(async () => {
+        if (this.state.draining) return;
+        const { config } = this.state;
+        const plan = planListeners(this.sockets, config);
+        const resolved = resolvedEndpoints(config, this.resolver.lastAnswers(namesOf(config)));
+        const snapshot = compileSnapshot(config, this.state.epoch + 1, resolved, this.routes);
+        const report = await this.supervisor.apply(snapshot, plan);
+        this.adopt(config, snapshot);
+        this.logger.log('info', 'endpoint addresses changed', {
+          epoch: snapshot.epoch,
+          upstreamConnectionsClosed: report.upstreamClosed,
+        });
+      })
+      .catch((error: Error) => this.logger.log('error', 'endpoint addresses not updated', { cause: error.stack }));
+  }
+
+  /** Snapshot of a newly loaded configuration. */
+  private async compile(config: Config, epoch: number): Promise<Snapshot> {
+    const [answers, routes] = await Promise.all([
+      this.resolver.resolve(namesOf(config)),
+      compileRoutesOffThread(config),
+    ]);
+    return compileSnapshot(config, epoch, resolvedEndpoints(config, answers), routes);
+  }
+
+  /** What the workers run on is from now on what the gateway shows, compares with and keeps fresh. */
+  private adopt(config: Config, snapshot: Snapshot): void {
+    this.routes = snapshot.routes;
+    this.state.applied(config, snapshot);
+    this.resolver.watch(namesOf(config));
+  }
+}
+
+/** Distinct DNS names among the endpoints. */
+function namesOf(config: Config): string[] {
+  const endpoints = config.backends.flatMap((backend) => backend.endpoints);
+  return [...new Set(endpoints.filter(({ isIp }) => !isIp).map(({ host }) => host))];
+}
+
+/** The addresses of every endpoint that is a name, by the endpoint's text in the configuration. */
+function resolvedEndpoints(config: Config, answers: ReadonlyMap<string, readonly string[]>): Map<string, HostPort[]> {
+  const resolved = new Map<string, HostPort[]>();
+  for (const { address, host, port } of config.backends.flatMap(({ endpoints }) => endpoints)) {
+    const found = answers.get(host);
+    if (found !== undefined)
+      resolved.set(
+        address,
+        found.map((ip) => ({ host: ip, port })),
+      );
+  }
+  return resolved;
+}
+
+/** Opens what the configuration's listeners need; throws an ExitError with one sentence. */
+function planListeners(sockets: ListeningSockets, config: Config): ListenPlan {
+  const plan = sockets.plan(config.listeners);
+  if (!('failure' in plan)) return plan;
+  const { address, errno } = plan.failure;
+  const text = formatAddress(address.host, address.port);
+  throw new ExitError(ExitCode.CANNOT_LISTEN, listenFailureSentence(`listener ${address.name}`, text, errno));
+}

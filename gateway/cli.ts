@@ -1,0 +1,96 @@
+// The command line: commands, their options, help and version.
+//
+// Commands are imported when they are used, so that `check` and `--help` start fast and load no
+// native code. Exit codes are those of exit-codes.ts.
+
+import { ExitCode, ExitError } from './exit-codes.ts';
+import { parseArguments, unknown } from './options.ts';
+import { version } from './version.ts';
+
+/** Where a command writes. */
+export interface CommandIo {
+  out: (text: string) => void;
+  err: (text: string) => void;
+}
+
+const HELP = `Portcullis: an edge gateway and service mesh in one binary.
+
+Usage:
+  portcullis run [--config FILE]     serve; without a file, a built-in demo on 127.0.0.1:8080
+                                     (the variables PORT and ADMIN_PORT choose other ports)
+  portcullis check --config FILE     validate a configuration; every error at once
+  portcullis schema                  JSON Schema of the configuration, for editors
+  portcullis explain ID [--admin HOST:PORT] [--json]
+                                     what happened to the request with this id
+  portcullis --help | --version
+
+Signals of a running process:
+  SIGHUP   reload the configuration; a broken one is refused and the old one serves on
+  SIGTERM  drain: stop accepting, finish what runs, exit; a second one stops at once
+  SIGINT   stop at once
+  SIGUSR1  reopen the access log
+
+Exit codes: 0 done, 1 configuration invalid, 2 usage, 3 cannot listen, 4 unsupported machine or
+missing runtime, 5 too few file descriptors, 6 connections were cut, 70 internal error.
+`;
+
+type Command = (args: string[], io: CommandIo) => Promise<number>;
+
+const commands: Record<string, Command> = { run, check, schema, explain };
+
+/** Runs one command line (without node and script) and returns the exit code. */
+export async function runCli(args: string[], io: CommandIo): Promise<number> {
+  try {
+    const [first, ...rest] = args;
+    if (first === undefined) throw new ExitError(ExitCode.USAGE, 'no command is given: see `portcullis --help`.');
+    if (first === '--version' || first === '-v') {
+      io.out(`portcullis ${version()}\n`);
+      return ExitCode.OK;
+    }
+    if (first === '--help' || first === '-h' || first === 'help' || (first !== 'explain' && rest.includes('--help'))) {
+      io.out(HELP);
+      return ExitCode.OK;
+    }
+    if (first.startsWith('-')) throw unknown('option', first, ['--help', '--version']);
+    if (!Object.hasOwn(commands, first)) throw unknown('command', first, Object.keys(commands));
+    return await commands[first]!(rest, io);
+  } catch (error) {
+    if (!(error instanceof ExitError)) throw error;
+    io.err(`portcullis: ${error.message}\n`);
+    return error.code;
+  }
+}
+
+async function run(args: string[], io: CommandIo): Promise<number> {
+  const { options, positional } = parseArguments(args, { '--config': 'value' });
+  refusePositional('run', positional);
+  const { runGateway } = await import('./run.ts');
+  return runGateway(options.get('--config'), io);
+}
+
+async function check(args: string[], io: CommandIo): Promise<number> {
+  const { options, positional } = parseArguments(args, { '--config': 'value' });
+  refusePositional('check', positional);
+  const file = options.get('--config');
+  if (file === undefined) throw new ExitError(ExitCode.USAGE, 'check needs --config FILE.');
+  const { checkConfig } = await import('./check.ts');
+  return checkConfig(file, io);
+}
+
+async function schema(args: string[], io: CommandIo): Promise<number> {
+  refusePositional('schema', parseArguments(args, {}).positional);
+  const { jsonSchema } = await import('../config/json-schema.ts');
+  io.out(`${JSON.stringify(jsonSchema(), null, 2)}\n`);
+  return ExitCode.OK;
+}
+
+async function explain(args: string[], io: CommandIo): Promise<number> {
+  const { runExplain } = await import('./explain.ts');
+  return runExplain(args, { write: io.out }, { write: io.err });
+}
+
+function refusePositional(command: string, positional: string[]): void {
+  if (positional.length === 0) return;
+  const hint = command === 'run' || command === 'check' ? ` (a file is given as --config ${positional[0]})` : '';
+  throw new ExitError(ExitCode.USAGE, `${command} takes no argument ${positional[0]}${hint}.`);
+}

@@ -1,0 +1,88 @@
+// Hints of `portcullis explain`: what an operator can do about an outcome, where something can be
+// done. Settings are named as in the configuration file.
+
+import { Detail, Reason } from '../core/exchange/reasons.ts';
+import { Errno } from '../core/ffi/errno.ts';
+import type { FlightRecord } from '../core/telemetry/flight-reader.ts';
+
+const limitHints: Record<number, string> = {
+  [Detail.HEAD_TOO_LARGE]: 'large cookies are the usual cause; limits.maxRequestHeadSize can be raised.',
+  [Detail.URI_TOO_LONG]: 'limits.maxUriLength can be raised, if such long addresses are wanted.',
+  [Detail.TOO_MANY_HEADERS]: 'limits.maxHeaders can be raised, if so many fields are wanted.',
+  [Detail.BODY_TOO_LARGE]: 'raise limits.maxRequestBodySize if uploads of this size are wanted.',
+  [Detail.NO_BUFFERS]: 'raise limits.bufferMemory, or look for clients that read slowly.',
+  [Detail.NO_CONNECTION_SLOTS]: 'raise limits.maxConnections, or add workers.',
+  [Detail.NO_DESCRIPTORS]: 'raise the limit of open files (ulimit -n, LimitNOFILE= in a systemd unit).',
+  [Detail.RESPONSE_HEAD_TOO_LARGE]: 'limits.maxResponseHeadSize can be raised.',
+};
+
+const timerHints: Record<number, string> = {
+  [Detail.REQUEST_TIMER]:
+    "the time counts from the request's start, body and retries included; see timeouts.request of the rule.",
+  [Detail.BACKEND_REQUEST_TIMER]: 'the endpoint was too slow for timeouts.backendRequest of the rule.',
+  [Detail.CONNECT_TIMER]:
+    'nothing answered at this address: check that it is right and that no firewall drops packets to it; the time is backends[].connectTimeout.',
+  [Detail.UPSTREAM_IDLE_TIMER]: 'for responses with long pauses (events, long polling) raise timeouts.streamIdle.',
+  [Detail.REQUEST_HEAD_TIMER]:
+    'slow clients, or an attack that holds connections open; the time is timeouts.requestHead.',
+  [Detail.REQUEST_BODY_TIMER]: 'the client stopped sending, or its network did; the time is timeouts.streamIdle.',
+  [Detail.DOWNSTREAM_WRITE_TIMER]: 'the client stopped reading, or its network did; the time is timeouts.streamIdle.',
+  [Detail.TUNNEL_IDLE_TIMER]: 'let the application send pings, or raise timeouts.tunnelIdle.',
+};
+
+/** One hint for a record, or undefined where there is nothing to advise. */
+export function hintFor(record: FlightRecord): string | undefined {
+  const specific = limitHints[record.detail] ?? timerHints[record.detail];
+  switch (record.reason) {
+    case Reason.NONE:
+      return undefined;
+    case Reason.NO_ROUTE:
+      return `compare the host "${record.host.text}" and the path with the hostnames and matches of your routes; GET /config of the admin port shows what runs now.`;
+    case Reason.NO_HEALTHY_UPSTREAM:
+      return `check the endpoints of backend "${record.backend}"; a DNS name without an address counts as none.`;
+    case Reason.UPSTREAM_CONNECT_FAILURE:
+      return specific ?? connectHint(record);
+    case Reason.STALE_UPSTREAM_CONNECTION:
+      return staleHint(record);
+    case Reason.UPSTREAM_CONNECTION_TERMINATION:
+      return terminationHint(record);
+    case Reason.UPSTREAM_PROTOCOL_ERROR:
+      return specific ?? 'check that the endpoint speaks plain HTTP/1.1 on this port, and not TLS or another protocol.';
+    case Reason.DOWNSTREAM_CONNECTION_TERMINATION:
+      return clientGoneHint(record);
+    case Reason.CONNECT_REFUSED:
+      return 'set allowConnect on the listener, if it is meant to be a CONNECT proxy.';
+    case Reason.DRAIN_TIMEOUT:
+      return 'drainTimeout can be raised, if exchanges of this length must survive a restart.';
+    case Reason.INTERNAL:
+      return "this is a defect of the gateway; its log has the cause at this record's time.";
+    default:
+      return specific;
+  }
+}
+
+function connectHint(record: FlightRecord): string {
+  if (record.errno === Errno.ECONNREFUSED)
+    return `nothing listens at ${record.endpoint}: is the service running, on this port?`;
+  return `check that this machine can reach ${record.endpoint}.`;
+}
+
+function staleHint(record: FlightRecord): string {
+  const again =
+    record.attempts > 1
+      ? 'The request was sent once more and met the same.'
+      : 'The request was not sent again, because that was not safe.';
+  return `the upstream's keep-alive timeout is shorter than this gateway's idleTimeout; set backends[].idleTimeout of "${record.backend}" below it. ${again}`;
+}
+
+function terminationHint(record: FlightRecord): string {
+  if (record.upstreamMs === null) {
+    return `${record.endpoint} closed without answering: its log at this time should say why (a crash, a restart, a limit of its own).`;
+  }
+  return `${record.endpoint} broke off in the middle of its response: its log at this time should say why; the client's connection was aborted so that the response does not look complete.`;
+}
+
+function clientGoneHint(record: FlightRecord): string | undefined {
+  if (record.responseStarted) return undefined;
+  return 'clients that leave before a response often have a timeout shorter than the service needs.';
+}

@@ -1,0 +1,46 @@
+// Entry of the `portcullis` command: checks the machine before anything loads native code.
+//
+// Everything else is imported afterwards, so that a missing dependency or an unsupported machine
+// gives one sentence instead of a stack trace.
+
+import { ExitCode } from './exit-codes.ts';
+
+/** Oldest Node.js that runs the sources as they are; the pinned one is newer. */
+const NODE_MAJOR_MIN = 26;
+
+function unsupported(): string | undefined {
+  const { platform, arch, versions } = process;
+  if (platform !== 'linux' || (arch !== 'x64' && arch !== 'arm64')) {
+    return `this machine is ${platform} ${arch}, and Portcullis runs on Linux on x64 and arm64 only.`;
+  }
+  if (Number(versions.node.split('.')[0]) < NODE_MAJOR_MIN) {
+    return `Node.js ${versions.node} is too old: start it with ./portcullis, which uses the pinned runtime.`;
+  }
+  return undefined;
+}
+
+async function main(): Promise<number> {
+  const sentence = unsupported();
+  if (sentence !== undefined) {
+    process.stderr.write(`portcullis: ${sentence}\n`);
+    return ExitCode.UNSUPPORTED;
+  }
+  try {
+    const { runCli } = await import('./cli.ts');
+    return await runCli(process.argv.slice(2), {
+      out: (text) => process.stdout.write(text),
+      err: (text) => process.stderr.write(text),
+    });
+  } catch (error) {
+    const { code, message, stack } = error as NodeJS.ErrnoException;
+    // A package that is not there, or a native library that cannot be loaded on this system.
+    if (code === 'ERR_MODULE_NOT_FOUND' || code === 'MODULE_NOT_FOUND' || code === 'ERR_DLOPEN_FAILED') {
+      process.stderr.write(`portcullis: the dependencies are not installed properly (run \`npm ci\`): ${message}\n`);
+      return ExitCode.UNSUPPORTED;
+    }
+    process.stderr.write(`portcullis: internal error: ${stack ?? message}\n`);
+    return ExitCode.INTERNAL;
+  }
+}
+
+process.exit(await main());

@@ -1,0 +1,115 @@
+// Runs every test file of the project and prints a summary: `npm test` after lint and types.
+//
+//   node test/run.ts [PATTERN...]   only files whose path contains one of the patterns
+//
+// Files that start whole gateways or burn CPU run one at a time, so that two cores are enough and
+// no test waits behind another's load; the rest runs two at a time.
+
+import { spawn } from 'node:child_process';
+import { readdirSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+
+/** A file that runs longer than this hangs. */
+const FILE_TIMEOUT_MS = 240_000;
+
+/** Folders whose files run alone, one after another. */
+const SERIAL = ['test/integration/', 'test/sim/', 'test/fuzz/', 'test/conformance/'];
+
+interface FileResult {
+  file: string;
+  passed: number;
+  failed: number;
+  skipped: number;
+  durationMs: number;
+  /** What to show when the file failed, and the reasons of skipped tests. */
+  output: string;
+  ok: boolean;
+}
+
+function testFiles(patterns: string[]): string[] {
+  const files = readdirSync(join(root, 'test'), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && entry.name.endsWith('.test.ts'))
+    .map((entry) => relative(root, join(entry.parentPath, entry.name)))
+    .sort();
+  return patterns.length === 0 ? files : files.filter((file) => patterns.some((pattern) => file.includes(pattern)));
+}
+
+function runFile(file: string): Promise<FileResult> {
+  const startMs = performance.now();
+  return new Promise((resolve) => {
+    // --test-force-exit is not used: a file that keeps a handle open leaks something.
+    const child = spawn(process.execPath, ['--test-reporter=tap', file], {
+      cwd: root,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    let output = '';
+    child.stdout.on('data', (chunk) => (output += chunk));
+    child.stderr.on('data', (chunk) => (output += chunk));
+    let hung = false;
+    const timer = setTimeout(() => {
+      hung = true;
+      child.kill('SIGKILL');
+    }, FILE_TIMEOUT_MS);
+    child.on('close', (code) => {
+      clearTimeout(timer);
+      const count = (name: string) => Number(new RegExp(`^# ${name} (\\d+)$`, 'm').exec(output)?.[1] ?? 0);
+      const failed = count('fail') + count('cancelled');
+      const passed = count('pass');
+      const skipped = count('skipped') + count('todo');
+      if (hung) output += `\nkilled after ${FILE_TIMEOUT_MS / 1000} s without an end\n`;
+      // A file without a single test is a mistake, not a success.
+      const ok = code === 0 && failed === 0 && !hung && passed + skipped > 0;
+      resolve({ file, passed, failed, skipped, durationMs: performance.now() - startMs, output, ok });
+    });
+  });
+}
+
+function report(result: FileResult): void {
+  const { file, passed, skipped, durationMs, output, ok } = result;
+  const seconds = (durationMs / 1000).toFixed(1);
+  console.log(
+    `${ok ? 'ok  ' : 'FAIL'} ${file} (${passed} passed${skipped > 0 ? `, ${skipped} skipped` : ''}, ${seconds} s)`,
+  );
+  for (const [, name, reason] of output.matchAll(/^ *ok \d+ - (.*?) # SKIP ?(.*)$/gm)) {
+    console.log(`       skipped: ${name}${reason ? ` (${reason})` : ''}`);
+  }
+  if (!ok) console.log(output.replace(/^/gm, '       '));
+}
+
+async function runAll(files: string[], concurrency: number): Promise<FileResult[]> {
+  const results: FileResult[] = [];
+  const queue = [...files];
+  const lane = async (): Promise<void> => {
+    for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
+      const result = await runFile(file);
+      report(result);
+      results.push(result);
+    }
+  };
+  await Promise.all(Array.from({ length: concurrency }, lane));
+  return results;
+}
+
+const files = testFiles(process.argv.slice(2));
+const isSerial = (file: string): boolean => SERIAL.some((folder) => file.startsWith(folder));
+const startMs = performance.now();
+const results = [
+  ...(await runAll(
+    files.filter((file) => !isSerial(file)),
+    2,
+  )),
+  ...(await runAll(files.filter(isSerial), 1)),
+];
+
+const sum = (pick: (result: FileResult) => number): number =>
+  results.reduce((total, result) => total + pick(result), 0);
+const broken = results.filter((result) => !result.ok);
+console.log(
+  `\n${results.length} files: ${sum((r) => r.passed)} tests passed, ${sum((r) => r.failed)} failed, ` +
+    `${sum((r) => r.skipped)} skipped, in ${((performance.now() - startMs) / 1000).toFixed(0)} s`,
+);
+for (const { file } of broken) console.log(`FAILED ${file}`);
+process.exit(broken.length === 0 && results.length > 0 ? 0 : 1);

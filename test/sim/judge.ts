@@ -1,0 +1,209 @@
+// Keeps book of every request and decides whether what became of it is right.
+//
+// Clients and upstreams report what they see; a report that cannot be explained by the plan and by
+// the families of trouble of the run is a violation. The rules say what a user of the gateway may
+// rely on: answers belong to their requests, bodies are whole or visibly cut, nothing is done twice
+// that must not be, and a failure has a reason that fits.
+
+import { type ClientPlan, hosts, type RequestPlan, type Troubles } from './plan.ts';
+
+/** What a client saw of one request. */
+export type Outcome =
+  /** The upstream's response, whole. */
+  | { type: 'complete'; status: number }
+  /** A response of the gateway itself, whole. */
+  | { type: 'generated'; status: number; flag: string }
+  /** A response that visibly ended too soon. */
+  | { type: 'truncated'; why: string }
+  /** The connection ended before any answer, without having been announced. */
+  | { type: 'unanswered'; why: string }
+  /** Sent, but behind an answer that announced the end of the connection. */
+  | { type: 'abandoned' }
+  /** The client left, or never came to send it. */
+  | { type: 'left' }
+  /** The tunnel ended in order on this client's side. */
+  | { type: 'tunnel' };
+
+interface RequestRecord {
+  plan: RequestPlan;
+  client: ClientPlan;
+  /** One entry per upstream that saw the whole head: whether its connection had served before. */
+  deliveries: { reused: boolean }[];
+  /** An upstream wrote unasked bytes on the connection before this request came. */
+  leftoverVictim: boolean;
+  outcome: Outcome | undefined;
+}
+
+const IDEMPOTENT: readonly string[] = ['GET', 'HEAD', 'PUT', 'DELETE'];
+
+/** The judge of one run. */
+export class Judge {
+  /** What went wrong, in the order it was seen. */
+  readonly violations: string[] = [];
+  readonly troubles: Troubles;
+  private readonly records = new Map<number, RequestRecord>();
+
+  constructor(troubles: Troubles, clients: readonly ClientPlan[]) {
+    this.troubles = troubles;
+    for (const client of clients) {
+      for (const plan of client.requests) {
+        this.records.set(plan.id, { plan, client, deliveries: [], leftoverVictim: false, outcome: undefined });
+      }
+    }
+  }
+
+  /** Something happened that must not. */
+  violation(text: string): void {
+    this.violations.push(text);
+  }
+
+  /** The plan of a request, or undefined for a number that nobody sent. */
+  plan(id: number): RequestPlan | undefined {
+    return this.records.get(id)?.plan;
+  }
+
+  /** An upstream has seen the head of a request. */
+  delivered(id: number, reused: boolean, leftoverBefore: boolean): void {
+    const record = this.records.get(id)!;
+    record.deliveries.push({ reused });
+    record.leftoverVictim ||= leftoverBefore;
+    const count = record.deliveries.length;
+    const { method } = record.plan;
+    if (record.plan.malformed !== undefined && record.plan.malformed !== 'badChunkSize') {
+      this.violation(`request ${id} is malformed (${record.plan.malformed}) and reached an upstream`);
+    }
+    if (record.plan.unrouted) this.violation(`request ${id} has no route and reached an upstream`);
+    if (count < 2) return;
+    if (!IDEMPOTENT.includes(method)) this.violation(`${method} request ${id} was delivered ${count} times`);
+    else if (count > 2) this.violation(`request ${id} was delivered ${count} times`);
+    else if (!record.deliveries[0]!.reused) {
+      this.violation(`request ${id} was delivered twice although the first connection was new`);
+    }
+  }
+
+  /** A client learned what became of a request. Each request has one outcome. */
+  outcome(id: number, outcome: Outcome): void {
+    const record = this.records.get(id)!;
+    if (record.outcome !== undefined) {
+      this.violation(`request ${id} ended twice: ${describe(record.outcome)}, then ${describe(outcome)}`);
+      return;
+    }
+    record.outcome = outcome;
+    const problem = this.problem(record, outcome);
+    if (problem !== undefined) this.violation(`request ${id} (${summary(record.plan)}): ${problem}`);
+  }
+
+  /** Whether the gateway may end a client connection after this request. */
+  mayClose(plan: RequestPlan, generated: boolean): boolean {
+    const { troubles } = this;
+    if (plan.close || plan.version === 0 || plan.malformed !== undefined) return true;
+    if (generated && plan.framing !== 'none') return true;
+    // The request body may be unread when the answer is complete; then the connection is of no use.
+    return troubles.drain || troubles.resources || troubles.early || troubles.responses || troubles.clients;
+  }
+
+  /** Whether the client of a request goes through with a tunnel to its end. */
+  staysInTunnel(id: number): boolean {
+    const record = this.records.get(id)!;
+    return record.client.cut === undefined && record.client.leaveAtByte === undefined && !this.troubles.drain;
+  }
+
+  /** Every request must have ended by now. */
+  finish(): void {
+    for (const [id, record] of this.records) {
+      if (record.outcome === undefined) this.violation(`request ${id} (${summary(record.plan)}) never ended`);
+    }
+  }
+
+  /** How many requests ended in which way, for statistics. */
+  tally(): Record<string, number> {
+    const tally: Record<string, number> = {};
+    for (const { outcome } of this.records.values()) {
+      const key = outcome === undefined ? 'open' : outcome.type === 'generated' ? outcome.flag : outcome.type;
+      tally[key] = (tally[key] ?? 0) + 1;
+    }
+    return tally;
+  }
+
+  private problem(record: RequestRecord, outcome: Outcome): string | undefined {
+    const { plan } = record;
+    switch (outcome.type) {
+      case 'complete':
+        if (plan.malformed !== undefined && !this.early(plan)) return 'is malformed and was answered by an upstream';
+        if (hosts[plan.host] === undefined || plan.unrouted) return 'has no route and was answered by an upstream';
+        if (record.deliveries.length === 0) return 'was answered without having been delivered';
+        return undefined;
+      case 'generated':
+        return this.generatedProblem(record, outcome.status, outcome.flag);
+      case 'truncated':
+        return this.mayTruncate(record) ? undefined : `answer cut off without a cause (${outcome.why})`;
+      case 'unanswered':
+        return this.mayVanish(record) ? undefined : `connection ended without an answer (${outcome.why})`;
+      default:
+        return undefined;
+    }
+  }
+
+  private generatedProblem(record: RequestRecord, status: number, flag: string): string | undefined {
+    const { plan, client } = record;
+    const { troubles } = this;
+    const fault = plan.response.fault;
+    const text = `answered with ${status} ${flag}`;
+    if (plan.malformed !== undefined) {
+      if (status >= 400) return undefined;
+      return `is malformed (${plan.malformed}) but ${text}`;
+    }
+    const lost = ['closeBeforeHead', 'resetBeforeHead', 'closeInHead', 'closeInBody', 'resetInBody'].includes(fault);
+    const explained: Record<string, boolean> = {
+      NR: plan.unrouted && status === 404,
+      UF: troubles.dialing,
+      UC: lost || troubles.stale || record.leftoverVictim || this.early(plan) || troubles.responses,
+      UCS: troubles.stale || troubles.responses,
+      UT: fault === 'silence' || troubles.dialing || this.timed(plan),
+      UPE: fault === 'badHead' || fault === 'badChunk' || record.leftoverVictim,
+      DT: client.cut?.how === 'stall',
+      OM: troubles.resources,
+      UO: troubles.resources,
+      DR: troubles.drain,
+    };
+    return explained[flag] === true ? undefined : `${text} without a cause`;
+  }
+
+  private mayTruncate(record: RequestRecord): boolean {
+    const { plan, client } = record;
+    const fault = plan.response.fault;
+    if (['closeInBody', 'resetInBody', 'badChunk'].includes(fault)) return true;
+    if (this.early(plan) || this.timed(plan)) return true;
+    if (plan.malformed === 'badChunkSize' || client.cut !== undefined || client.leaveAtByte !== undefined) return true;
+    return this.troubles.drain || this.troubles.resources;
+  }
+
+  private mayVanish(record: RequestRecord): boolean {
+    const { client } = record;
+    if (client.cut !== undefined || client.leaveAtByte !== undefined) return true;
+    return this.troubles.drain || this.troubles.resources;
+  }
+
+  /** The upstream may answer before it has the whole request. */
+  private early(plan: RequestPlan): boolean {
+    return plan.response.afterBodyBytes < plan.bytes;
+  }
+
+  /** The route of this request has short timeouts in this run. */
+  private timed(plan: RequestPlan): boolean {
+    return this.troubles.responses && hosts[plan.host] === 'beta';
+  }
+}
+
+function describe(outcome: Outcome): string {
+  return JSON.stringify(outcome);
+}
+
+/** One line about a request, for messages. */
+export function summary(plan: RequestPlan): string {
+  const body = plan.framing === 'none' ? '' : `, ${plan.framing} body of ${plan.bytes}`;
+  const { response } = plan;
+  const answer = `${response.status} ${response.framing} of ${response.bytes}`;
+  const fault = response.fault === 'none' ? '' : `, ${response.fault} at ${response.faultAtByte}`;
+  return `${plan.method} HTTP/1.${plan.version}${body}; answer ${answer}${fault}`;
+}

@@ -1,0 +1,47 @@
+// A packet worker for supervisor tests: speaks the protocol, serves nothing.
+// What it shall do wrong is written into its `metrics` area by the test, word by word.
+
+import { parentPort, workerData } from 'node:worker_threads';
+import type { ControlMessage, WorkerMessage, WorkerStart } from '../../../../core/workers/protocol.ts';
+
+const start = workerData as WorkerStart;
+const control = new Int32Array(start.metrics);
+const port = parentPort!;
+
+/** Words of the control area. */
+const Word = { STARTS: 0, FAIL_AT_START: 1, FAIL_AT_SNAPSHOT: 2, IGNORE_PINGS: 3, DRAIN_REMAINING: 4 };
+
+function post(message: WorkerMessage): void {
+  port.postMessage(message);
+}
+
+Atomics.add(control, Word.STARTS, 1);
+if (Atomics.sub(control, Word.FAIL_AT_START, 1) > 0) throw new Error('told to fail at start');
+Atomics.store(control, Word.FAIL_AT_START, 0);
+
+port.on('message', (message: ControlMessage) => {
+  switch (message.type) {
+    case 'snapshot':
+      if (Atomics.load(control, Word.FAIL_AT_SNAPSHOT) === message.snapshot.epoch) {
+        Atomics.store(control, Word.FAIL_AT_SNAPSHOT, 0);
+        throw new Error('told to fail at the snapshot');
+      }
+      post({ type: 'log', level: 'info', message: `fds ${message.listenerFds.join(',')}` });
+      post({
+        type: 'applied',
+        epoch: message.snapshot.epoch,
+        report: { kept: 1, drained: 2, closed: 3, upstreamClosed: 4, pauseMs: start.index },
+      });
+      break;
+    case 'drain':
+      post({ type: 'drained', remaining: control[Word.DRAIN_REMAINING]! });
+      break;
+    case 'ping':
+      if (control[Word.IGNORE_PINGS] === 0) post({ type: 'pong', token: message.token });
+      break;
+    case 'stop':
+      port.close();
+      break;
+  }
+});
+post({ type: 'ready' });
