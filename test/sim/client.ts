@@ -96,6 +96,8 @@ export class SimClient extends Peer {
   }
 
   protected ended(how: StreamEnd): void {
+    const idle = this.outstanding.length === 0 && this.next < this.script.requests.length;
+    if (idle && !this.serverCloses) this.judge.endedEarly(this.name, how);
     const result = how === 'fin' ? this.reader.finishStream() : this.reader.isBetween() ? 'between' : 'truncated';
     const { reading } = this;
     if (reading?.tunnel === true) this.endTunnel(how);
@@ -150,6 +152,7 @@ export class SimClient extends Peer {
 
   private send(plan: RequestPlan): void {
     this.outstanding.push(plan);
+    this.judge.issued(plan.id, this.scheduler.nowMs);
     if (plan.malformed !== undefined) {
       this.write(malformedRequest(plan));
       return;
@@ -209,7 +212,7 @@ export class SimClient extends Peer {
   }
 
   private checkFinalHead(head: Head, plan: RequestPlan, status: number, own: boolean): void {
-    const expected = plan.upgrade && plan.upgradeAccepted ? 101 : plan.response.status;
+    const expected = upgrades(plan) ? 101 : plan.response.status;
     if (own && status !== expected) throw new CodecError(`status ${status} instead of ${expected}`);
     if (status === 101 && (!own || !plan.upgrade)) throw new CodecError('an upgrade that was not asked for');
     if (own && field(head, 'x-hop') !== undefined) throw new CodecError('a field that Connection had named');
@@ -302,6 +305,11 @@ export class SimClient extends Peer {
     if (how === 'fin') this.judge.outcome(plan.id, { type: 'tunnel' });
     else this.judge.outcome(plan.id, { type: 'truncated', why: how });
   }
+}
+
+/** Whether the upstream will switch protocols for this request. */
+function upgrades(plan: RequestPlan): boolean {
+  return plan.upgrade && plan.upgradeAccepted && plan.response.fault === 'none';
 }
 
 /** The head of a request as its client sends it. */

@@ -27,6 +27,7 @@ export type Outcome =
 interface RequestRecord {
   plan: RequestPlan;
   client: ClientPlan;
+  issuedMs: number;
   /** One entry per upstream that saw the whole head: whether its connection had served before. */
   deliveries: { reused: boolean }[];
   /** An upstream wrote unasked bytes on the connection before this request came. */
@@ -47,7 +48,7 @@ export class Judge {
     this.troubles = troubles;
     for (const client of clients) {
       for (const plan of client.requests) {
-        this.records.set(plan.id, { plan, client, deliveries: [], leftoverVictim: false, outcome: undefined });
+        this.records.set(plan.id, { plan, client, issuedMs: 0, deliveries: [], leftoverVictim: false, outcome: undefined });
       }
     }
   }
@@ -62,9 +63,25 @@ export class Judge {
     return this.records.get(id)?.plan;
   }
 
-  /** An upstream has seen the head of a request. */
-  delivered(id: number, reused: boolean, leftoverBefore: boolean): void {
+  /** A client begins to send a request. */
+  issued(id: number, nowMs: number): void {
+    this.records.get(id)!.issuedMs = nowMs;
+  }
+
+  /** The gateway ended a connection on which the client still had requests to send. */
+  endedEarly(client: string, how: string): void {
+    const { troubles } = this;
+    if (troubles.drain || troubles.resources || troubles.clients) return;
+    this.violation(`the connection of ${client} ended (${how}) while it was waiting to send`);
+  }
+
+  /**
+   * An upstream has seen the head of a request. `retiredMs`: when the upstream was taken out of
+   * the configuration, or Infinity.
+   */
+  delivered(id: number, reused: boolean, leftoverBefore: boolean, retiredMs: number): void {
     const record = this.records.get(id)!;
+    if (record.issuedMs > retiredMs) this.violation(`request ${id} went to an endpoint that had been removed`);
     record.deliveries.push({ reused });
     record.leftoverVictim ||= leftoverBefore;
     const count = record.deliveries.length;
@@ -105,7 +122,7 @@ export class Judge {
   /** Whether the client of a request goes through with a tunnel to its end. */
   staysInTunnel(id: number): boolean {
     const record = this.records.get(id)!;
-    return record.client.cut === undefined && record.client.leaveAtByte === undefined && !this.troubles.drain;
+    return !leavesEarly(record.client) && !this.troubles.drain && !this.troubles.resources;
   }
 
   /** Every request must have ended by now. */
@@ -174,13 +191,13 @@ export class Judge {
     const fault = plan.response.fault;
     if (['closeInBody', 'resetInBody', 'badChunk'].includes(fault)) return true;
     if (this.early(plan) || this.timed(plan)) return true;
-    if (plan.malformed === 'badChunkSize' || client.cut !== undefined || client.leaveAtByte !== undefined) return true;
+    if (plan.malformed === 'badChunkSize' || leavesEarly(client)) return true;
     return this.troubles.drain || this.troubles.resources;
   }
 
   private mayVanish(record: RequestRecord): boolean {
     const { client } = record;
-    if (client.cut !== undefined || client.leaveAtByte !== undefined) return true;
+    if (leavesEarly(client)) return true;
     return this.troubles.drain || this.troubles.resources;
   }
 
@@ -193,6 +210,11 @@ export class Judge {
   private timed(plan: RequestPlan): boolean {
     return this.troubles.responses && hosts[plan.host] === 'beta';
   }
+}
+
+/** Whether a client ends its side, or falls silent, before everything is answered. */
+function leavesEarly(client: ClientPlan): boolean {
+  return client.cut !== undefined || client.leaveAtByte !== undefined || client.halfClose;
 }
 
 function describe(outcome: Outcome): string {

@@ -34,6 +34,8 @@ export class SimUpstream implements Endpoint {
   readonly backend: string;
   /** Connections accepted so far. */
   accepted = 0;
+  /** When it was taken out of the configuration; Infinity while it is in it. */
+  retiredMs = Number.POSITIVE_INFINITY;
   private readonly scheduler: Scheduler;
   private readonly random: Random;
   private readonly judge: Judge;
@@ -155,7 +157,7 @@ export class UpstreamConnection extends Peer {
     if (!this.responseComplete || !this.requestComplete) {
       throw new CodecError(`request ${id} on a connection that is busy with request ${this.current?.id}`);
     }
-    this.judge.delivered(id, this.served > 0, this.leftoverSent);
+    this.judge.delivered(id, this.served > 0, this.leftoverSent, this.server.retiredMs);
     this.current = plan;
     this.checker = new PayloadChecker(id, Direction.REQUEST);
     this.requestComplete = false;
@@ -294,8 +296,9 @@ export class UpstreamConnection extends Peer {
       this.closeAfterSending(response.fault === 'closeInBody' ? 'close' : 'reset');
       return;
     }
+    // After a broken chunk the connection is of no use; another request on it would be a mistake.
+    if (response.fault === 'badChunk' && plan.method !== 'HEAD') return;
     this.responseComplete = true;
-    if (response.fault === 'badChunk') return;
     if (response.leftover) {
       this.leftoverSent = true;
       this.write(latin1('LEFTOVER FROM NOWHERE\r\n\r\n'));

@@ -1,0 +1,312 @@
+// One simulated run: a packet worker on a simulated kernel, with clients and upstreams around it.
+//
+// `runSeed` draws everything from the seed, runs until all is quiet, and reports what broke the
+// rules. Besides the fate of every request (judge.ts) it watches the worker itself: it must not
+// spin, and when everybody has left, nothing may be left open, held or counted.
+
+import type { Config } from '../../config/config.ts';
+import { compileSnapshot } from '../../config/compile.ts';
+import { loadConfig } from '../../config/load.ts';
+import { kernelMemoryBytes } from '../../core/io/arena.ts';
+import { createByteRing } from '../../core/telemetry/byte-ring.ts';
+import { createFlightBuffer } from '../../core/telemetry/flight-recorder.ts';
+import { Counter, createMetricsBuffer, WorkerMetrics } from '../../core/telemetry/metrics.ts';
+import { PacketWorker } from '../../core/workers/packet-worker.ts';
+import type { ControlMessage, WorkerMessage } from '../../core/workers/protocol.ts';
+import type { Snapshot } from '../../core/workers/snapshot.ts';
+import { REASON_FIELD, SimClient } from './client.ts';
+import { Judge } from './judge.ts';
+import { type KernelFaults, noFaults, SimKernel } from './kernel.ts';
+import { drawClients, drawLink, drawTroubles, type Troubles } from './plan.ts';
+import { Random } from './random.ts';
+import { Scheduler } from './scheduler.ts';
+import { SimUpstream } from './upstream.ts';
+
+/** What came of a run. */
+export interface RunReport {
+  seed: number;
+  /** Broken rules; empty when all is well. */
+  violations: string[];
+  /** Families of trouble that were on. */
+  troubles: string[];
+  /** Requests by outcome. */
+  tally: Record<string, number>;
+  /** Worker batches. */
+  batches: number;
+}
+
+const listenerAddress = { host: '127.0.0.1', port: 8080 };
+/** Longest a batch sleeps, so that control messages could be delivered without a wake-up. */
+const BATCH_WAIT_MS = 1000;
+/** Batches in a row that may bring events and move nothing. */
+const IDLE_BATCHES_MAX = 64;
+/** Virtual time in which every client must be done. Above all timeouts, retries and slow readers. */
+const RUN_MS_MAX = 1_800_000;
+/** Virtual time after the last client in which everything must be closed. */
+const SETTLE_MS_MAX = 400_000;
+
+const snapshotCache = new Map<string, Config>();
+
+function configText(troubles: Troubles, addresses: Readonly<Record<string, string[]>>): string {
+  const betaTimeouts = troubles.responses ? 'timeouts: {request: 5s, backendRequest: 3s}' : '';
+  const route = (name: string, extra: string): string => `
+  - name: ${name}
+    hostnames: [${name}.test]
+    rules: [{matches: [{path: {value: /r}}], backendRefs: [{name: ${name}}]${extra === '' ? '' : `, ${extra}`}}]`;
+  const backend = (name: string): string => `
+  - {name: ${name}, endpoints: [${addresses[name]!.map((text) => `"${text}"`).join(', ')}], connectTimeout: 2s, idleTimeout: 40s}`;
+  return `
+accessLog: {path: "-"}
+responseReasonHeader: ${REASON_FIELD}
+timeouts: {requestHead: 10s, idle: 50s, streamIdle: 30s, tunnelIdle: 60s}
+listeners: [{name: main, address: "${listenerAddress.host}:${listenerAddress.port}"}]
+routes:${route('alpha', '')}${route('beta', betaTimeouts)}
+backends:${backend('alpha')}${backend('beta')}
+`;
+}
+
+function snapshotOf(text: string, epoch: number): Snapshot {
+  let config = snapshotCache.get(text);
+  if (config === undefined) {
+    const loaded = loadConfig(text, 'simulation.yaml', {});
+    if ('errors' in loaded) throw new Error(`the configuration of the simulation: ${JSON.stringify(loaded.errors)}`);
+    config = loaded.config;
+    snapshotCache.set(text, config);
+  }
+  return compileSnapshot(config, epoch, new Map());
+}
+
+/** The run of one seed, step by step. */
+class World {
+  readonly judge: Judge;
+  readonly troubles: Troubles;
+  batches = 0;
+  private readonly random: Random;
+  private readonly scheduler = new Scheduler();
+  private readonly kernel: SimKernel;
+  private readonly worker: PacketWorker;
+  private readonly metrics = createMetricsBuffer();
+  private readonly wakeFd: number;
+  private readonly listenerFd: number;
+  private readonly upstreams = new Map<string, SimUpstream>();
+  private readonly clients: SimClient[] = [];
+  private readonly inbox: ControlMessage[] = [];
+  private readonly posted: WorkerMessage[] = [];
+  private readonly trace: ((line: string) => void) | undefined;
+  private readonly baseDescriptors: number;
+  private epoch = 1;
+  private clientsStarted = 0;
+  private listenerOpen = true;
+  private idleBatches = 0;
+
+  constructor(seed: number, trace: ((line: string) => void) | undefined) {
+    this.random = new Random(seed);
+    this.troubles = drawTroubles(this.random.fork());
+    const clients = drawClients(this.random.fork(), this.troubles);
+    this.judge = new Judge(this.troubles, clients);
+    this.trace = trace === undefined ? undefined : (line) => trace(`${this.scheduler.nowMs.toFixed(3)} ${line}`);
+    const linkRandom = this.random.fork();
+    const tight = this.troubles.resources && this.random.chance(0.5);
+    const bufferBytes = tight ? 1024 * 1024 : 4 * 1024 * 1024;
+    this.kernel = new SimKernel({
+      random: this.random.fork(),
+      scheduler: this.scheduler,
+      memoryBytes: kernelMemoryBytes(bufferBytes),
+      faults: this.faults(),
+      links: () => ({ out: drawLink(linkRandom, this.troubles), in: drawLink(linkRandom, this.troubles) }),
+      eventStride: this.random.pick([3, 4]),
+      trace: this.trace,
+    });
+    this.wakeFd = this.kernel.eventfd();
+    this.listenerFd = this.kernel.createListener(listenerAddress);
+    const connectionsMax = this.troubles.resources && this.random.chance(0.5) ? this.random.int(4, 12) : 256;
+    this.worker = new PacketWorker(
+      this.kernel,
+      {
+        index: 0,
+        wakeFd: this.wakeFd,
+        bufferBytes,
+        connectionsMax,
+        metrics: this.metrics,
+        accessLog: createByteRing(64 * 1024),
+        flightRecords: createFlightBuffer(),
+        descriptors: new SharedArrayBuffer(connectionsMax * 4),
+      },
+      (message) => this.posted.push(message),
+    );
+    this.baseDescriptors = this.kernel.openDescriptors().length;
+    this.worker.handle({ type: 'snapshot', snapshot: this.snapshot(0), listenerFds: [this.listenerFd] });
+    for (const [index, plan] of clients.entries()) {
+      const clientRandom = this.random.fork();
+      this.scheduler.after(plan.startMs, () => {
+        this.clientsStarted++;
+        const from = { host: `10.9.0.${index + 1}`, port: 50000 + index };
+        const socket = this.kernel.dialIn(listenerAddress, from);
+        this.clients.push(
+          new SimClient(`client ${index + 1}`, socket, this.scheduler, clientRandom, plan, this.judge),
+        );
+      });
+    }
+    this.clientsPlanned = clients.length;
+    this.planEvents();
+  }
+  private readonly clientsPlanned: number;
+
+  /** Runs to the end. */
+  run(): void {
+    const limitMs = this.scheduler.nowMs + RUN_MS_MAX;
+    while (!this.clientsDone() && this.scheduler.nowMs < limitMs) this.batch();
+    this.judge.finish();
+    this.trace?.('all clients are done');
+    // Upstreams that hang, and kept connections, end now or by the gateway's own timers.
+    if (this.random.chance(0.5)) for (const upstream of this.upstreams.values()) upstream.closeAll();
+    const settleMs = this.scheduler.nowMs + SETTLE_MS_MAX;
+    while (!this.quiet() && this.scheduler.nowMs < settleMs) this.batch();
+    this.checkLeaks();
+  }
+
+  private faults(): KernelFaults {
+    if (!this.troubles.network) return { ...noFaults, syscallMsMax: 0.002 };
+    return {
+      sendSqueeze: this.random.chance(0.4) ? this.random.pick([0.02, 0.3]) : 0,
+      acceptAborted: this.troubles.clients ? 0.05 : 0,
+      interrupted: this.random.chance(0.3) ? 0.02 : 0,
+      syscallMsMax: this.random.pick([0.002, 0.05, 1]),
+    };
+  }
+
+  /** The snapshot of a generation; the endpoints change from one to the next, some stay. */
+  private snapshot(generation: number): Snapshot {
+    const addresses: Record<string, string[]> = {
+      alpha: [`10.1.0.${generation + 1}:80`, `10.1.0.${generation + 2}:80`],
+      beta: [`10.2.0.${generation + 1}:8080`],
+    };
+    const wanted = new Set<string>();
+    for (const [backend, list] of Object.entries(addresses)) {
+      for (const text of list) {
+        wanted.add(text);
+        const [host, port] = text.split(':');
+        if (this.upstreams.has(text)) continue;
+        const upstream = new SimUpstream(backend, this.scheduler, this.random.fork(), this.judge);
+        this.upstreams.set(text, upstream);
+        this.kernel.setEndpoint({ host: host!, port: Number(port) }, upstream);
+      }
+    }
+    this.retired = [...this.upstreams].filter(([text]) => !wanted.has(text)).map(([, upstream]) => upstream);
+    return snapshotOf(configText(this.troubles, addresses), this.epoch++);
+  }
+  private retired: SimUpstream[] = [];
+
+  /** Plans what happens to the worker itself during the run. */
+  private planEvents(): void {
+    const { random, scheduler, troubles } = this;
+    if (troubles.reload) {
+      for (let generation = 1; generation <= random.int(1, 3); generation++) {
+        scheduler.after(random.size(0, 400), () =>
+          this.tell({ type: 'snapshot', snapshot: this.snapshot(generation), listenerFds: [this.listenerFd] }),
+        );
+      }
+    }
+    if (troubles.drain) {
+      const timeoutMs = random.pick([0, 50, 5000]);
+      const idleGraceMs = Math.min(timeoutMs, random.pick([0, 20, 1000]));
+      scheduler.after(random.size(0, 500), () => this.tell({ type: 'drain', idleGraceMs, timeoutMs }));
+    }
+    if (troubles.resources) {
+      const startMs = scheduler.nowMs + random.between(0, 50);
+      scheduler.at(startMs, () => {
+        this.kernel.descriptorsMax = this.kernel.openDescriptors().length + random.int(0, 3);
+      });
+      scheduler.at(startMs + random.between(1, 3000), () => {
+        this.kernel.descriptorsMax = 1024;
+      });
+    }
+    scheduler.after(random.between(0, 300), () => this.tell({ type: 'ping', token: 77 }));
+  }
+
+  /** Sends a control message as the control thread does: into the inbox, then the wake-up. */
+  private tell(message: ControlMessage): void {
+    this.trace?.(`control: ${message.type}`);
+    this.inbox.push(message);
+    this.kernel.eventfdWrite(this.wakeFd);
+  }
+
+  private batch(): void {
+    const progressBefore = this.kernel.progress;
+    const beforeMs = this.scheduler.nowMs;
+    const events = this.worker.runBatch(BATCH_WAIT_MS);
+    this.batches++;
+    for (const message of this.inbox.splice(0)) {
+      this.worker.handle(message);
+      this.kernel.progress++;
+      if (message.type === 'snapshot') for (const upstream of this.retired) upstream.retiredMs = this.scheduler.nowMs;
+    }
+    for (const message of this.posted.splice(0)) this.hear(message);
+    const slept = this.scheduler.nowMs - beforeMs > 0.9;
+    if (this.kernel.progress !== progressBefore || (events === 0 && slept)) this.idleBatches = 0;
+    else if (++this.idleBatches > IDLE_BATCHES_MAX) {
+      throw new Error(`the worker spins: ${IDLE_BATCHES_MAX} batches moved nothing`);
+    }
+  }
+
+  private hear(message: WorkerMessage): void {
+    this.trace?.(`worker: ${JSON.stringify(message)}`);
+    if (message.type === 'pong' && message.token !== 77) this.judge.violation('a pong for another ping');
+    if (message.type === 'log' && message.level === 'error') this.judge.violation(`logged: ${message.message}`);
+    if (message.type !== 'drained' || !this.listenerOpen) return;
+    this.listenerOpen = false;
+    this.kernel.close(this.listenerFd);
+  }
+
+  private clientsDone(): boolean {
+    return this.clientsStarted === this.clientsPlanned && this.clients.every((client) => client.done);
+  }
+
+  private quiet(): boolean {
+    const { connections, exchanges, blocksInUse } = this.worker.stats();
+    return connections === 0 && exchanges === 0 && blocksInUse === 0 && this.clients.every((client) => client.gone);
+  }
+
+  private checkLeaks(): void {
+    const { judge } = this;
+    const stats = this.worker.stats();
+    for (const [name, value] of Object.entries(stats)) {
+      if (value !== 0) judge.violation(`${value} ${name} left at the end`);
+    }
+    const open = this.kernel.openDescriptors();
+    const expected = this.baseDescriptors - (this.listenerOpen ? 0 : 1);
+    if (open.length !== expected) judge.violation(`descriptors left open: ${JSON.stringify(open)}`);
+    const { counters } = new WorkerMetrics(this.metrics);
+    for (const name of [
+      'REQUESTS_IN_FLIGHT',
+      'DOWNSTREAM_OPEN',
+      'UPSTREAM_OPEN',
+      'UPSTREAM_IDLE',
+      'BUFFERS_IN_USE',
+      'TUNNELS_OPEN',
+    ] as const) {
+      if (counters[Counter[name]] !== 0) judge.violation(`the gauge ${name} stays at ${counters[Counter[name]]}`);
+    }
+  }
+}
+
+/** Runs one seed. `trace` takes a line for everything that happens. Deterministic for a seed. */
+export function runSeed(seed: number, trace?: (line: string) => void): RunReport {
+  // Request ids and the like draw from Math.random; a run must depend on its seed alone.
+  const systemRandom = Math.random;
+  const own = new Random(seed ^ 0x5eed);
+  Math.random = () => own.float();
+  try {
+    const world = new World(seed, trace);
+    try {
+      world.run();
+    } catch (error) {
+      world.judge.violation(error instanceof Error ? (error.stack ?? error.message) : String(error));
+    }
+    const troubles = Object.entries(world.troubles).flatMap(([name, on]) => (on ? [name] : []));
+    const { judge, batches } = world;
+    return { seed, violations: judge.violations, troubles, tally: judge.tally(), batches };
+  } finally {
+    Math.random = systemRandom;
+  }
+}
