@@ -5,10 +5,10 @@
 
 import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import type { TSchema } from 'typebox';
 import { accessLogFields } from '../core/telemetry/access-log-format.ts';
 import { noteOf } from './kinds.ts';
 import { configSchema } from './schema.ts';
+import { nodeOf, type SchemaNode } from './schema-builder.ts';
 
 /** The example of the documentation; a test loads it. */
 export const exampleConfig = `workers: auto                       # one per core; or a number
@@ -57,19 +57,10 @@ backends:
     endpoints: ["[2001:db8::7]:9000"]
 `;
 
-interface SchemaNode extends TSchema {
-  description?: string;
-  default?: unknown;
-  properties?: Record<string, SchemaNode>;
-  required?: string[];
-  items?: SchemaNode;
-  anyOf?: SchemaNode[];
-}
-
 /** Text of docs/configuration.md. */
 export function configurationPage(): string {
   const sections: string[] = [];
-  const root = configSchema as TSchema as SchemaNode;
+  const root = nodeOf(configSchema);
   const rows: string[] = [];
   for (const [key, schema] of Object.entries(root.properties!)) {
     rows.push(row(key, schema, root.required?.includes(key) === true));

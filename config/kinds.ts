@@ -1,10 +1,10 @@
 // The kinds of value that the configuration knows: duration, size, address, hostname, ...
 //
-// Each is a TypeBox schema with a note for people: what it is called in the documentation, what an
+// Each is a schema with a note for people: what it is called in the documentation, what an
 // error says was expected, and what exactly is wrong with a text that is not one. Control thread.
 // Invariant: every key of the schema that holds a single value is made here or carries a note.
 
-import Type, { type TLiteral, type TSchema } from 'typebox';
+import type { TSchema } from 'typebox';
 import {
   endpointAddressProblem,
   hostnameProblem,
@@ -13,6 +13,7 @@ import {
   pathProblem,
   TOKEN_PATTERN,
 } from './names.ts';
+import * as schema from './schema-builder.ts';
 import {
   DURATION_PATTERN,
   formatDuration,
@@ -35,7 +36,10 @@ export interface Note {
   expected: string;
   /** Range in the documentation; absent when every value of the kind is right. */
   range?: string;
-  /** What is wrong with a wrong text, following the text itself; undefined when only `expected` can say. */
+  /**
+   * What is wrong with a text (or a number, as text), to follow the value itself; undefined when it is
+   * right. JSON Schema can say only part of this, so validation asks both.
+   */
   problem?: (text: string) => string | undefined;
   /** What a wrong value probably means. */
   suggest?: (text: string) => string | undefined;
@@ -78,10 +82,11 @@ export function duration(options: Options<string> & { zero?: string; maxMs?: num
       return guess !== undefined && problem(guess) === undefined ? guess : undefined;
     },
   };
-  const text = Type.Refine(Type.String({ pattern: DURATION_PATTERN }), (value) => problem(value) === undefined);
+  const text = schema.text({ pattern: DURATION_PATTERN });
   // YAML reads 0 as a number. A duration must have a unit otherwise, so no other number is right.
-  const branches = minMs === 0 ? [text, Type.Literal(0)] : [text];
-  return Type.Union(branches as [typeof text, TLiteral<0>], annotate(options, note));
+  const zero = schema.wholeNumber({ minimum: 0, maximum: 0 });
+  const branches = minMs === 0 ? [text, zero] : [text];
+  return schema.union(branches as [typeof text, typeof zero], annotate(options, note));
 }
 
 /** A size in bytes, in the given range; `zero` says what 0 means where it is allowed too. */
@@ -105,16 +110,15 @@ export function size(options: Options<string | number> & { minBytes: number; max
       return guess !== undefined && problem(guess) === undefined ? guess : undefined;
     },
   };
-  const text = Type.Refine(Type.String({ pattern: SIZE_PATTERN }), (value) => problem(value) === undefined);
-  const number = Type.Refine(Type.Integer({ minimum: 0 }), (value) => problemOf(value) === undefined);
-  return Type.Union([text, number], annotate(options, note));
+  const branches = [schema.text({ pattern: SIZE_PATTERN }), schema.wholeNumber({ minimum: 0 })] as const;
+  return schema.union(branches, annotate(options, note));
 }
 
 /** A whole number in a range; `zero` says what 0 means where it is special. */
 export function integer(options: Options<number> & { min: number; max: number; zero?: string }) {
   const range = `${options.min} to ${options.max}${options.zero === undefined ? '' : `; 0: ${options.zero}`}`;
   const note: Note = { type: 'integer', expected: `a whole number (${range})`, range, numeric: true };
-  return Type.Integer({ minimum: options.min, maximum: options.max, ...annotate(options, note) });
+  return schema.wholeNumber({ minimum: options.min, maximum: options.max, ...annotate(options, note) });
 }
 
 /** A whole number in a range, or the word `auto`. */
@@ -127,22 +131,20 @@ export function integerOrAuto(options: Options<number | 'auto'> & { min: number;
     names: ['auto'],
     numeric: true,
   };
-  return Type.Union(
-    [Type.Literal('auto'), Type.Integer({ minimum: options.min, maximum: options.max })],
-    annotate(options, note),
-  );
+  const number = schema.wholeNumber({ minimum: options.min, maximum: options.max });
+  return schema.union([schema.literal('auto'), number], annotate(options, note));
 }
 
 /** true or false. */
 export function boolean(options: Options<boolean>) {
-  return Type.Boolean(annotate(options, { type: 'boolean', expected: 'true or false' }));
+  return schema.flag(annotate(options, { type: 'boolean', expected: 'true or false' }));
 }
 
 /** One word of a fixed set. */
 export function oneOf<const T extends string>(words: readonly T[], options: Options<T>) {
   const expected = words.length === 1 ? words[0]! : `${words.slice(0, -1).join(', ')} or ${words[words.length - 1]}`;
   const note: Note = { type: words.map((word) => `\`${word}\``).join(', '), expected, names: words };
-  return Type.Enum([...words], annotate(options, note));
+  return schema.words(words, annotate(options, note));
 }
 
 /** Name of a listener, route or backend. */
@@ -209,11 +211,11 @@ export function text(
   guess?: (text: string) => string | undefined,
 ) {
   const note: Note = { type, expected, problem, ...(guess === undefined ? {} : { suggest: guess }) };
-  return Type.Refine(Type.String(annotate(options, note)), (value) => problem(value) === undefined);
+  return schema.text(annotate(options, note));
 }
 
-/** The note of a schema; undefined for objects and lists. */
-export function noteOf(schema: TSchema): Note | undefined {
+/** The note of a schema; undefined for mappings and lists. */
+export function noteOf(schema: TSchema | schema.SchemaNode): Note | undefined {
   return (schema as { [NOTE]?: Note })[NOTE];
 }
 

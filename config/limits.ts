@@ -3,8 +3,8 @@
 // Control thread. Defaults are generous to honest traffic and bounded for the rest.
 // Relations between limits are checked in semantics.ts.
 
-import Type from 'typebox';
 import { duration, integer, integerOrAuto, size } from './kinds.ts';
+import { mapping, maybe } from './schema-builder.ts';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -14,9 +14,9 @@ const GIB = 1024 * MIB;
 const HEAD_BYTES_MAX = 60 * KIB;
 
 /** Schema of `limits`. */
-export const limitsSchema = Type.Object(
+export const limitsSchema = mapping(
   {
-    maxRequestHeadSize: Type.Optional(
+    maxRequestHeadSize: maybe(
       size({
         default: '32KiB',
         minBytes: KIB,
@@ -25,7 +25,7 @@ export const limitsSchema = Type.Object(
           'Largest request head: request line and header fields. A larger one is answered with 431. Room for large cookies and tokens, yet small enough that many slow clients cannot fill the memory.',
       }),
     ),
-    maxResponseHeadSize: Type.Optional(
+    maxResponseHeadSize: maybe(
       size({
         default: '32KiB',
         minBytes: KIB,
@@ -33,7 +33,7 @@ export const limitsSchema = Type.Object(
         description: 'Largest response head taken from a backend. A larger one is answered with 502.',
       }),
     ),
-    maxHeaders: Type.Optional(
+    maxHeaders: maybe(
       integer({
         default: 100,
         min: 1,
@@ -41,7 +41,7 @@ export const limitsSchema = Type.Object(
         description: 'Most header fields of a request or response. A request with more is answered with 431.',
       }),
     ),
-    maxUriLength: Type.Optional(
+    maxUriLength: maybe(
       size({
         default: '8KiB',
         minBytes: 64,
@@ -50,7 +50,7 @@ export const limitsSchema = Type.Object(
           'Longest request target. A longer one is answered with 414. At most limits.maxRequestHeadSize; RFC 9112 §3 recommends at least 8000 bytes.',
       }),
     ),
-    maxRequestBodySize: Type.Optional(
+    maxRequestBodySize: maybe(
       size({
         default: 0,
         minBytes: 1,
@@ -60,7 +60,7 @@ export const limitsSchema = Type.Object(
           'Largest request body. A larger one is answered with 413. Bodies are streamed and cost no memory, so the default leaves this to the backends.',
       }),
     ),
-    maxRequestsPerConnection: Type.Optional(
+    maxRequestsPerConnection: maybe(
       integer({
         default: 0,
         min: 0,
@@ -69,7 +69,7 @@ export const limitsSchema = Type.Object(
         description: 'Requests after which a client connection is closed.',
       }),
     ),
-    maxConnections: Type.Optional(
+    maxConnections: maybe(
       integerOrAuto({
         default: 'auto',
         min: 1,
@@ -78,7 +78,7 @@ export const limitsSchema = Type.Object(
           'Most connections of the whole process, clients and backends together. `auto` derives it from the limit on open files.',
       }),
     ),
-    bufferMemory: Type.Optional(
+    bufferMemory: maybe(
       size({
         default: '256MiB',
         minBytes: 4 * MIB,
@@ -88,32 +88,32 @@ export const limitsSchema = Type.Object(
       }),
     ),
   },
-  { additionalProperties: false, default: {}, description: 'Limits on what clients and backends may send.' },
+  { default: {}, description: 'Limits on what clients and backends may send.' },
 );
 
 /** Schema of `timeouts` (of the whole gateway; those of a rule are in schema.ts). */
-export const timeoutsSchema = Type.Object(
+export const timeoutsSchema = mapping(
   {
-    requestHead: Type.Optional(
+    requestHead: maybe(
       duration({
         default: '10s',
         description:
           'Time for a whole request head, from its first byte (for the first request of a connection from the accept). Then 408. Stops clients that send a byte now and then.',
       }),
     ),
-    idle: Type.Optional(
+    idle: maybe(
       duration({
         default: '75s',
         description: 'Time that a kept-alive client connection may wait for its next request.',
       }),
     ),
-    streamIdle: Type.Optional(
+    streamIdle: maybe(
       duration({
         default: '60s',
         description: 'Time without one byte of progress, in either direction, while a request is being served.',
       }),
     ),
-    tunnelIdle: Type.Optional(
+    tunnelIdle: maybe(
       duration({
         default: '1h',
         zero: 'no limit',
@@ -122,7 +122,6 @@ export const timeoutsSchema = Type.Object(
     ),
   },
   {
-    additionalProperties: false,
     default: {},
     description: 'How long the gateway waits. Timeouts of a rule are in routes[].rules[].timeouts.',
   },

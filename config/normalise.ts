@@ -4,10 +4,10 @@
 // Invariant: defaults come from the schema and from nowhere else.
 
 import { dirname, resolve } from 'node:path';
-import type { TSchema } from 'typebox';
 import type { AdminConfig, BackendConfig, Config, ListenerConfig, RouteConfig, RuleConfig } from './config.ts';
 import { canonicalHostname, listenAddress, parseAddress } from './names.ts';
 import { type ConfigInput, configSchema } from './schema.ts';
+import { nodeOf, type SchemaNode } from './schema-builder.ts';
 import { parseDurationMs, parseSizeBytes } from './units.ts';
 
 type BackendInput = ConfigInput['backends'][number];
@@ -17,7 +17,7 @@ type RuleInput = RouteInput['rules'][number];
 
 /** The normalised configuration of a valid `input` that was read from `file`. Changes `input`. */
 export function normalise(input: ConfigInput, file: string): Config {
-  fillDefaults(configSchema, input);
+  fillDefaults(nodeOf(configSchema), input);
   const path = resolve(file);
   const limits = input.limits!;
   const timeouts = input.timeouts!;
@@ -67,28 +67,20 @@ export function normalise(input: ConfigInput, file: string): Config {
  * Puts the default of every absent key of `schema` into `value`, in place. A mapping that is a
  * branch of a union (`admin`, an endpoint) gets the defaults of that branch.
  */
-export function fillDefaults(schema: TSchema, value: unknown): void {
-  const node = schema as SchemaNode;
+function fillDefaults(schema: SchemaNode, value: unknown): void {
   if (Array.isArray(value)) {
-    for (const item of value) fillDefaults(node.items!, item);
+    for (const item of value) fillDefaults(schema.items!, item);
     return;
   }
   if (typeof value !== 'object' || value === null) return;
-  const properties = (node.anyOf?.find((branch) => branch.properties !== undefined) ?? node).properties;
+  const { properties } = schema.anyOf?.find((branch) => branch.properties !== undefined) ?? schema;
   const object = value as Record<string, unknown>;
-  for (const key in properties) {
-    const property = properties[key]!;
+  for (const key in properties ?? {}) {
+    const property = properties![key]!;
     // Every use gets its own copy: defaults of mappings are filled further.
     if (object[key] === undefined && property.default !== undefined) object[key] = structuredClone(property.default);
     if (typeof object[key] === 'object') fillDefaults(property, object[key]);
   }
-}
-
-interface SchemaNode extends TSchema {
-  properties?: Record<string, SchemaNode>;
-  items?: SchemaNode;
-  anyOf?: SchemaNode[];
-  default?: unknown;
 }
 
 function adminConfig(input: NonNullable<ConfigInput['admin']>): AdminConfig | null {

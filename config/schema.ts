@@ -6,7 +6,7 @@
 // off has a default, so that documentation and editors need no other source.
 // Spec: Gateway API v1 HTTPRoute; JSON Schema draft 2020-12.
 
-import Type, { type Static } from 'typebox';
+import type { Static } from 'typebox';
 import { validateAccessLogTemplate } from '../core/telemetry/access-log-format.ts';
 import {
   boolean,
@@ -26,6 +26,7 @@ import {
   token,
 } from './kinds.ts';
 import { limitsSchema, timeoutsSchema } from './limits.ts';
+import { list, literal, mapping, maybe, union } from './schema-builder.ts';
 
 /** Header fields that frame or route messages; a configured header must not overwrite them. */
 const framingHeaders = [
@@ -43,21 +44,18 @@ const framingHeaders = [
 /** Where the admin listener listens unless configured otherwise. */
 export const ADMIN_ADDRESS_DEFAULT = '127.0.0.1:9901';
 
-const adminSchema = Type.Union(
+const adminSchema = union(
   [
-    Type.Literal('off'),
-    Type.Object(
-      {
-        address: Type.Optional(
-          listenAddress({
-            default: ADMIN_ADDRESS_DEFAULT,
-            description:
-              'Address of the admin listener. It has no authentication: give anything but loopback only on a network that you trust.',
-          }),
-        ),
-      },
-      { additionalProperties: false },
-    ),
+    literal('off'),
+    mapping({
+      address: maybe(
+        listenAddress({
+          default: ADMIN_ADDRESS_DEFAULT,
+          description:
+            'Address of the admin listener. It has no authentication: give anything but loopback only on a network that you trust.',
+        }),
+      ),
+    }),
   ],
   {
     default: {},
@@ -66,15 +64,15 @@ const adminSchema = Type.Union(
   },
 );
 
-const accessLogSchema = Type.Object(
+const accessLogSchema = mapping(
   {
     path: text(
       { description: 'File that lines are appended to, relative to the configuration file; `-` is standard output.' },
       'path',
       'a file name, or "-" for standard output',
-      (value) => (value === '' || value.includes('\0') ? 'is not a file name' : undefined),
+      (value) => (/^[^\x00-\x1f\x7f]+$/.test(value) ? undefined : 'is not a file name'),
     ),
-    format: Type.Optional(
+    format: maybe(
       text(
         {
           default: 'json',
@@ -92,31 +90,31 @@ const accessLogSchema = Type.Object(
       ),
     ),
   },
-  { additionalProperties: false, description: 'Access log. Absent: none is written.' },
+  { description: 'Access log. Absent: none is written.' },
 );
 
-const headersSchema = Type.Object(
+const headersSchema = mapping(
   {
-    requestId: Type.Optional(
+    requestId: maybe(
       boolean({
         default: true,
         description:
           'Send X-Request-Id to backends. An id that the client sent is kept only when `trustedHops` is above 0.',
       }),
     ),
-    forwarded: Type.Optional(
+    forwarded: maybe(
       boolean({
         default: true,
         description: 'Send X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host to backends.',
       }),
     ),
-    via: Type.Optional(
+    via: maybe(
       token(
         { description: 'Pseudonym for the Via field of requests and responses (RFC 9110 §7.6.3). Absent: no Via.' },
         'a pseudonym such as portcullis',
       ),
     ),
-    server: Type.Optional(
+    server: maybe(
       text(
         {
           default: 'passthrough',
@@ -131,39 +129,39 @@ const headersSchema = Type.Object(
       ),
     ),
   },
-  { additionalProperties: false, default: {}, description: 'Header fields that the gateway adds or replaces.' },
+  { default: {}, description: 'Header fields that the gateway adds or replaces.' },
 );
 
-const listenerSchema = Type.Object(
+const listenerSchema = mapping(
   {
     name: name('Name of the listener, unique among listeners. Routes, logs and metrics use it.'),
     address: listenAddress({
       description:
         'IP address and port. `:8080` is every IPv4 address, `[::]:8080` every IPv6 (and usually IPv4) address; port 0 takes a free port.',
     }),
-    allowConnect: Type.Optional(
+    allowConnect: maybe(
       boolean({
         default: false,
         description: 'Accept CONNECT and tunnel it to the backend that the route names. Otherwise it is refused.',
       }),
     ),
   },
-  { additionalProperties: false, description: 'One listening address.' },
+  { description: 'One listening address.' },
 );
 
-const matchSchema = Type.Object(
+const matchSchema = mapping(
   {
-    path: Type.Optional(
-      Type.Object(
+    path: maybe(
+      mapping(
         {
-          type: Type.Optional(
+          type: maybe(
             oneOf(['Exact', 'PathPrefix'], {
               default: 'PathPrefix',
               description:
                 '`Exact` compares the whole path; `PathPrefix` whole path elements, so that `/foo` matches `/foo` and `/foo/bar` but not `/foobar`.',
             }),
           ),
-          value: Type.Optional(
+          value: maybe(
             pathValue({
               default: '/',
               description:
@@ -171,33 +169,33 @@ const matchSchema = Type.Object(
             }),
           ),
         },
-        { additionalProperties: false, default: {}, description: 'Condition on the path. Default: every path.' },
+        { default: {}, description: 'Condition on the path. Default: every path.' },
       ),
     ),
   },
-  { additionalProperties: false, description: 'One condition on requests.' },
+  { description: 'One condition on requests.' },
 );
 
-const ruleSchema = Type.Object(
+const ruleSchema = mapping(
   {
-    matches: Type.Optional(
-      Type.Array(matchSchema, {
+    matches: maybe(
+      list(matchSchema, {
         default: [{}],
         maxItems: 1024,
         description: 'Conditions; the rule takes a request that meets any of them. Default: every path.',
       }),
     ),
-    timeouts: Type.Optional(
-      Type.Object(
+    timeouts: maybe(
+      mapping(
         {
-          request: Type.Optional(
+          request: maybe(
             duration({
               default: '0s',
               zero: 'no limit',
               description: 'Time for the whole request, from its head until the end of the response. Then 504.',
             }),
           ),
-          backendRequest: Type.Optional(
+          backendRequest: maybe(
             duration({
               default: '0s',
               zero: 'no limit',
@@ -205,14 +203,14 @@ const ruleSchema = Type.Object(
             }),
           ),
         },
-        { additionalProperties: false, default: {}, description: 'Timeouts of requests that this rule takes.' },
+        { default: {}, description: 'Timeouts of requests that this rule takes.' },
       ),
     ),
-    backendRefs: Type.Array(
-      Type.Object(
+    backendRefs: list(
+      mapping(
         {
           name: reference('backend', 'Name of a backend.'),
-          weight: Type.Optional(
+          weight: maybe(
             integer({
               default: 1,
               min: 0,
@@ -222,25 +220,25 @@ const ruleSchema = Type.Object(
             }),
           ),
         },
-        { additionalProperties: false, description: 'One backend and its share.' },
+        { description: 'One backend and its share.' },
       ),
       { minItems: 1, maxItems: 1024, description: 'Backends that share the requests of this rule.' },
     ),
   },
-  { additionalProperties: false, description: 'One rule of a route.' },
+  { description: 'One rule of a route.' },
 );
 
-const routeSchema = Type.Object(
+const routeSchema = mapping(
   {
     name: name('Name of the route, unique among routes. Logs and metrics use it.'),
-    listeners: Type.Optional(
-      Type.Array(reference('listener', 'Name of a listener.'), {
+    listeners: maybe(
+      list(reference('listener', 'Name of a listener.'), {
         minItems: 1,
         description: 'Listeners that the route belongs to. Default: all.',
       }),
     ),
-    hostnames: Type.Optional(
-      Type.Array(
+    hostnames: maybe(
+      list(
         hostname({
           description:
             'Hostname, matched without regard to case. `*.example.com` matches `a.example.com` and `a.b.example.com`, but not `example.com`.',
@@ -248,28 +246,25 @@ const routeSchema = Type.Object(
         { minItems: 1, maxItems: 1024, description: 'Hosts that the route is for. Default: any.' },
       ),
     ),
-    rules: Type.Array(ruleSchema, { minItems: 1, description: 'Rules of the route.' }),
+    rules: list(ruleSchema, { minItems: 1, description: 'Rules of the route.' }),
   },
-  { additionalProperties: false, description: 'One route: hosts, and rules for their paths.' },
+  { description: 'One route: hosts, and rules for their paths.' },
 );
 
-const endpointSchema = Type.Union(
+const endpointSchema = union(
   [
     endpointAddress({ description: 'Address of the endpoint.' }),
-    Type.Object(
-      {
-        address: endpointAddress({ description: 'IP address or DNS name, and port.' }),
-        weight: Type.Optional(
-          integer({
-            default: 1,
-            min: 1,
-            max: 65535,
-            description: 'Share of the requests, relative to the other endpoints of the backend.',
-          }),
-        ),
-      },
-      { additionalProperties: false },
-    ),
+    mapping({
+      address: endpointAddress({ description: 'IP address or DNS name, and port.' }),
+      weight: maybe(
+        integer({
+          default: 1,
+          min: 1,
+          max: 65535,
+          description: 'Share of the requests, relative to the other endpoints of the backend.',
+        }),
+      ),
+    }),
   ],
   {
     description: 'One endpoint: `"host:port"`, or a mapping with address and weight.',
@@ -280,39 +275,37 @@ const endpointSchema = Type.Union(
   },
 );
 
-const backendSchema = Type.Object(
+const backendSchema = mapping(
   {
     name: name('Name of the backend, unique among backends.'),
-    endpoints: Type.Array(endpointSchema, {
+    endpoints: list(endpointSchema, {
       minItems: 1,
       maxItems: 4096,
       description: 'Where the backend runs: addresses or DNS names, each with a port.',
     }),
-    protocol: Type.Optional(
-      oneOf(['http/1.1'], { default: 'http/1.1', description: 'Protocol spoken to the endpoints.' }),
-    ),
-    loadBalancer: Type.Optional(
-      Type.Object(
+    protocol: maybe(oneOf(['http/1.1'], { default: 'http/1.1', description: 'Protocol spoken to the endpoints.' })),
+    loadBalancer: maybe(
+      mapping(
         {
-          policy: Type.Optional(
+          policy: maybe(
             oneOf(['RoundRobin'], {
               default: 'RoundRobin',
               description: '`RoundRobin`: in turn, by weight.',
             }),
           ),
         },
-        { additionalProperties: false, default: {}, description: 'How requests are spread over the endpoints.' },
+        { default: {}, description: 'How requests are spread over the endpoints.' },
       ),
     ),
-    connectTimeout: Type.Optional(duration({ default: '2s', description: 'Time for establishing a connection.' })),
-    idleTimeout: Type.Optional(
+    connectTimeout: maybe(duration({ default: '2s', description: 'Time for establishing a connection.' })),
+    idleTimeout: maybe(
       duration({
         default: '60s',
         description:
           'Time that an unused connection is kept. Best a little shorter than the idle timeout of the backend itself.',
       }),
     ),
-    maxIdleConnections: Type.Optional(
+    maxIdleConnections: maybe(
       integer({
         default: 1024,
         min: 0,
@@ -321,7 +314,7 @@ const backendSchema = Type.Object(
         description: 'Most unused connections kept, per endpoint and worker.',
       }),
     ),
-    maxRequestsPerConnection: Type.Optional(
+    maxRequestsPerConnection: maybe(
       integer({
         default: 0,
         min: 0,
@@ -331,13 +324,13 @@ const backendSchema = Type.Object(
       }),
     ),
   },
-  { additionalProperties: false, description: 'One backend: endpoints that can all serve the same requests.' },
+  { description: 'One backend: endpoints that can all serve the same requests.' },
 );
 
 /** Schema of a whole configuration file. */
-export const configSchema = Type.Object(
+export const configSchema = mapping(
   {
-    workers: Type.Optional(
+    workers: maybe(
       integerOrAuto({
         default: 'auto',
         min: 1,
@@ -345,29 +338,29 @@ export const configSchema = Type.Object(
         description: 'Number of packet workers (threads). `auto` is one per core that the process may use.',
       }),
     ),
-    admin: Type.Optional(adminSchema),
-    log: Type.Optional(
-      Type.Object(
+    admin: maybe(adminSchema),
+    log: maybe(
+      mapping(
         {
-          level: Type.Optional(
+          level: maybe(
             oneOf(['debug', 'info', 'warn', 'error'], {
               default: 'info',
               description: 'Least important level that is logged.',
             }),
           ),
         },
-        { additionalProperties: false, default: {}, description: "The gateway's own log." },
+        { default: {}, description: "The gateway's own log." },
       ),
     ),
-    accessLog: Type.Optional(accessLogSchema),
-    drainTimeout: Type.Optional(
+    accessLog: maybe(accessLogSchema),
+    drainTimeout: maybe(
       duration({
         default: '30s',
         zero: 'do not wait',
         description: 'Time that requests in flight get when the gateway shuts down or a listener is removed.',
       }),
     ),
-    responseReasonHeader: Type.Optional(
+    responseReasonHeader: maybe(
       token(
         {
           description:
@@ -377,8 +370,8 @@ export const configSchema = Type.Object(
         (value) => (framingHeaders.includes(value.toLowerCase()) ? 'is a field that frames messages' : undefined),
       ),
     ),
-    headers: Type.Optional(headersSchema),
-    trustedHops: Type.Optional(
+    headers: maybe(headersSchema),
+    trustedHops: maybe(
       integer({
         default: 0,
         min: 0,
@@ -387,8 +380,8 @@ export const configSchema = Type.Object(
           'Number of trusted proxies in front of the gateway. With 0, X-Forwarded-* and X-Request-Id of clients are replaced; with n, the client address is the n-th from the right in X-Forwarded-For.',
       }),
     ),
-    upgrades: Type.Optional(
-      Type.Array(
+    upgrades: maybe(
+      list(
         token({ description: 'Protocol name.' }, 'a protocol name such as websocket', (value) =>
           // A tunnelled h2c connection would carry requests past routing and logging.
           value.toLowerCase() === 'h2c' ? 'would let requests pass around the routes' : undefined,
@@ -400,13 +393,13 @@ export const configSchema = Type.Object(
         },
       ),
     ),
-    limits: Type.Optional(limitsSchema),
-    timeouts: Type.Optional(timeoutsSchema),
-    listeners: Type.Array(listenerSchema, { minItems: 1, maxItems: 1024, description: 'Where clients connect.' }),
-    routes: Type.Array(routeSchema, { description: 'Which requests go to which backends. May be empty.' }),
-    backends: Type.Array(backendSchema, { description: 'Where requests can go. May be empty.' }),
+    limits: maybe(limitsSchema),
+    timeouts: maybe(timeoutsSchema),
+    listeners: list(listenerSchema, { minItems: 1, maxItems: 1024, description: 'Where clients connect.' }),
+    routes: list(routeSchema, { description: 'Which requests go to which backends. May be empty.' }),
+    backends: list(backendSchema, { description: 'Where requests can go. May be empty.' }),
   },
-  { additionalProperties: false, description: 'Configuration of the Portcullis gateway.' },
+  { description: 'Configuration of the Portcullis gateway.' },
 );
 
 /** A valid configuration as written, before defaults and units. */

@@ -5,7 +5,6 @@
 // already. Spec: Gateway API HTTPRouteTimeouts (backendRequest at most request), BackendRef.weight.
 
 import { describeValue } from './errors.ts';
-import { about, pathText, type Violation } from './explain.ts';
 import {
   canonicalHostname,
   formatAddress,
@@ -15,8 +14,10 @@ import {
   parseAddress,
 } from './names.ts';
 import { ADMIN_ADDRESS_DEFAULT, configSchema } from './schema.ts';
+import { nodeOf } from './schema-builder.ts';
 import { suggest } from './suggest.ts';
 import { parseDurationMs, parseSizeBytes } from './units.ts';
+import { about, pathText, type Violation } from './validate.ts';
 import type { Path } from './yaml.ts';
 
 type Mapping = Record<string, unknown>;
@@ -115,9 +116,9 @@ function checkRule(rule: Mapping, path: Path, backends: Set<string> | undefined,
 
 function checkLimits(root: Mapping, report: Report): void {
   const limits = isMapping(root.limits) ? root.limits : {};
-  const defaults = configSchema.properties.limits.properties;
-  const uri = limits.maxUriLength ?? (defaults.maxUriLength as { default?: unknown }).default;
-  const head = limits.maxRequestHeadSize ?? (defaults.maxRequestHeadSize as { default?: unknown }).default;
+  const defaults = nodeOf(configSchema).properties!.limits!.properties!;
+  const uri = limits.maxUriLength ?? defaults.maxUriLength!.default;
+  const head = limits.maxRequestHeadSize ?? defaults.maxRequestHeadSize!.default;
   const uriBytes = sizeOf(uri);
   const headBytes = sizeOf(head);
   if (uriBytes === undefined || headBytes === undefined || uriBytes <= headBytes) return;

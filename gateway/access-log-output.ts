@@ -13,6 +13,8 @@ export class AccessLogOutput {
   private readonly log: Log;
   private sink: AccessLogSink | undefined;
   private path = '';
+  /** Settled once no sink is closing. */
+  private closing: Promise<void> = Promise.resolve();
 
   /** `rings[i]` is worker i's. */
   constructor(rings: SharedArrayBuffer[], log: Log) {
@@ -30,16 +32,20 @@ export class AccessLogOutput {
     }
   }
 
-  /** Writes from now on where `config` says; null ends the writing. */
-  use(config: AccessLogConfig | null): void {
+  /**
+   * Writes from now on where `config` says; null ends the writing. Await it: the rings have one
+   * reader at a time, so a sink that still closes is waited for before the next one starts.
+   */
+  async use(config: AccessLogConfig | null): Promise<void> {
     if (config === null) {
       void this.close();
-    } else if (this.sink === undefined) {
+    } else if (this.sink !== undefined) {
+      if (config.path !== this.path) this.sink.reopen(config.path);
+      this.path = config.path;
+    } else {
+      await this.closing;
       this.path = config.path;
       this.sink = new AccessLogSink(config.path, this.rings, (message) => this.log('error', message));
-    } else if (config.path !== this.path) {
-      this.path = config.path;
-      this.sink.reopen(config.path);
     }
   }
 
@@ -49,9 +55,10 @@ export class AccessLogOutput {
   }
 
   /** Writes what is there and ends the writing. */
-  async close(): Promise<void> {
-    const sink = this.sink;
+  close(): Promise<void> {
+    const { sink } = this;
     this.sink = undefined;
-    await sink?.close();
+    if (sink !== undefined) this.closing = sink.close();
+    return this.closing;
   }
 }

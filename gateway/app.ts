@@ -172,7 +172,7 @@ export class App {
     // The worker threads boot meanwhile.
     const snapshot = await this.compile(config, 1);
     this.admin = await AdminPort.open(config.admin, this.state);
-    this.accessLog.use(config.accessLog);
+    await this.accessLog.use(config.accessLog);
     const report = await this.supervisor.apply(snapshot, plan);
     if (report.late === this.workerCount) throw new ExitError(ExitCode.INTERNAL, 'no packet worker could be started.');
     this.adopt(config, snapshot);
@@ -214,9 +214,9 @@ export class App {
     }
     // From here on nothing is refused.
     this.logger.level = config.log.level;
-    this.accessLog.use(config.accessLog ?? before.accessLog);
+    await this.accessLog.use(config.accessLog ?? before.accessLog);
     const report = await this.supervisor.apply(snapshot, plan);
-    this.accessLog.use(config.accessLog);
+    await this.accessLog.use(config.accessLog);
     if (admin !== this.admin) {
       this.admin?.close();
       this.admin = admin;
@@ -238,8 +238,10 @@ export class App {
       listenersKept: plan.kept.length,
       listenersRemoved: plan.removed.length,
     });
-    for (const { port, host } of plan.added) {
-      this.logger.log('info', 'listening', { address: formatAddress(host, port) });
+    for (const { name, address } of this.addresses()) {
+      if (plan.added.some(({ host, port }) => formatAddress(host, port) === address)) {
+        this.logger.log('info', 'listening', { listener: name, address });
+      }
     }
     this.state.recordApplied(report, durationMs);
   }

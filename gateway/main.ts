@@ -43,4 +43,8 @@ async function main(): Promise<number> {
   }
 }
 
+// Until run.ts has its handlers: SIGUSR1 would open the debugger of Node.js, SIGHUP would be the end.
+// (--disable-sigusr1 is no help: it keeps the signal from our own handler as well.)
+if (process.argv[2] === 'run') for (const signal of ['SIGUSR1', 'SIGHUP'] as const) process.on(signal, () => {});
+
 process.exit(await main());

@@ -4,8 +4,8 @@
 //   SIGINT, or a second SIGTERM, ends it from any state at once.
 // Owned by the control thread.
 
-import { formatConfigError } from '../config/errors.ts';
 import { flushCompileCache } from 'node:module';
+import { formatConfigError } from '../config/errors.ts';
 import { loadConfig, loadConfigFile } from '../config/load.ts';
 import { exitNow } from '../core/ffi/process.ts';
 import { App, type LoadConfig } from './app.ts';

@@ -123,7 +123,7 @@ export class BenchContext {
   ): Promise<readonly RunningProxy[]> {
     const peers = this.peers.filter(fits);
     const key = JSON.stringify([wishes, peers.map((peer) => peer.name)]);
-    if (key === this.#fleetKey && this.#fleet.every((proxy) => !proxy.started.process.exited)) return this.#fleet;
+    if (key === this.#fleetKey && this.#fleet.every(isAlive)) return this.#fleet;
     await this.stopFleet();
     for (const peer of peers) {
       for (const wish of wishes) {
@@ -144,9 +144,14 @@ export class BenchContext {
     await Promise.all(this.#fleet.splice(0).map((proxy) => proxy.started.process.stop()));
   }
 
-  #backend(kind: 'nginx' | 'c', core: number | null): Promise<Backend> {
+  async #backend(kind: 'nginx' | 'c', core: number | null): Promise<Backend> {
     const key = `${kind} ${core}`;
     let backend = this.#backends.get(key);
+    const { process } = (await backend) ?? {};
+    if (process?.exited) {
+      this.problem(`the ${kind} backend died (${process.ending}) and was started again`);
+      backend = undefined;
+    }
     if (backend === undefined) {
       backend = startBackend(kind, core).then(async (started) => {
         const label = `the ${kind} backend`;
@@ -158,4 +163,8 @@ export class BenchContext {
     }
     return backend;
   }
+}
+
+function isAlive(proxy: RunningProxy): boolean {
+  return !proxy.started.process.exited && !proxy.backend.process.exited;
 }

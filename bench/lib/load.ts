@@ -87,13 +87,18 @@ export async function measureLoad(
     for (const [proxy, measured] of rounds) {
       await pause(SETTLE_MS);
       await hooks.before?.(proxy);
-      const round = await runRound(context, proxy, load, path);
-      measured.push(round);
-      report(context, proxy, round, number);
-      await hooks.after?.(proxy, round);
+      try {
+        const round = await runRound(context, proxy, load, path);
+        measured.push(round);
+        report(context, proxy, round, number);
+        await hooks.after?.(proxy, round);
+      } catch (error) {
+        context.problem(`${proxy.name}, round ${number}: ${error instanceof Error ? error.message : error}`);
+      }
     }
   }
-  return [...rounds].map(([proxy, measured]) => summarise(proxy, measured, load));
+  const complete = [...rounds].filter(([, measured]) => measured.length > 0);
+  return complete.map(([proxy, measured]) => summarise(proxy, measured, load));
 }
 
 async function runRound(context: BenchContext, proxy: RunningProxy, load: Load, path: string): Promise<Round> {
@@ -108,12 +113,12 @@ async function runRound(context: BenchContext, proxy: RunningProxy, load: Load, 
   const backendNs = cpuBetweenNs(backendBefore, readCpu(backendPid));
   const otherNs = machineBusyNs() - ownCpuNs() - busyBefore - cpuNs - backendNs;
   const wallNs = (performance.now() - startMs) * 1e6;
+  if (proxy.started.process.exited) {
+    throw new Error(`it died under load (${proxy.started.process.ending}): ${proxy.started.process.stderrTail()}`);
+  }
   const expectedBytes = result.requests * load.bodyBytes * BYTES_MIN_SHARE;
   if (result.bytes < expectedBytes) {
     context.problem(`${proxy.name}: ${result.bytes} bytes for ${result.requests} responses are too few`);
-  }
-  if (proxy.started.process.exited) {
-    context.problem(`${proxy.name} died under load: ${proxy.started.process.stderrTail()}`);
   }
   return {
     requests: result.requests,

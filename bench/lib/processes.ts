@@ -44,6 +44,8 @@ export class BenchProcess {
   readonly ended: Promise<number | null>;
   /** Whether it has ended. */
   exited = false;
+  /** How it ended, for people: `exit code 1`, `killed by SIGKILL`; empty while it runs. */
+  ending = '';
   readonly #stderrPath: string;
 
   constructor(options: StartOptions) {
@@ -64,6 +66,8 @@ export class BenchProcess {
     this.pid = child.pid ?? 0;
     this.ended = track(child).then((code) => {
       this.exited = true;
+      this.ending =
+        code === null ? `killed by ${child.signalCode ?? 'nobody: it could not be started'}` : `exit code ${code}`;
       return code;
     });
   }

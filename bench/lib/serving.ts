@@ -3,7 +3,7 @@
 import { ClientConnection, getOnce } from './client.ts';
 import { type BenchProcess, pause } from './processes.ts';
 
-const START_TIMEOUT_MS = 60_000;
+const START_TIMEOUT_MS = 30_000;
 const POLL_MS = 2;
 
 /**
@@ -19,7 +19,9 @@ export async function waitUntilServing(
   const deadlineMs = performance.now() + START_TIMEOUT_MS;
   let last = '';
   while (performance.now() < deadlineMs) {
-    if (server.exited) throw new Error(`${server.label} ended at once: ${server.stderrTail() || 'without a word'}`);
+    if (server.exited) {
+      throw new Error(`${server.label} ended (${server.ending}): ${server.stderrTail() || 'without a word'}`);
+    }
     try {
       const { status } = await getOnce(port, path, host);
       if (status === 200) return performance.now();

@@ -30,6 +30,7 @@ export class Acceptor implements Protocol {
   constructor(context: ProxyContext) {
     this.context = context;
     this.spareFd = context.reactor.kernel.eventfd();
+    context.reactor.noteSpare(this.spareFd);
   }
 
   readable(watch: Connection): void {
@@ -77,9 +78,11 @@ export class Acceptor implements Protocol {
 
   /** Refuses one waiting connection although no descriptor is free. Returns whether it could. */
   private shedWithSpare(watch: Connection): boolean {
-    const { kernel } = this.context.reactor;
+    const { reactor } = this.context;
+    const { kernel } = reactor;
     if (this.spareFd < 0) {
       this.spareFd = kernel.eventfd();
+      reactor.noteSpare(this.spareFd);
       return false;
     }
     kernel.close(this.spareFd);
@@ -90,6 +93,7 @@ export class Acceptor implements Protocol {
       kernel.close(fd);
     }
     this.spareFd = kernel.eventfd();
+    reactor.noteSpare(this.spareFd);
     return fd >= 0;
   }
 
@@ -97,5 +101,6 @@ export class Acceptor implements Protocol {
   close(): void {
     if (this.spareFd >= 0) this.context.reactor.kernel.close(this.spareFd);
     this.spareFd = -1;
+    this.context.reactor.noteSpare(-1);
   }
 }

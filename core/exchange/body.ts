@@ -4,9 +4,9 @@
 // Spec: RFC 9112 §6.3, §7.1. Hot module: no allocation.
 
 import { ChunkedState, ChunkPhase, decodeChunked, writeChunkHeader } from '../http1/chunked.ts';
-import type { HeaderTable } from '../http1/header-table.ts';
 import { HeaderId } from '../http1/header-ids.ts';
-import { bytesOf, putBytes, putRange } from '../io/bytes.ts';
+import type { HeaderTable } from '../http1/header-table.ts';
+import { putBytes, putRange } from '../io/bytes.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 
 /** Largest trailer section, and so what a sender of trailers can make us keep. */
@@ -102,8 +102,8 @@ function readChunks(memory: Uint8Array, offset: number, length: number, state: C
 /** Most bytes `frameChunk` writes before a payload. */
 export const CHUNK_HEADER_BYTES_MAX = 10;
 
-const lastChunk = bytesOf('0\r\n');
-const lastChunkAndEnd = bytesOf('0\r\n\r\n');
+const lastChunk = new Uint8Array([48, 13, 10]);
+const lastChunkAndEnd = new Uint8Array([48, 13, 10, 13, 10]);
 
 /** Where a framed piece starts; set by `frameChunk`. */
 let framedStart = 0;

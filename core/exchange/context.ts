@@ -2,9 +2,9 @@
 // counters and logs. Also the end of every exchange: the one place that counts and logs it.
 // Owned by one worker. Hot module: no allocation per request.
 
-import type { Endpoint } from '../lb/endpoint.ts';
 import { RequestHead, ResponseHead } from '../http1/message.ts';
 import type { Reactor } from '../io/reactor.ts';
+import type { Endpoint } from '../lb/endpoint.ts';
 import type { AccessLog } from '../telemetry/access-log.ts';
 import { type FlightRecorder, SLOW_MS_DEFAULT } from '../telemetry/flight-recorder.ts';
 import { LogSource } from '../telemetry/log-source.ts';
@@ -49,13 +49,7 @@ export class ProxyContext {
   private readonly pool: Exchange[] = [];
   private readonly source = new LogSource();
 
-  constructor(
-    reactor: Reactor,
-    metrics: WorkerMetrics,
-    accessLog: AccessLog,
-    flight: FlightRecorder,
-    ids: RequestIds,
-  ) {
+  constructor(reactor: Reactor, metrics: WorkerMetrics, accessLog: AccessLog, flight: FlightRecorder, ids: RequestIds) {
     this.reactor = reactor;
     this.memory = reactor.memory;
     this.metrics = metrics;

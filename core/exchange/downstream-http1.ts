@@ -14,22 +14,15 @@
 // Spec: RFC 9112 §9 (connections), RFC 9110 §10.1.1 (Expect), §7.8 (Upgrade).
 
 import { Shutdown } from '../ffi/kernel.ts';
-import { findHeadEnd } from '../http1/head-scan.ts';
 import { ParseError, parseErrorStatus } from '../http1/errors.ts';
+import { findHeadEnd } from '../http1/head-scan.ts';
 import { Method, type ResponseHead, TargetForm } from '../http1/message.ts';
 import { parseRequestHead } from '../http1/request-parser.ts';
 import { LARGE_BLOCK_BYTES, SMALL_BLOCK_BYTES } from '../io/arena.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
 import { FILL_AGAIN, FILL_END, FILL_ERROR, FILL_FULL, FILL_NO_BUFFER } from '../io/reactor.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
-import {
-  BodyPiece,
-  frameChunk,
-  framedOffset,
-  putBodyEnd,
-  readRequestBody,
-  startRequestChunks,
-} from './body.ts';
+import { BodyPiece, frameChunk, framedOffset, putBodyEnd, readRequestBody, startRequestChunks } from './body.ts';
 import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 import { valueEquals } from './fields.ts';
@@ -230,7 +223,7 @@ export class DownstreamHttp1 implements Protocol {
     if (block !== 0) {
       exchange.headBlock = block;
       exchange.requestIdOffset = block;
-      exchange.requestIdLength = this.context.ids.put(this.context.memory, block) - block;
+      exchange.requestIdLength = this.context.ids.put(this.context.reactor.view, block) - block;
     }
     this.refuse(exchange, status, reason, detail);
   }
@@ -246,7 +239,7 @@ export class DownstreamHttp1 implements Protocol {
 
   /** A complete head at `offset`; `length` bytes are there, body and pipelined requests included. */
   private begin(connection: Connection, offset: number, length: number): void {
-    const { reactor, memory, runtime, requestHead: head } = this.context;
+    const { reactor, runtime, requestHead: head } = this.context;
     const exchange = this.attach(connection);
     const http = runtime.http;
     const listener = connection.listener!;
@@ -286,7 +279,7 @@ export class DownstreamHttp1 implements Protocol {
     const block = bytes > LARGE_BLOCK_BYTES ? 0 : reactor.arena.allocate(bytes);
     if (block !== 0) {
       exchange.headBlock = block;
-      writeRequestHead(memory, block, head, exchange, runtime, connection, endpointAddress, this.context.ids);
+      writeRequestHead(reactor, block, head, exchange, runtime, connection, endpointAddress, this.context.ids);
     }
     // Only now may the bytes behind the head move.
     const rest = offset + length - head.endOffset;
@@ -440,8 +433,7 @@ export class DownstreamHttp1 implements Protocol {
       bodyStart = chunked ? piece.payloadOffset - chunkHeaderBytes(piece.payloadLength) : piece.payloadOffset;
     }
     let start = rewriteResponseHead(
-      memory,
-      reactor.arena.scratchOffset,
+      reactor,
       headOffset,
       head,
       Math.max(bodyStart, head.endOffset),
@@ -508,12 +500,11 @@ export class DownstreamHttp1 implements Protocol {
 
   /** Passes a 1xx head on (not 101). Returns false when the client's connection has failed. */
   sendInformational(exchange: Exchange, headOffset: number, head: ResponseHead): boolean {
-    const { memory, reactor, counters, date } = this.context;
+    const { reactor, counters, date } = this.context;
     // HTTP/1.0 clients do not know 1xx (RFC 9110 §15.2).
     if (exchange.versionMinor === 0) return true;
     const start = rewriteResponseHead(
-      memory,
-      reactor.arena.scratchOffset,
+      reactor,
       headOffset,
       head,
       head.endOffset,
@@ -569,7 +560,7 @@ export class DownstreamHttp1 implements Protocol {
    * while none has begun, else by cutting the connection so that the client sees the truncation.
    */
   fail(exchange: Exchange, status: number, reason: number, detail: number, errno: number): void {
-    const { memory, reactor, counters, date } = this.context;
+    const { reactor, counters, date } = this.context;
     const connection = exchange.downstream!;
     exchange.reason = reason;
     exchange.detail = detail;
@@ -587,7 +578,7 @@ export class DownstreamHttp1 implements Protocol {
     else if (exchange.versionMinor === 0) option = GeneratedConnection.KEEP_ALIVE;
     const start = reactor.arena.scratchOffset;
     const end = writeGenerated(
-      memory,
+      reactor,
       start,
       status,
       reason,
@@ -601,6 +592,9 @@ export class DownstreamHttp1 implements Protocol {
     );
     if (end - start > GENERATED_BYTES_MAX) throw new Error('a generated response is longer than its room');
     counters[Counter.DOWNSTREAM_BYTES_OUT] += end - start;
+    // The deadline that has just passed must not cut off the answer that says so.
+    exchange.requestDeadlineMs = 0;
+    exchange.attemptDeadlineMs = 0;
     this.progress(exchange);
     if (!reactor.send(connection, start, end - start, false)) {
       this.writeFailed(connection);

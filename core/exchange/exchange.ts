@@ -39,10 +39,6 @@ export class Exchange {
   pathLength = 0;
   hostOffset = 0;
   hostLength = 0;
-  userAgentOffset = 0;
-  userAgentLength = 0;
-  refererOffset = 0;
-  refererLength = 0;
   requestIdOffset = 0;
   requestIdLength = 0;
   /** Value of the X-Forwarded-For sent upstream, the client's own address last. */
@@ -129,10 +125,6 @@ export class Exchange {
     this.pathLength = 0;
     this.hostOffset = 0;
     this.hostLength = 0;
-    this.userAgentOffset = 0;
-    this.userAgentLength = 0;
-    this.refererOffset = 0;
-    this.refererLength = 0;
     this.requestIdOffset = 0;
     this.requestIdLength = 0;
     this.forwardedForOffset = 0;

@@ -5,11 +5,12 @@
 // sentence, and the request id that `portcullis explain` takes.
 // Spec: RFC 9110 §15 (status codes), §10.2.3 (Retry-After). Hot module: no allocation.
 
-import { bytesOf, putBytes, putDecimal, putRange } from '../io/bytes.ts';
-import { DETAIL_PARSE, reasonText, REASON_COUNT } from './reasons.ts';
-import type { Runtime } from './runtime.ts';
-import { type DateLine } from './response-head.ts';
 import { parseErrorSentence } from '../http1/errors.ts';
+import { putDecimal, putLineEnd, putRange, putText, Text } from '../io/bytes.ts';
+import type { Reactor } from '../io/reactor.ts';
+import { DETAIL_PARSE, REASON_COUNT, reasonText } from './reasons.ts';
+import type { DateLine } from './response-head.ts';
+import type { Runtime } from './runtime.ts';
 
 const phrases: Record<number, string> = {
   200: 'OK',
@@ -30,37 +31,36 @@ const phrases: Record<number, string> = {
   505: 'HTTP Version Not Supported',
 };
 
-const statusLines = new Map<number, Uint8Array>();
-const statusTexts = new Map<number, Uint8Array>();
+const statusLines = new Map<number, Text>();
+const statusTexts = new Map<number, Text>();
 for (const [status, phrase] of Object.entries(phrases)) {
-  statusLines.set(Number(status), bytesOf(`HTTP/1.1 ${status} ${phrase}\r\n`));
-  statusTexts.set(Number(status), bytesOf(`${status} ${phrase}: `));
+  statusLines.set(Number(status), new Text(`HTTP/1.1 ${status} ${phrase}\r\n`));
+  statusTexts.set(Number(status), new Text(`${status} ${phrase}: `));
 }
-const defaultServer = bytesOf('server: portcullis\r\n');
-const contentType = bytesOf('content-type: text/plain; charset=utf-8\r\ncontent-length: ');
-const closeLine = bytesOf('connection: close\r\n');
-const keepAliveLine = bytesOf('connection: keep-alive\r\n');
-const requestIdName = bytesOf('x-request-id: ');
-const lineEnd = bytesOf('\r\n');
-const requestIdText = bytesOf('\nrequest id: ');
-const newline = bytesOf('\n');
-const noBytes = new Uint8Array(0);
+const defaultServer = new Text('server: portcullis\r\n');
+const contentType = new Text('content-type: text/plain; charset=utf-8\r\ncontent-length: ');
+const closeLine = new Text('connection: close\r\n');
+const keepAliveLine = new Text('connection: keep-alive\r\n');
+const requestIdName = new Text('x-request-id: ');
+const requestIdText = new Text('\nrequest id: ');
+const newline = new Text('\n');
+const noText = new Text('');
 
-const flags: Uint8Array[] = [];
-const sentences: Uint8Array[] = [];
+const flags: Text[] = [];
+const sentences: Text[] = [];
 for (let reason = 0; reason < REASON_COUNT; reason++) {
   const text = reasonText(reason);
-  flags.push(bytesOf(text.flag));
-  sentences.push(bytesOf(`${text.flag}: ${text.sentence}`));
+  flags.push(new Text(text.flag));
+  sentences.push(new Text(`${text.flag}: ${text.sentence}`));
 }
 
 /** Sentence of each parse error met so far, made when first needed. */
-const parseSentences: (Uint8Array | undefined)[] = [];
+const parseSentences: (Text | undefined)[] = [];
 
-function parseSentence(error: number): Uint8Array {
+function parseSentence(error: number): Text {
   let bytes = parseSentences[error];
   if (bytes === undefined) {
-    bytes = bytesOf(` ${parseErrorSentence(error)}`);
+    bytes = new Text(` ${parseErrorSentence(error)}`);
     parseSentences[error] = bytes;
   }
   return bytes;
@@ -78,7 +78,7 @@ export const GeneratedConnection = { DEFAULT: 0, CLOSE: 1, KEEP_ALIVE: 2 } as co
  * Returns the offset after it.
  */
 export function writeGenerated(
-  memory: Uint8Array,
+  reactor: Reactor,
   at: number,
   status: number,
   reason: number,
@@ -90,38 +90,39 @@ export function writeGenerated(
   runtime: Runtime,
   date: DateLine,
 ): number {
+  const { memory, view } = reactor;
   const statusLine = statusLines.get(status) ?? statusLines.get(500)!;
   const statusText = statusTexts.get(status) ?? statusTexts.get(500)!;
   const sentence = sentences[reason];
-  const parse = detail >= DETAIL_PARSE ? parseSentence(detail - DETAIL_PARSE) : noBytes;
+  const parse = detail >= DETAIL_PARSE ? parseSentence(detail - DETAIL_PARSE) : noText;
   const idBytes = idLength > 0 ? requestIdText.length + idLength : 0;
   const bodyLength = statusText.length + sentence.length + parse.length + idBytes + newline.length;
-  let dest = putBytes(memory, at, statusLine);
-  dest = putBytes(memory, dest, date.bytes);
-  dest = putBytes(memory, dest, runtime.serverLine.length > 0 ? runtime.serverLine : defaultServer);
-  dest = putBytes(memory, dest, contentType);
+  let dest = putText(view, at, statusLine);
+  dest = putText(view, dest, date.text);
+  dest = putText(view, dest, runtime.serverLine.length > 0 ? runtime.serverLine : defaultServer);
+  dest = putText(view, dest, contentType);
   dest = putDecimal(memory, dest, bodyLength);
-  dest = putBytes(memory, dest, lineEnd);
+  dest = putLineEnd(view, dest);
   if (idLength > 0) {
-    dest = putBytes(memory, dest, requestIdName);
+    dest = putText(view, dest, requestIdName);
     dest = putRange(memory, dest, idOffset, idLength);
-    dest = putBytes(memory, dest, lineEnd);
+    dest = putLineEnd(view, dest);
   }
   if (runtime.reasonName.length > 0) {
-    dest = putBytes(memory, dest, runtime.reasonName);
-    dest = putBytes(memory, dest, flags[reason]);
-    dest = putBytes(memory, dest, lineEnd);
+    dest = putText(view, dest, runtime.reasonName);
+    dest = putText(view, dest, flags[reason]);
+    dest = putLineEnd(view, dest);
   }
-  if (connection === GeneratedConnection.CLOSE) dest = putBytes(memory, dest, closeLine);
-  else if (connection === GeneratedConnection.KEEP_ALIVE) dest = putBytes(memory, dest, keepAliveLine);
-  dest = putBytes(memory, dest, lineEnd);
+  if (connection === GeneratedConnection.CLOSE) dest = putText(view, dest, closeLine);
+  else if (connection === GeneratedConnection.KEEP_ALIVE) dest = putText(view, dest, keepAliveLine);
+  dest = putLineEnd(view, dest);
   if (!withBody) return dest;
-  dest = putBytes(memory, dest, statusText);
-  dest = putBytes(memory, dest, sentence);
-  dest = putBytes(memory, dest, parse);
+  dest = putText(view, dest, statusText);
+  dest = putText(view, dest, sentence);
+  dest = putText(view, dest, parse);
   if (idLength > 0) {
-    dest = putBytes(memory, dest, requestIdText);
+    dest = putText(view, dest, requestIdText);
     dest = putRange(memory, dest, idOffset, idLength);
   }
-  return putBytes(memory, dest, newline);
+  return putText(view, dest, newline);
 }

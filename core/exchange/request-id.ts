@@ -2,7 +2,7 @@
 // The generator is xoshiro128**, seeded once from the system: unique across workers and restarts,
 // not a secret. Owned by one worker. Hot: no allocation.
 
-import { putHexWord } from '../io/bytes.ts';
+import { putHex16 } from '../io/bytes.ts';
 
 /** Length of a request id in text. */
 export const REQUEST_ID_BYTES = 36;
@@ -35,18 +35,22 @@ export class RequestIds {
   }
 
   /** Writes a new id; returns the offset after it. */
-  put(memory: Uint8Array, at: number): number {
+  put(view: DataView, at: number): number {
+    const word0 = this.next();
     const word1 = this.next();
     const word2 = this.next();
-    at = putHexWord(memory, at, this.next(), 8);
-    memory[at++] = 45;
-    at = putHexWord(memory, at, word1 >>> 16, 4);
-    memory[at++] = 45;
-    at = putHexWord(memory, at, (word1 & 0x0fff) | 0x4000, 4);
-    memory[at++] = 45;
-    at = putHexWord(memory, at, ((word2 >>> 16) & 0x3fff) | 0x8000, 4);
-    memory[at++] = 45;
-    at = putHexWord(memory, at, word2 & 0xffff, 4);
-    return putHexWord(memory, at, this.next(), 8);
+    const word3 = this.next();
+    putHex16(view, at, word0 >>> 16);
+    putHex16(view, at + 4, word0);
+    view.setUint8(at + 8, 45);
+    putHex16(view, at + 9, word1 >>> 16);
+    view.setUint8(at + 13, 45);
+    putHex16(view, at + 14, (word1 & 0x0fff) | 0x4000);
+    view.setUint8(at + 18, 45);
+    putHex16(view, at + 19, ((word2 >>> 16) & 0x3fff) | 0x8000);
+    view.setUint8(at + 23, 45);
+    putHex16(view, at + 24, word2);
+    putHex16(view, at + 28, word3 >>> 16);
+    return putHex16(view, at + 32, word3);
   }
 }

@@ -9,14 +9,14 @@
 
 import { HeaderId } from '../http1/header-ids.ts';
 import type { ResponseHead } from '../http1/message.ts';
-import { bytesOf, putBytes } from '../io/bytes.ts';
+import { putText, Text } from '../io/bytes.ts';
+import type { Reactor } from '../io/reactor.ts';
 import { connectionNames } from './fields.ts';
 import type { Runtime } from './runtime.ts';
 
-const connectionClose = bytesOf('connection: close\r\n');
-const connectionKeepAlive = bytesOf('connection: keep-alive\r\n');
-const connectionUpgrade = bytesOf('connection: upgrade\r\n');
-const chunkedLine = bytesOf('transfer-encoding: chunked\r\n');
+// Constants of other modules are read through a cell on every use; local copies are compiled in.
+const { CONNECTION, CONTENT_LENGTH, DATE, KEEP_ALIVE, PROXY_CONNECTION, SERVER, TE, TRANSFER_ENCODING, UPGRADE } =
+  HeaderId;
 
 /** What a rewritten response head says of its connection. */
 export const ConnectionOption = { NONE: 0, CLOSE: 1, KEEP_ALIVE: 2, UPGRADE: 3 } as const;
@@ -31,17 +31,35 @@ export const OutFraming = {
   NONE: 2,
 } as const;
 
+const { CHUNKED, KEEP } = OutFraming;
+
+const connectionLines = [
+  new Text(''),
+  new Text('connection: close\r\n'),
+  new Text('connection: keep-alive\r\n'),
+  new Text('connection: upgrade\r\n'),
+];
+const chunkedLine = new Text('transfer-encoding: chunked\r\n');
+
+/** Fields that never pass, whatever the framing and connection. */
+const DROPPED_BITS = (1 << CONNECTION) | (1 << KEEP_ALIVE) | (1 << PROXY_CONNECTION) | (1 << TE);
+const TRANSFER_ENCODING_BIT = 1 << TRANSFER_ENCODING;
+const CONTENT_LENGTH_BIT = 1 << CONTENT_LENGTH;
+const SERVER_BIT = 1 << SERVER;
+const UPGRADE_BIT = 1 << UPGRADE;
+const DATE_BIT = 1 << DATE;
+
 /** The `date:` line of the current second, kept for a worker. */
 export class DateLine {
-  readonly bytes: Uint8Array = bytesOf('date: Thu, 01 Jan 1970 00:00:00 GMT\r\n');
+  text = new Text('date: Thu, 01 Jan 1970 00:00:00 GMT\r\n');
   private second = -1;
 
-  /** Brings the line up to date; makes a string once a second. */
+  /** Brings the line up to date; makes a new text once a second. */
   update(wallMs: number): void {
     const second = Math.floor(wallMs / 1000);
     if (second === this.second) return;
     this.second = second;
-    this.bytes.set(bytesOf(`date: ${new Date(second * 1000).toUTCString()}\r\n`));
+    this.text = new Text(`date: ${new Date(second * 1000).toUTCString()}\r\n`);
   }
 }
 
@@ -51,8 +69,7 @@ export class DateLine {
  * must be room for added fields (HEADROOM_BYTES).
  */
 export function rewriteResponseHead(
-  memory: Uint8Array,
-  scratch: number,
+  reactor: Reactor,
   headOffset: number,
   head: ResponseHead,
   endAt: number,
@@ -61,76 +78,67 @@ export function rewriteResponseHead(
   runtime: Runtime,
   date: DateLine,
 ): number {
-  const headers = head.headers;
-  const replaceServer = runtime.serverLine.length > 0;
+  const { memory, view } = reactor;
+  let dropped = DROPPED_BITS;
+  if (framing !== CHUNKED) dropped |= TRANSFER_ENCODING_BIT;
+  if (framing !== KEEP) dropped |= CONTENT_LENGTH_BIT;
+  if (connection !== ConnectionOption.UPGRADE) dropped |= UPGRADE_BIT;
+  if (runtime.serverLine.length > 0) dropped |= SERVER_BIT;
+
   let runEnd = head.endOffset;
   let dest = endAt;
-  let hasDate = false;
-  let keptChunked = false;
-
-  for (let field = headers.count - 1; field >= 0; field--) {
-    let keep = true;
-    switch (headers.id(field)) {
-      case HeaderId.OTHER:
-        keep = !head.connectionNamesFields || !connectionNames(memory, headers, field);
-        break;
-      case HeaderId.CONNECTION:
-      case HeaderId.KEEP_ALIVE:
-      case HeaderId.PROXY_CONNECTION:
-      case HeaderId.TE:
-        keep = false;
-        break;
-      case HeaderId.UPGRADE:
-        keep = connection === ConnectionOption.UPGRADE;
-        break;
-      case HeaderId.TRANSFER_ENCODING:
-        keep = framing === OutFraming.CHUNKED;
-        keptChunked = keptChunked || keep;
-        break;
-      case HeaderId.CONTENT_LENGTH:
-        keep = framing === OutFraming.KEEP;
-        break;
-      case HeaderId.DATE:
-        hasDate = true;
-        break;
-      case HeaderId.SERVER:
-        keep = !replaceServer;
-        break;
-      default:
-        if (head.connectionNamesFields && connectionNames(memory, headers, field)) keep = false;
+  if ((head.seen & dropped) !== 0 || head.connectionNamesFields) {
+    const { headers } = head;
+    for (let field = headers.count - 1; field >= 0; field--) {
+      const id = headers.id(field);
+      // Ids from 32 on have no bit, and are not among the dropped ones.
+      const drop = (id < 32 && (dropped & (1 << id) & ~1) !== 0) || isNamed(memory, head, field);
+      if (!drop) continue;
+      const lineEnd = field + 1 < headers.count ? headers.nameOffset(field + 1) : head.endOffset - 2;
+      dest -= runEnd - lineEnd;
+      if (dest !== lineEnd) memory.copyWithin(dest, lineEnd, runEnd);
+      runEnd = headers.nameOffset(field);
     }
-    if (keep) continue;
-    const lineEnd = field + 1 < headers.count ? headers.nameOffset(field + 1) : head.endOffset - 2;
-    dest -= runEnd - lineEnd;
-    if (dest !== lineEnd) memory.copyWithin(dest, lineEnd, runEnd);
-    runEnd = headers.nameOffset(field);
   }
-
-  let added = scratch;
-  if (!hasDate && head.status >= 200) added = putBytes(memory, added, date.bytes);
-  if (replaceServer) added = putBytes(memory, added, runtime.serverLine);
-  if (runtime.viaLine.length > 0) added = putBytes(memory, added, runtime.viaLine);
-  if (framing === OutFraming.CHUNKED && !keptChunked) added = putBytes(memory, added, chunkedLine);
-  if (connection === ConnectionOption.CLOSE) added = putBytes(memory, added, connectionClose);
-  else if (connection === ConnectionOption.KEEP_ALIVE) added = putBytes(memory, added, connectionKeepAlive);
-  else if (connection === ConnectionOption.UPGRADE) added = putBytes(memory, added, connectionUpgrade);
-  const addedLength = added - scratch;
-
   // What is left: the status line and the first run of kept fields.
-  const fieldsOffset = head.fieldsOffset;
+  const { fieldsOffset } = head;
   dest -= runEnd - fieldsOffset;
   if (dest !== fieldsOffset) memory.copyWithin(dest, fieldsOffset, runEnd);
+
+  const addDate = (head.seen & DATE_BIT) === 0 && head.status >= 200;
+  const addChunked = framing === CHUNKED && (head.seen & TRANSFER_ENCODING_BIT) === 0;
+  const connectionLine = connectionLines[connection];
+  const addedLength =
+    (addDate ? date.text.length : 0) +
+    runtime.serverLine.length +
+    runtime.viaLine.length +
+    (addChunked ? chunkedLine.length : 0) +
+    connectionLine.length;
   const statusLength = fieldsOffset - headOffset;
   const start = dest - addedLength - statusLength;
-  if (start !== headOffset) {
-    for (let i = 0; i < statusLength; i++) {
-      // Left or right, the ranges may overlap: go through them in the direction that is safe.
-      const index = start < headOffset ? i : statusLength - 1 - i;
-      memory[start + index] = memory[headOffset + index];
-    }
+  if (start < headOffset) {
+    for (let i = 0; i < statusLength; i++) memory[start + i] = memory[headOffset + i];
+  } else if (start > headOffset) {
+    for (let i = statusLength - 1; i >= 0; i--) memory[start + i] = memory[headOffset + i];
   }
-  for (let i = 0; i < addedLength; i++) memory[start + statusLength + i] = memory[scratch + i];
   // "HTTP/1.x": the version is this proxy's own (RFC 9110 §2.5).
   memory[start + 7] = 49;
+  if (addedLength > 0) {
+    // Texts are stored in whole words and spill to the right: the first field is put back after.
+    const low = view.getInt32(dest, true);
+    const high = view.getInt32(dest + 4, true);
+    let at = start + statusLength;
+    if (addDate) at = putText(view, at, date.text);
+    if (runtime.serverLine.length > 0) at = putText(view, at, runtime.serverLine);
+    if (runtime.viaLine.length > 0) at = putText(view, at, runtime.viaLine);
+    if (addChunked) at = putText(view, at, chunkedLine);
+    putText(view, at, connectionLine);
+    view.setInt32(dest, low, true);
+    view.setInt32(dest + 4, high, true);
+  }
   return start;
+}
+
+function isNamed(memory: Uint8Array, head: ResponseHead, field: number): boolean {
+  return head.connectionNamesFields && connectionNames(memory, head.headers, field);
 }

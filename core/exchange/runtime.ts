@@ -2,11 +2,12 @@
 // as bytes. Built between two batches when a snapshot arrives; immutable afterwards, except for the
 // positions of pickers. Exchanges in flight keep the runtime they started with.
 
+import type { ParserLimits } from '../http1/message.ts';
+import { Text } from '../io/bytes.ts';
+import type { Connection } from '../io/connection.ts';
 import { Endpoint } from '../lb/endpoint.ts';
 import type { Picker } from '../lb/picker.ts';
 import { RoundRobin } from '../lb/round-robin.ts';
-import type { ParserLimits } from '../http1/message.ts';
-import type { Connection } from '../io/connection.ts';
 import { RouteTable } from '../routing/route-table.ts';
 import type { BackendSettings, HttpSettings, ListenerSettings, Snapshot } from '../workers/snapshot.ts';
 
@@ -21,6 +22,8 @@ export class ListenerRuntime {
   readonly fd: number;
   /** The watched listening socket; null once it is not accepting any more. */
   watch: Connection | null = null;
+  /** Requests come over TLS. */
+  https: boolean;
   /** Gone from the configuration: its connections end with their current exchange. */
   removed = false;
 
@@ -29,6 +32,7 @@ export class ListenerRuntime {
     this.index = index;
     this.fd = fd;
     this.nameBytes = encoder.encode(settings.name);
+    this.https = settings.scheme === 'https';
   }
 
   /** Takes over what a newer snapshot says of the same listening socket. */
@@ -36,6 +40,7 @@ export class ListenerRuntime {
     this.settings = settings;
     this.index = index;
     this.nameBytes = encoder.encode(settings.name);
+    this.https = settings.scheme === 'https';
   }
 }
 
@@ -55,11 +60,11 @@ export class Runtime {
   readonly routes: RouteTable;
   readonly backends: BackendRuntime[];
   /** `via: 1.1 name\r\n`, or empty. */
-  readonly viaLine: Uint8Array;
+  readonly viaLine: Text;
   /** `server: name\r\n`, or empty when the upstream's passes through. */
-  readonly serverLine: Uint8Array;
+  readonly serverLine: Text;
   /** `name: ` of the reason header, or empty. */
-  readonly reasonName: Uint8Array;
+  readonly reasonName: Text;
   /** Protocols that Upgrade may name, lower case. */
   readonly upgradeProtocols: Uint8Array[];
   /** Label of each rule as bytes, made when first logged. */
@@ -101,9 +106,9 @@ export class Runtime {
         seed(),
       ),
     }));
-    this.viaLine = encoder.encode(http.via === '' ? '' : `via: 1.1 ${http.via}\r\n`);
-    this.serverLine = encoder.encode(http.server === '' ? '' : `server: ${http.server}\r\n`);
-    this.reasonName = encoder.encode(http.reasonHeader === '' ? '' : `${http.reasonHeader}: `);
+    this.viaLine = new Text(http.via === '' ? '' : `via: 1.1 ${http.via}\r\n`);
+    this.serverLine = new Text(http.server === '' ? '' : `server: ${http.server}\r\n`);
+    this.reasonName = new Text(http.reasonHeader === '' ? '' : `${http.reasonHeader}: `);
     this.upgradeProtocols = http.upgradeProtocols.map((protocol) => encoder.encode(protocol.toLowerCase()));
   }
 

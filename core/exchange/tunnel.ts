@@ -9,7 +9,7 @@
 
 import { Shutdown } from '../ffi/kernel.ts';
 import type { ResponseHead } from '../http1/message.ts';
-import { bytesOf, putBytes } from '../io/bytes.ts';
+import { putText, Text } from '../io/bytes.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
 import { FILL_AGAIN, FILL_END } from '../io/reactor.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
@@ -18,7 +18,7 @@ import { BodyFraming, type Exchange } from './exchange.ts';
 import { Detail, Reason } from './reasons.ts';
 import { ConnectionOption, OutFraming, rewriteResponseHead } from './response-head.ts';
 
-const connectEstablished = bytesOf('HTTP/1.1 200 OK\r\n\r\n');
+const connectEstablished = new Text('HTTP/1.1 200 OK\r\n\r\n');
 
 /** Receives per turn of one direction. */
 const RECEIVES_PER_TURN = 4;
@@ -32,15 +32,14 @@ export class Tunnel implements Protocol {
 
   /** The upstream answered 101: passes its head on and joins the connections. */
   startUpgrade(exchange: Exchange, offset: number, length: number, head: ResponseHead): void {
-    const { memory, reactor, downstream, date } = this.context;
+    const { reactor, downstream, date } = this.context;
     const client = exchange.downstream!;
     const upstream = exchange.upstream!;
     const headEnd = head.endOffset;
     exchange.status = 101;
     exchange.responseStarted = true;
     const start = rewriteResponseHead(
-      memory,
-      reactor.arena.scratchOffset,
+      reactor,
       offset,
       head,
       headEnd,
@@ -63,12 +62,12 @@ export class Tunnel implements Protocol {
 
   /** The connection that a CONNECT asked for is established: says so and joins the connections. */
   startConnect(exchange: Exchange): void {
-    const { memory, reactor, downstream } = this.context;
+    const { reactor, downstream } = this.context;
     const client = exchange.downstream!;
     exchange.status = 200;
     exchange.responseStarted = true;
     const start = reactor.arena.scratchOffset;
-    const end = putBytes(memory, start, connectEstablished);
+    const end = putText(reactor.view, start, connectEstablished);
     this.count(Counter.DOWNSTREAM_BYTES_OUT, end - start);
     if (!reactor.send(client, start, end - start, false)) {
       downstream.writeFailed(client);
@@ -201,10 +200,7 @@ export class Tunnel implements Protocol {
   private progress(exchange: Exchange): void {
     const { reactor } = this.context;
     const idleMs = exchange.runtime!.http.tunnelIdleTimeoutMs;
-    reactor.setDeadline(
-      exchange.downstream!,
-      idleMs === 0 ? Number.POSITIVE_INFINITY : reactor.nowMs + idleMs,
-    );
+    reactor.setDeadline(exchange.downstream!, idleMs === 0 ? Number.POSITIVE_INFINITY : reactor.nowMs + idleMs);
   }
 
   private count(counter: number, bytes: number): void {

@@ -19,14 +19,7 @@ import type { Connection, Protocol } from '../io/connection.ts';
 import { FILL_AGAIN, FILL_END, FILL_ERROR } from '../io/reactor.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
 import { Counter } from '../telemetry/metrics.ts';
-import {
-  BodyPiece,
-  frameChunk,
-  framedOffset,
-  putBodyEnd,
-  readResponseBody,
-  startResponseChunks,
-} from './body.ts';
+import { BodyPiece, frameChunk, framedOffset, putBodyEnd, readResponseBody, startResponseChunks } from './body.ts';
 import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
@@ -459,6 +452,7 @@ export class UpstreamHttp1 implements Protocol {
       !leftOver &&
       exchange.requestComplete &&
       connection.outputBytes === 0 &&
+      !connection.readReady && // More may have come than was asked for.
       !connection.readHangup &&
       !endpoint.removed &&
       !draining &&
@@ -479,7 +473,9 @@ export class UpstreamHttp1 implements Protocol {
 
   private responseFillFailed(connection: Connection, exchange: Exchange, status: number): void {
     if (status === FILL_END) {
-      if (connection.state === UpstreamState.BODY && exchange.responseFraming === BodyFraming.CLOSE) {
+      // A reset is reported once: after a send has been told, the receive looks like an orderly end.
+      const reset = connection.errno === Errno.ECONNRESET;
+      if (connection.state === UpstreamState.BODY && exchange.responseFraming === BodyFraming.CLOSE && !reset) {
         const { piece } = this;
         piece.payloadLength = 0;
         piece.consumed = 0;

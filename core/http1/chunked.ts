@@ -225,7 +225,7 @@ export function decodeChunked(
       case ChunkPhase.SIZE: {
         const digit = hexDigitPlusOne[byte] - 1;
         if (digit >= 0) {
-          if (++state.digits > SIZE_DIGITS_MAX) return -ParseError.CHUNK_SIZE_INVALID;
+          if (++state.digits > SIZE_DIGITS_MAX) return -ParseError.CHUNK_SIZE_TOO_LARGE;
           state.remaining = state.remaining * 16 + digit;
           if (state.remaining > Number.MAX_SAFE_INTEGER) return -ParseError.CHUNK_SIZE_TOO_LARGE;
           phase = ChunkPhase.SIZE;

@@ -276,6 +276,7 @@ function parseWithin(memory: Uint8Array, offset: number, end: number, limits: Pa
 
   const after = parseFields(memory, i + 10, end, limits.headerCountMax, head.headers, bits);
   if (after <= 0) return after;
+  head.seen = bits.seen;
   const hostResult = applyHost(memory, head);
   if (hostResult < 0) return hostResult;
   const framingResult = applyFraming(memory, head, bits, requestProtectedIds);

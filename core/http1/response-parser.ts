@@ -91,6 +91,7 @@ function parseWithin(
 
   const after = parseFields(memory, i, end, limits.headerCountMax, head.headers, bits);
   if (after <= 0) return after;
+  head.seen = bits.seen;
   const framingResult = applyFraming(memory, head, bits, responseProtectedIds);
   if (framingResult < 0) return framingResult;
   head.endOffset = after;

@@ -1,4 +1,9 @@
 // Writing texts, numbers and addresses into memory, without making strings.
+//
+// Constant texts are kept as 8-byte words and stored a word at a time: they are written several
+// times per request, and a call into the engine's own copy costs more than they do. The last word
+// may spill up to 7 bytes beyond the text, so callers write forwards and leave room at the end.
+// (An ASCII text is never the bit pattern of a NaN, which an engine might change in passing.)
 // Hot module: no allocation. Every function returns the offset after what it wrote.
 
 import { Family } from '../ffi/sockaddr.ts';
@@ -6,20 +11,48 @@ import type { PeerAddress } from './connection.ts';
 
 const encoder = new TextEncoder();
 
-/** Bytes of a text, for constants that are written often. */
-export function bytesOf(text: string): Uint8Array {
-  return encoder.encode(text);
+/** Bytes that a text or number may spill beyond its end. */
+export const SPILL_BYTES = 8;
+
+/** A constant text, prepared for `putText`. */
+export class Text {
+  readonly length: number;
+  readonly bytes: Uint8Array;
+  readonly words: Float64Array;
+
+  /** Throws for a text that is not ASCII: its words could be NaNs. */
+  constructor(text: string) {
+    const bytes = encoder.encode(text);
+    if (bytes.some((byte) => byte > 0x7e)) throw new Error(`"${text}" is not ASCII`);
+    this.length = bytes.length;
+    this.words = new Float64Array(Math.ceil(bytes.length / 8));
+    this.bytes = new Uint8Array(this.words.buffer);
+    this.bytes.set(bytes);
+  }
 }
 
-/** Copies prepared bytes. A plain loop: the texts are short, and a native call costs more. */
+/** Writes a constant text. Spills: see above. */
+export function putText(view: DataView, at: number, text: Text): number {
+  const { words } = text;
+  for (let i = 0; i < words.length; i++) view.setFloat64(at + i * 8, words[i], true);
+  return at + text.length;
+}
+
+/** Writes a line end. */
+export function putLineEnd(view: DataView, at: number): number {
+  view.setUint16(at, 0x0a0d, true);
+  return at + 2;
+}
+
+/** Copies prepared bytes, exactly as many as there are. */
 export function putBytes(memory: Uint8Array, at: number, bytes: Uint8Array): number {
   for (let i = 0; i < bytes.length; i++) memory[at + i] = bytes[i];
   return at + bytes.length;
 }
 
-/** Copies bytes that already lie in the same memory. */
+/** Copies bytes that already lie in the same memory, to a range that does not start inside the source. */
 export function putRange(memory: Uint8Array, at: number, start: number, length: number): number {
-  if (length > 48) memory.copyWithin(at, start, start + length);
+  if (length > 24) memory.copyWithin(at, start, start + length);
   else for (let i = 0; i < length; i++) memory[at + i] = memory[start + i];
   return at + length;
 }
@@ -36,31 +69,41 @@ export function putDecimal(memory: Uint8Array, at: number, value: number): numbe
   return at + digits;
 }
 
-/** Writes the address of a peer as text: dotted IPv4, or IPv6 in the form of RFC 5952 §4. */
-export function putPeer(memory: Uint8Array, at: number, peer: PeerAddress): number {
-  if (peer.peerFamily === Family.INET) return putIpv4(memory, at, peer.peer0);
-  if (peer.peerFamily !== Family.INET6) return putBytes(memory, at, unknownPeer);
+/** Writes the address of a peer as text: dotted IPv4, or IPv6 in the form of RFC 5952 §4. Spills. */
+export function putPeer(view: DataView, at: number, peer: PeerAddress): number {
+  if (peer.peerFamily === Family.INET) return putIpv4(view, at, peer.peer0);
+  if (peer.peerFamily !== Family.INET6) return putText(view, at, unknownPeer);
   // IPv4-mapped addresses (RFC 4291 §2.5.5.2) are written as the IPv4 address they are.
-  if (peer.peer0 === 0 && peer.peer1 === 0 && peer.peer2 === 0xffff) return putIpv4(memory, at, peer.peer3);
-  return putIpv6(memory, at, peer);
+  if (peer.peer0 === 0 && peer.peer1 === 0 && peer.peer2 === 0xffff) return putIpv4(view, at, peer.peer3);
+  return putIpv6(view, at, peer);
 }
 
 /** Longest text that `putPeer` writes. */
 export const PEER_TEXT_BYTES_MAX = 45;
 
-const unknownPeer = bytesOf('unknown');
+const unknownPeer = new Text('unknown');
 
-function putIpv4(memory: Uint8Array, at: number, word: number): number {
-  at = putDecimal(memory, at, word >>> 24);
-  memory[at++] = 46;
-  at = putDecimal(memory, at, (word >>> 16) & 255);
-  memory[at++] = 46;
-  at = putDecimal(memory, at, (word >>> 8) & 255);
-  memory[at++] = 46;
-  return putDecimal(memory, at, word & 255);
+/** Text of each octet with a dot behind it, and its length with the dot. */
+const octetWords = new Int32Array(256);
+const octetLengths = new Uint8Array(256);
+for (let octet = 0; octet < 256; octet++) {
+  const bytes = encoder.encode(`${octet}.`);
+  octetLengths[octet] = bytes.length;
+  bytes.forEach((byte, index) => {
+    octetWords[octet] |= byte << (index * 8);
+  });
 }
 
-function putIpv6(memory: Uint8Array, at: number, peer: PeerAddress): number {
+function putIpv4(view: DataView, at: number, word: number): number {
+  for (let shift = 24; shift >= 0; shift -= 8) {
+    const octet = (word >>> shift) & 255;
+    view.setInt32(at, octetWords[octet], true);
+    at += octetLengths[octet];
+  }
+  return at - 1;
+}
+
+function putIpv6(view: DataView, at: number, peer: PeerAddress): number {
   let zerosStart = -1;
   let zerosLength = 1;
   for (let i = 0; i < 8; i++) {
@@ -73,13 +116,13 @@ function putIpv6(memory: Uint8Array, at: number, peer: PeerAddress): number {
   }
   for (let i = 0; i < 8; i++) {
     if (i === zerosStart) {
-      memory[at++] = 58;
-      if (i === 0) memory[at++] = 58;
+      view.setUint8(at++, 58);
+      if (i === 0) view.setUint8(at++, 58);
       i += zerosLength - 1;
       continue;
     }
-    at = putHex(memory, at, group(peer, i));
-    if (i < 7) memory[at++] = 58;
+    at = putHexGroup(view, at, group(peer, i));
+    if (i < 7) view.setUint8(at++, 58);
   }
   return at;
 }
@@ -89,24 +132,28 @@ function group(peer: PeerAddress, index: number): number {
   return (index & 1) === 0 ? word >>> 16 : word & 0xffff;
 }
 
-function putHex(memory: Uint8Array, at: number, value: number): number {
+/** A group without leading zeros. */
+function putHexGroup(view: DataView, at: number, value: number): number {
   let started = false;
   for (let shift = 12; shift >= 0; shift -= 4) {
     const digit = (value >>> shift) & 15;
     if (digit === 0 && !started && shift > 0) continue;
     started = true;
-    memory[at++] = hexDigits[digit];
+    view.setUint8(at++, digit < 10 ? 48 + digit : 87 + digit);
   }
   return at;
 }
 
-const hexDigits = bytesOf('0123456789abcdef');
+/** Two hexadecimal digits of each byte, lower case, first digit in the lower half. */
+const hexPairs = new Uint16Array(256);
+for (let byte = 0; byte < 256; byte++) {
+  const [high, low] = encoder.encode(byte.toString(16).padStart(2, '0'));
+  hexPairs[byte] = high | (low << 8);
+}
 
-/** Writes the lowest `digits` hexadecimal digits of a 32-bit word, lower case. */
-export function putHexWord(memory: Uint8Array, at: number, word: number, digits: number): number {
-  for (let i = digits - 1; i >= 0; i--) {
-    memory[at + i] = hexDigits[word & 15];
-    word >>>= 4;
-  }
-  return at + digits;
+/** Writes the lowest 16 bits of a word as four hexadecimal digits, lower case. */
+export function putHex16(view: DataView, at: number, word: number): number {
+  view.setUint16(at, hexPairs[(word >>> 8) & 255], true);
+  view.setUint16(at + 2, hexPairs[word & 255], true);
+  return at + 4;
 }

@@ -9,7 +9,14 @@
 import { Errno } from '../ffi/errno.ts';
 import { Epoll, type Kernel, SEGMENTS_MAX } from '../ffi/kernel.ts';
 import { Family } from '../ffi/sockaddr.ts';
-import { Arena, HEADROOM_BYTES, LARGE_BLOCK_BYTES, RECEIVE_BYTES_MAX, SMALL_BLOCK_BYTES, TAILROOM_BYTES } from './arena.ts';
+import {
+  Arena,
+  HEADROOM_BYTES,
+  LARGE_BLOCK_BYTES,
+  RECEIVE_BYTES_MAX,
+  SMALL_BLOCK_BYTES,
+  TAILROOM_BYTES,
+} from './arena.ts';
 import { Connection, type Protocol } from './connection.ts';
 import { TimerWheel } from './timer-wheel.ts';
 
@@ -31,6 +38,8 @@ export class Reactor {
   readonly kernel: Kernel;
   readonly arena: Arena;
   readonly memory: Uint8Array;
+  /** The same bytes, for writing words. */
+  readonly view: DataView;
   readonly timers: TimerWheel;
   /** Monotonic time of the current batch. */
   nowMs = 0;
@@ -62,13 +71,15 @@ export class Reactor {
   };
 
   /**
-   * A reactor with `slotsMax` connection slots. `descriptors` has one Int32 per slot.
+   * A reactor with `slotsMax` connection slots. `descriptors` has one Int32 per slot; two more, if
+   * there are, take the epoll instance and what `noteSpare` is told.
    * Throws when the system refuses an epoll instance.
    */
   constructor(kernel: Kernel, slotsMax: number, descriptors: Int32Array) {
     this.kernel = kernel;
     this.arena = new Arena(kernel);
     this.memory = kernel.memory;
+    this.view = new DataView(this.memory.buffer, this.memory.byteOffset, this.memory.byteLength);
     this.slotsMax = slotsMax;
     this.freeSlots = new Int32Array(slotsMax);
     this.descriptors = descriptors;
@@ -78,6 +89,12 @@ export class Reactor {
     this.timers = new TimerWheel(slotsMax, this.nowMs);
     this.epoll = kernel.epollCreate();
     if (this.epoll < 0) throw new Error(`epoll_create1 failed: errno ${-this.epoll}`);
+    descriptors[slotsMax] = this.epoll + 1;
+  }
+
+  /** Notes a descriptor that is no connection (negative: none any more), so that it outlives no crash. */
+  noteSpare(fd: number): void {
+    this.descriptors[this.slotsMax + 1] = Math.max(fd, -1) + 1;
   }
 
   /** Slots that can still be given out. */
@@ -134,13 +151,7 @@ export class Reactor {
 
   /** Stops or starts events for a watched listener (for a pause while descriptors are short). */
   pauseWatch(connection: Connection, paused: boolean): void {
-    this.kernel.epollModify(
-      this.epoll,
-      connection.fd,
-      paused ? 0 : Epoll.IN,
-      connection.slot,
-      connection.generation,
-    );
+    this.kernel.epollModify(this.epoll, connection.fd, paused ? 0 : Epoll.IN, connection.slot, connection.generation);
   }
 
   /** Closes the socket, frees its buffers and its slot. With `abort` the peer sees a reset. */
@@ -536,7 +547,7 @@ export class Reactor {
 
   /** Closes the epoll instance; the reactor is of no use afterwards. */
   destroy(): void {
+    this.descriptors[this.slotsMax] = 0;
     this.kernel.close(this.epoll);
   }
 }
-

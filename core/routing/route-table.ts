@@ -143,7 +143,8 @@ export class RouteTable {
     }
 
     // Most specific hostname first; one without a matching path gives way to the next.
-    if (hostLength > 0 && hostBytes === hostLength) {
+    // A key that starts with a dot is a wildcard's, and no exact hostname.
+    if (hostLength > 0 && hostBytes === hostLength && memory[hostOffset] !== DOT) {
       const host = this.findHost(memory, hostOffset, hostLength, hostHash);
       if (host > 0) {
         const rule = this.matchPath(memory, listener, host, pathOffset, pathLength, pathHash, depth);

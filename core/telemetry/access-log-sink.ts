@@ -60,7 +60,10 @@ export class AccessLogSink {
     this.launch();
   }
 
-  /** Opens the file again, under another path if one is given: after logrotate, or a reload. */
+  /**
+   * Opens the file again, under another path if one is given: after logrotate, or a reload. Lines
+   * logged while this happens go to either file, but none to both or neither.
+   */
   reopen(path = this.path): void {
     this.path = path;
     this.send({ type: 'reopen', path });
@@ -116,6 +119,8 @@ export class AccessLogSink {
     const start: SinkStart = { path: this.path, rings: this.rings };
     const worker = new Worker(new URL('./access-log-writer.ts', import.meta.url), {
       name: 'access-log',
+      // Node options of the main program (an --eval, for one) are not this thread's.
+      execArgv: [],
       workerData: start,
     });
     // Logging alone must not keep the process alive.

@@ -6,6 +6,9 @@
 // Hot module: no allocation per exchange.
 
 import type { Exchange } from '../exchange/exchange.ts';
+import { FieldBits, parseFields } from '../http1/fields.ts';
+import { HeaderId } from '../http1/header-ids.ts';
+import { HEADER_COUNT_CAPACITY, HeaderTable } from '../http1/header-table.ts';
 import type { PeerAddress } from '../io/connection.ts';
 
 /** Index of the protocol's name in logs and records. */
@@ -14,6 +17,9 @@ export const LogProtocol = { HTTP_1_0: 0, HTTP_1_1: 1, HTTP_2: 2 } as const;
 /** Name of each `LogProtocol`, as in a request line. */
 export const protocolNames: readonly string[] = ['HTTP/1.0', 'HTTP/1.1', 'HTTP/2.0'];
 
+/** ` HTTP/1.1` and CRLF, which end the request line of a kept head. */
+const REQUEST_LINE_END_BYTES = 11;
+
 const noBytes = new Uint8Array(0);
 
 /** Stands in where the client's connection is not known any more. */
@@ -21,6 +27,8 @@ export const unknownPeer: PeerAddress = { peerFamily: 0, peerPort: 0, peer0: 0, 
 
 /** One ended exchange. Times are milliseconds with fractions; -1 means "did not happen". */
 export class LogSource {
+  private readonly fields = new HeaderTable();
+  private readonly bits = new FieldBits();
   /** Memory that the offsets of the request's texts refer to. */
   memory: Uint8Array = noBytes;
 
@@ -95,10 +103,7 @@ export class LogSource {
     this.pathLength = exchange.pathLength;
     this.hostOffset = exchange.hostOffset;
     this.hostLength = exchange.hostLength;
-    this.userAgentOffset = exchange.userAgentOffset;
-    this.userAgentLength = exchange.userAgentLength;
-    this.refererOffset = exchange.refererOffset;
-    this.refererLength = exchange.refererLength;
+    this.findFields(exchange, memory);
     this.requestIdOffset = exchange.requestIdOffset;
     this.requestIdLength = exchange.requestIdLength;
     this.protocol = exchange.versionMinor === 0 ? LogProtocol.HTTP_1_0 : LogProtocol.HTTP_1_1;
@@ -121,5 +126,25 @@ export class LogSource {
     this.connectMs = exchange.connectedMs > 0 ? exchange.connectedMs - exchange.startMs : -1;
     const sentMs = exchange.connectedMs > 0 ? exchange.connectedMs : exchange.startMs;
     this.upstreamMs = exchange.firstByteMs > 0 ? exchange.firstByteMs - sentMs : -1;
+  }
+
+  /** Looks up the fields that only logs and records want: nobody pays for them otherwise. */
+  private findFields(exchange: Exchange, memory: Uint8Array): void {
+    this.userAgentLength = 0;
+    this.refererLength = 0;
+    if (exchange.headLength === 0) return;
+    const start = exchange.pathOffset + exchange.pathLength + REQUEST_LINE_END_BYTES;
+    const end = exchange.headOffset + exchange.headLength;
+    if (parseFields(memory, start, end, HEADER_COUNT_CAPACITY, this.fields, this.bits) <= 0) return;
+    const userAgent = this.fields.find(HeaderId.USER_AGENT);
+    if (userAgent >= 0) {
+      this.userAgentOffset = this.fields.valueOffset(userAgent);
+      this.userAgentLength = this.fields.valueLength(userAgent);
+    }
+    const referer = this.fields.find(HeaderId.REFERER);
+    if (referer >= 0) {
+      this.refererOffset = this.fields.valueOffset(referer);
+      this.refererLength = this.fields.valueLength(referer);
+    }
   }
 }

@@ -17,7 +17,10 @@ export interface WorkerStart {
   metrics: SharedArrayBuffer;
   accessLog: SharedArrayBuffer;
   flightRecords: SharedArrayBuffer;
-  /** Descriptor of each connection slot plus one, 0 if free: lets a successor close what a dead worker left open. */
+  /**
+   * Descriptor of each connection slot plus one, 0 if free: lets the control thread close what a dead
+   * worker left open. Two more entries take descriptors that are no connections.
+   */
   descriptors: SharedArrayBuffer;
 }
 

@@ -22,8 +22,8 @@ const APPLY_TIMEOUT_MS = 10_000;
 /** Time beyond the drain timeout after which a silent worker counts as stuck. */
 const DRAIN_MARGIN_MS = 2000;
 
-/** Extra entries of the descriptor table, for descriptors of a worker that are no connections. */
-const EXTRA_DESCRIPTORS = 8;
+/** Extra entries of the descriptor table: the worker's epoll instance and its spare (see Reactor). */
+const EXTRA_DESCRIPTORS = 2;
 
 /** What a supervisor is made of. */
 export interface SupervisorOptions {

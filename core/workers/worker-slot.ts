@@ -141,7 +141,7 @@ export class WorkerSlot {
     this.post({ type: 'stop' });
     const timer = setTimeout(() => {
       // A thread inside epoll_wait does not notice `terminate` until something wakes it.
-      thread.terminate();
+
       wake(this.start.wakeFd);
     }, STOP_GRACE_MS);
     await gone;
@@ -259,7 +259,10 @@ export class WorkerSlot {
     });
   }
 
-  /** Closes what a dead thread left open, so that its peers learn of it; returns how many. */
+  /**
+   * Closes what a dead thread left open, so that its peers learn of it; returns the number of
+   * connections. Entries beyond the connection slots are descriptors of another kind.
+   */
   private closeLeftOpen(): number {
     const descriptors = new Int32Array(this.start.descriptors);
     let count = 0;
@@ -268,7 +271,7 @@ export class WorkerSlot {
       if (fd < 0) continue;
       descriptors[slot] = 0;
       closeDescriptor(fd);
-      count++;
+      if (slot < this.start.connectionsMax) count++;
     }
     return count;
   }

@@ -4,7 +4,7 @@
 // from the port directly when the eventfd says so. It returns to Node's own loop only now and then,
 // so that the engine's housekeeping tasks can run; that costs nothing that could be measured.
 
-import { receiveMessageOnPort, parentPort, workerData } from 'node:worker_threads';
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { createLinuxKernel } from '../ffi/linux.ts';
 import { kernelMemoryBytes } from '../io/arena.ts';
 import { PacketWorker } from './packet-worker.ts';

@@ -38,13 +38,17 @@ interface Reading {
   tunnel: boolean;
 }
 
-/** One client connection. */
+/**
+ * One client connection. `again` is given the requests that it did not come to send, and says whether
+ * another connection takes them.
+ */
 export class SimClient extends Peer {
   /** Everything this client wanted is over. */
   done = false;
   private readonly script: ClientPlan;
   private readonly judge: Judge;
   private readonly name: string;
+  private readonly again: (rest: RequestPlan[]) => boolean;
   private readonly reader: MessageReader;
   private readonly outstanding: RequestPlan[] = [];
   private reading: Reading | undefined;
@@ -55,8 +59,17 @@ export class SimClient extends Peer {
   private receivedBytes = 0;
   private left = false;
 
-  constructor(name: string, socket: SimSocket, scheduler: Scheduler, random: Random, script: ClientPlan, judge: Judge) {
+  constructor(
+    name: string,
+    socket: SimSocket,
+    scheduler: Scheduler,
+    random: Random,
+    script: ClientPlan,
+    judge: Judge,
+    again: (rest: RequestPlan[]) => boolean,
+  ) {
     super(socket, scheduler, random, script.pace);
+    this.again = again;
     this.name = name;
     this.script = script;
     this.judge = judge;
@@ -74,7 +87,7 @@ export class SimClient extends Peer {
 
   protected cut(how: 'close' | 'reset' | 'stall'): void {
     // A client that has fallen silent still waits for what the gateway has to say.
-    if (how === 'stall') this.next = this.script.requests.length;
+    if (how === 'stall') this.giveUpRest();
     else this.leave();
   }
 
@@ -86,6 +99,7 @@ export class SimClient extends Peer {
       if (!(error instanceof CodecError)) throw error;
       this.judge.violation(`${this.name} received what is not HTTP: ${error.message}`);
       this.leave();
+      this.close('reset');
       return;
     }
     const leaving = this.script.leaveAtByte;
@@ -97,13 +111,19 @@ export class SimClient extends Peer {
 
   protected ended(how: StreamEnd): void {
     const idle = this.outstanding.length === 0 && this.next < this.script.requests.length;
-    if (idle && !this.serverCloses) this.judge.endedEarly(this.name, how);
+    if (how === 'refused') this.judge.refused(this.name);
+    else if (idle && !this.serverCloses) this.judge.endedEarly(this.name, how);
     const result = how === 'fin' ? this.reader.finishStream() : this.reader.isBetween() ? 'between' : 'truncated';
     const { reading } = this;
-    if (reading?.tunnel === true) this.endTunnel(how);
-    else if (result === 'truncated' && reading !== undefined && !reading.interim) {
+    if (reading?.tunnel === true) {
+      this.endTunnel(how);
+      return;
+    }
+    if (result === 'truncated' && reading !== undefined && !reading.interim) {
       this.outstanding.shift();
       this.judge.outcome(reading.plan.id, { type: 'truncated', why: how });
+      // The requests behind it could not be answered any more.
+      this.serverCloses = true;
     }
     for (const plan of this.outstanding.splice(0)) {
       const outcome = this.serverCloses
@@ -121,10 +141,17 @@ export class SimClient extends Peer {
   private leave(): void {
     if (this.left) return;
     this.left = true;
-    const rest = [...this.outstanding.splice(0), ...this.script.requests.slice(this.next)];
-    for (const plan of rest) this.judge.outcome(plan.id, { type: 'left' });
-    this.next = this.script.requests.length;
+    for (const plan of this.outstanding.splice(0)) this.judge.outcome(plan.id, { type: 'left' });
+    this.giveUpRest();
     this.done = true;
+  }
+
+  /** What has not been sent by now will not be, on this connection. */
+  private giveUpRest(): void {
+    const rest = this.script.requests.slice(this.next);
+    this.next = this.script.requests.length;
+    if (rest.length === 0 || this.again(rest)) return;
+    for (const plan of rest) this.judge.outcome(plan.id, { type: 'left' });
   }
 
   // -- sending ---------------------------------------------------------------------
@@ -229,6 +256,9 @@ export class SimClient extends Peer {
     const declared = declaredFraming(head);
     if (plan.version === 0 && declared?.type === 'chunked') throw new CodecError('a chunked response to HTTP/1.0');
     if (status === 204 && declared !== undefined) throw new CodecError('204 with a body length');
+    // A gateway that refuses a head before it has read the method answers HEAD with a body: to such
+    // an answer the end of the connection is the end.
+    if (plan.method === 'HEAD' && this.reading!.flag !== undefined && this.serverCloses) return { type: 'close' };
     if (plan.method === 'HEAD' || status === 204 || status === 304) return { type: 'none' };
     if (declared !== undefined) return declared;
     this.serverCloses = true;
@@ -304,6 +334,9 @@ export class SimClient extends Peer {
     }
     if (how === 'fin') this.judge.outcome(plan.id, { type: 'tunnel' });
     else this.judge.outcome(plan.id, { type: 'truncated', why: how });
+    this.leave();
+    // The other side has said everything; this one may not have.
+    this.closeAfterSending('close');
   }
 }
 

@@ -42,19 +42,29 @@ export class Judge {
   /** What went wrong, in the order it was seen. */
   readonly violations: string[] = [];
   readonly troubles: Troubles;
+  /** Takes a line for everything that peers see, if set. */
+  trace: ((line: string) => void) | undefined;
   private readonly records = new Map<number, RequestRecord>();
 
   constructor(troubles: Troubles, clients: readonly ClientPlan[]) {
     this.troubles = troubles;
     for (const client of clients) {
       for (const plan of client.requests) {
-        this.records.set(plan.id, { plan, client, issuedMs: 0, deliveries: [], leftoverVictim: false, outcome: undefined });
+        this.records.set(plan.id, {
+          plan,
+          client,
+          issuedMs: 0,
+          deliveries: [],
+          leftoverVictim: false,
+          outcome: undefined,
+        });
       }
     }
   }
 
   /** Something happened that must not. */
   violation(text: string): void {
+    this.trace?.(`VIOLATION ${text}`);
     this.violations.push(text);
   }
 
@@ -63,15 +73,27 @@ export class Judge {
     return this.records.get(id)?.plan;
   }
 
+  /** Requests continue on another connection, with a script of its own. */
+  moved(requests: readonly RequestPlan[], client: ClientPlan): void {
+    for (const plan of requests) this.records.get(plan.id)!.client = client;
+  }
+
+  /** A connection was refused. */
+  refused(client: string): void {
+    if (!this.troubles.drain) this.violation(`the connection of ${client} was refused`);
+  }
+
   /** A client begins to send a request. */
   issued(id: number, nowMs: number): void {
-    this.records.get(id)!.issuedMs = nowMs;
+    const record = this.records.get(id)!;
+    record.issuedMs = nowMs;
+    this.trace?.(`request ${id} begins: ${summary(record.plan)}`);
   }
 
   /** The gateway ended a connection on which the client still had requests to send. */
   endedEarly(client: string, how: string): void {
     const { troubles } = this;
-    if (troubles.drain || troubles.resources || troubles.clients) return;
+    if (troubles.drain || troubles.resources || troubles.clients || troubles.early) return;
     this.violation(`the connection of ${client} ended (${how}) while it was waiting to send`);
   }
 
@@ -83,6 +105,7 @@ export class Judge {
     const record = this.records.get(id)!;
     if (record.issuedMs > retiredMs) this.violation(`request ${id} went to an endpoint that had been removed`);
     record.deliveries.push({ reused });
+    this.trace?.(`request ${id} reached an upstream`);
     record.leftoverVictim ||= leftoverBefore;
     const count = record.deliveries.length;
     const { method } = record.plan;
@@ -106,6 +129,7 @@ export class Judge {
       return;
     }
     record.outcome = outcome;
+    this.trace?.(`request ${id} ended: ${describe(outcome)}`);
     const problem = this.problem(record, outcome);
     if (problem !== undefined) this.violation(`request ${id} (${summary(record.plan)}): ${problem}`);
   }
@@ -196,9 +220,21 @@ export class Judge {
   }
 
   private mayVanish(record: RequestRecord): boolean {
-    const { client } = record;
+    const { client, plan } = record;
     if (leavesEarly(client)) return true;
+    // The system may drop a connection before the worker gets it (ECONNABORTED from accept).
+    if (this.troubles.clients && client.requests.every((other) => this.untouched(other.id))) return true;
+    // An answer that came before its request had been read leaves a connection of no use, and by
+    // then its head, where that could have been announced, may be long gone.
+    if (client.requests.some((other) => other.id < plan.id && this.early(other))) return true;
     return this.troubles.drain || this.troubles.resources;
+  }
+
+  /** Nobody has seen the request, and it got no answer. */
+  private untouched(id: number): boolean {
+    const { deliveries, outcome } = this.records.get(id)!;
+    const answered = outcome !== undefined && outcome.type !== 'unanswered' && outcome.type !== 'left';
+    return deliveries.length === 0 && !answered;
   }
 
   /** The upstream may answer before it has the whole request. */

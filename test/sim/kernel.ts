@@ -270,12 +270,15 @@ export class SimKernel implements Kernel {
     const socket = this.socket(fd, 'recv');
     const count = socket.recv(this.range(offset, length, 'recv'));
     if (count > 0) this.progress++;
-    return this.traced('recv', fd, count);
+    this.trace?.(`recv ${fd} = ${count}${this.preview(offset, count)}`);
+    return count;
   }
 
   send(fd: number, offset: number, length: number, _more: boolean): number {
     this.tick();
-    return this.traced('send', fd, this.sendBytes(fd, this.range(offset, length, 'send')));
+    const count = this.sendBytes(fd, this.range(offset, length, 'send'));
+    this.trace?.(`send ${fd} ${length} = ${count}${this.preview(offset, count)}`);
+    return count;
   }
 
   writev(fd: number, segments: Int32Array, count: number): number {
@@ -441,6 +444,12 @@ export class SimKernel implements Kernel {
   private port(): number {
     this.nextPort = this.nextPort >= 60999 ? 40000 : this.nextPort + 1;
     return this.nextPort;
+  }
+
+  private preview(offset: number, count: number): string {
+    if (count <= 0) return '';
+    const text = Buffer.from(this.memory.subarray(offset, offset + Math.min(count, 60))).toString('latin1');
+    return ` ${JSON.stringify(text).replace(/[^ -~]/g, '?')}`;
   }
 
   private traced(call: string, fd: number, result: number): number {

@@ -179,13 +179,15 @@ export function drawLink(random: Random, troubles: Troubles): LinkProfile {
   }
   const slow = random.pick([0.1, 1, 5, 40]);
   const tiny = !troubles.large && random.chance(0.2);
+  // A far peer with buffers of a few bytes would need longer for a head than any timeout allows.
+  const bufferBytesMin = slow > 1 ? 1000 : 1;
   return {
     delayMinMs: 0,
     delayMaxMs: slow,
     segmentBytesMax: tiny ? random.int(20, 400) : random.pick([1460, 4096, 65536]),
     dribbleBytes: random.chance(0.2) ? random.int(1, 500) : 0,
-    sendBufferBytes: tiny ? random.size(1, 3000) : random.pick([4096, 16384, 65536]),
-    receiveBufferBytes: tiny ? random.size(50, 3000) : random.pick([4096, 16384, 65536]),
+    sendBufferBytes: tiny ? random.size(bufferBytesMin, 3000) : random.pick([4096, 16384, 65536]),
+    receiveBufferBytes: tiny ? random.size(Math.max(bufferBytesMin, 50), 3000) : random.pick([4096, 16384, 65536]),
   };
 }
 
@@ -194,7 +196,7 @@ export function drawPace(random: Random, troubles: Troubles, slowReader: boolean
   const calm = !troubles.network;
   return {
     reactionMsMax: calm ? 0.1 : random.pick([0.05, 1, 20]),
-    writeBytesMax: calm ? 65536 : random.pick([3, 500, 20000, 65536]),
+    writeBytesMax: calm ? 65536 : random.pick([slowReader ? 100 : 3, 500, 20000, 65536]),
     readBytesMax: slowReader ? random.pick([100, 2000]) : 65536,
     pauseMsMax: slowReader ? random.pick([1, 10]) : calm ? 0.1 : random.pick([0.1, 1]),
   };
@@ -227,13 +229,13 @@ export function drawClients(random: Random, troubles: Troubles): ClientPlan[] {
 }
 
 function drawRequest(random: Random, id: number, troubles: Troubles, last: boolean): RequestPlan {
-  const method = random.weighted({ GET: 8, HEAD: 2, POST: 6, PUT: 3, DELETE: 1 });
+  const malformed = troubles.malformed && random.chance(0.15) ? drawMalformed(random) : undefined;
+  const method = malformed === undefined ? random.weighted({ GET: 8, HEAD: 2, POST: 6, PUT: 3, DELETE: 1 }) : 'POST';
   const version = random.chance(0.08) ? 0 : 1;
   const hasBody = method === 'POST' || method === 'PUT';
   const framing = !hasBody ? 'none' : version === 1 && random.chance(0.4) ? 'chunked' : 'length';
   const bytes = framing === 'none' ? 0 : drawSize(random, troubles);
   const upgrade = troubles.tunnels && last && method === 'GET' && version === 1 && random.chance(0.5);
-  const malformed = troubles.malformed && random.chance(0.15) ? drawMalformed(random) : undefined;
   const expectContinue = bytes > 0 && version === 1 && random.chance(0.2);
   return {
     id,
@@ -253,7 +255,7 @@ function drawRequest(random: Random, id: number, troubles: Troubles, last: boole
     tunnelBytes: { client: random.size(0, 20000), upstream: random.size(0, 20000) },
     extraFieldBytes: random.chance(0.1) ? random.size(1, 6000) : random.size(0, 60),
     malformed,
-    unrouted: random.chance(0.04),
+    unrouted: malformed === undefined && random.chance(0.04),
     response: drawResponse(random, troubles, bytes),
   };
 }
@@ -275,7 +277,7 @@ function drawResponse(random: Random, troubles: Troubles, requestBytes: number):
     thinkMs: random.chance(0.3) ? random.between(0, 60) : 0,
     fault,
     faultAtByte: random.int(0, Math.max(0, bytes - 1)),
-    leftover: troubles.responses && random.chance(0.05),
+    leftover: troubles.responses && framing !== 'close' && random.chance(0.05),
     close: framing === 'close' || version === 0 || random.chance(0.1),
     version: fault === 'badChunk' ? 1 : version,
     chunkBytesMax: random.pick([1, 30, 1000, 9000, 70000]) + Math.floor(bytes / 50),

@@ -167,7 +167,7 @@ export class UpstreamConnection extends Peer {
     if (this.dieOnNextRequest !== undefined) {
       this.close(this.dieOnNextRequest);
       this.server.connections.delete(this);
-      return { type: 'none' };
+      return { type: 'tunnel' }; // Whatever follows is not looked at any more.
     }
     if (field(head, 'expect') !== undefined) this.write(encodeHead('HTTP/1.1 100 Continue', []));
     if (plan.response.afterBodyBytes === 0) this.respond();
@@ -192,6 +192,7 @@ export class UpstreamConnection extends Peer {
   }
 
   private body(bytes: Uint8Array): void {
+    if (this.gone) return;
     const checker = this.tunnel ?? this.checker!;
     const wrong = checker.check(bytes);
     if (wrong >= 0) throw new CodecError(`byte ${wrong} of what belongs to request ${this.current!.id} is wrong`);
@@ -275,7 +276,7 @@ export class UpstreamConnection extends Peer {
     while (this.pieces.length > 0 && this.unsentBytes < AHEAD_BYTES) {
       this.write(this.pieces.shift()!);
       const pauseMsMax = this.current?.response.pauseMsMax ?? 0;
-      if (pauseMsMax > 0 && this.random.chance(0.3)) {
+      if (this.pieces.length > 0 && pauseMsMax > 0 && this.random.chance(0.3)) {
         this.pausing = true;
         this.scheduler.after(this.random.float() * pauseMsMax, () => {
           this.pausing = false;
@@ -316,7 +317,7 @@ export class UpstreamConnection extends Peer {
     const choice = this.random.weighted({ stay: 4, close: 3, dieClose: 1, dieReset: 1 });
     if (choice === 'close') {
       this.scheduler.after(this.random.float() * this.random.pick([1, 20, 300]), () => {
-        if (this.served === served && this.responseComplete && this.requestComplete) this.shutDown();
+        if (this.served === served && this.responseComplete && this.requestComplete) this.closeAfterSending('close');
       });
     } else if (choice !== 'stay') {
       this.dieOnNextRequest = choice === 'dieClose' ? 'close' : 'reset';

@@ -6,7 +6,7 @@
 //   a: \{3:xyz}\r\n       and \{count:text} for repetition
 //   ```
 //   ```limits             (optional) name=value, one per line
-//   ```expect             one expectation per line: "name value"; see checks.ts for the names
+//   ```expect             one expectation per line: "name value", names as in observe.ts
 //
 // A case needs no code.
 
@@ -28,11 +28,11 @@ const dataDirectory = join(import.meta.dirname, '../../../data/http1');
 /** Resolves the visible escapes of one text. */
 export function unescapeBytes(text: string): string {
   const repeated = text.replace(/\\\{(\d+):([^}]*)\}/g, (_, count: string, unit: string) => unit.repeat(Number(count)));
-  return repeated.replace(/\\(x[0-9a-fA-F]{2}|.)/g, (_, escape: string) => {
-    if (escape.length === 3) return String.fromCharCode(Number.parseInt(escape.slice(1), 16));
+  return repeated.replace(/\\(x[0-9a-fA-F]{2}|.)/g, (_, name: string) => {
+    if (name.length === 3) return String.fromCharCode(Number.parseInt(name.slice(1), 16));
     const known: Record<string, string> = { r: '\r', n: '\n', t: '\t', '0': '\0', '\\': '\\' };
-    const byte = known[escape];
-    if (byte === undefined) throw new Error(`Unknown escape \\${escape}`);
+    const byte = known[name];
+    if (byte === undefined) throw new Error(`Unknown escape \\${name}`);
     return byte;
   });
 }

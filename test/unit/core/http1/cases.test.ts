@@ -1,4 +1,5 @@
 // The parser cases of test/data/http1, each fed whole, split at every byte, and byte by byte.
+// Very long inputs are split at every byte of their beginning and end and at even distances between.
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
@@ -7,10 +8,26 @@ import type { ParserLimits } from '../../../../core/http1/message.ts';
 import { loadCaseFiles, type ParserCase } from './case-file.ts';
 import { type Outcome, observeChunked, observeRequest, observeResponse, wideLimits } from './observe.ts';
 
+/** Inputs up to this length are split everywhere. */
+const SPLIT_EVERYWHERE_MAX = 700;
+/** Bytes at each end of a longer input that are split everywhere, and the distance between. */
+const SPLIT_EDGE = 80;
+const SPLIT_STEP = 211;
+
+/** Where to split an input of `length` bytes: 0 to length - 1. */
+function splitPoints(length: number): number[] {
+  const points: number[] = [];
+  for (let at = 0; at < length; at++) {
+    const atEdge = at < SPLIT_EDGE || at >= length - SPLIT_EDGE;
+    if (length <= SPLIT_EVERYWHERE_MAX || atEdge || at % SPLIT_STEP === 0) points.push(at);
+  }
+  return points;
+}
+
 /** Compares one outcome with the expectations of a case; `field` lines must be complete and in order. */
 function checkExpectations(outcome: Outcome, parserCase: ParserCase): void {
   const fields = parserCase.expect.filter(({ name }) => name === 'field').map(({ value }) => value);
-  if (fields.length > 0) assert.deepEqual(outcome['fields'], fields);
+  if (fields.length > 0) assert.deepEqual(outcome.fields, fields);
   for (const { name, value } of parserCase.expect) {
     if (name === 'field') continue;
     if (name === 'more') {
@@ -18,7 +35,7 @@ function checkExpectations(outcome: Outcome, parserCase: ParserCase): void {
       continue;
     }
     if (name === 'no-fields') {
-      assert.deepEqual(outcome['fields'], []);
+      assert.deepEqual(outcome.fields, []);
       continue;
     }
     assert.ok(name in outcome, `no "${name}" in ${JSON.stringify(outcome)}`);
@@ -26,20 +43,17 @@ function checkExpectations(outcome: Outcome, parserCase: ParserCase): void {
   }
 }
 
-function checkHead(
-  parserCase: ParserCase,
-  observe: (input: Uint8Array, limits: ParserLimits) => Outcome,
-): void {
+function checkHead(parserCase: ParserCase, observe: (input: Uint8Array, limits: ParserLimits) => Outcome): void {
   const limits = { ...wideLimits, ...parserCase.limits };
   const { input } = parserCase;
   const whole = observe(input, limits);
   checkExpectations(whole, parserCase);
 
-  const headBytes = typeof whole['bytes'] === 'number' ? whole['bytes'] : Number.POSITIVE_INFINITY;
-  for (let length = 0; length < input.length; length++) {
+  const headBytes = typeof whole.bytes === 'number' ? whole.bytes : Number.POSITIVE_INFINITY;
+  for (const length of splitPoints(input.length)) {
     const part = observe(input.subarray(0, length), limits);
     if (length >= headBytes) assert.deepEqual(part, whole, `split at ${length}`);
-    else if (part['error'] === undefined) assert.deepEqual(part, { more: true }, `split at ${length}`);
+    else if (part.error === undefined) assert.deepEqual(part, { more: true }, `split at ${length}`);
     else assert.deepEqual(part, whole, `split at ${length}`);
   }
 
@@ -54,15 +68,15 @@ function checkHead(
     }
     scanned = length;
   }
-  assert.equal(whole['bytes'], undefined, 'a head that parses has an end');
+  assert.equal(whole.bytes, undefined, 'a head that parses has an end');
 }
 
 function checkChunked(parserCase: ParserCase): void {
   const { input } = parserCase;
-  const maxTrailerBytes = parserCase.limits['maxTrailerBytes'] ?? 8192;
+  const maxTrailerBytes = parserCase.limits.maxTrailerBytes ?? 8192;
   const whole = observeChunked(input, [input.length], maxTrailerBytes);
   checkExpectations(whole, parserCase);
-  for (let first = 1; first < input.length; first++) {
+  for (const first of splitPoints(input.length)) {
     const split = observeChunked(input, [first, input.length - first], maxTrailerBytes);
     assert.deepEqual(split, whole, `split at ${first}`);
   }

@@ -144,9 +144,7 @@ export function observeChunked(input: Uint8Array, pieces: readonly number[], max
       const memory = guarded(piece, GUARDS[pieces.length % GUARDS.length]);
       const result = decodeChunked(memory, GUARD_BYTES, piece.length, state, maxTrailerBytes);
       if (result < 0) return failure(result);
-      body.push(
-        Buffer.from(memory.subarray(state.payloadOffset, state.payloadOffset + state.payloadLength)),
-      );
+      body.push(Buffer.from(memory.subarray(state.payloadOffset, state.payloadOffset + state.payloadLength)));
       kept = memory.slice(GUARD_BYTES + state.consumed, GUARD_BYTES + piece.length);
       if (state.phase === ChunkPhase.DONE) {
         const rest = Buffer.concat([kept, input.subarray(at)]).toString('latin1');

@@ -9,7 +9,7 @@ const control = new Int32Array(start.metrics);
 const port = parentPort!;
 
 /** Words of the control area. */
-const Word = { STARTS: 0, FAIL_AT_START: 1, FAIL_AT_SNAPSHOT: 2, IGNORE_PINGS: 3, DRAIN_REMAINING: 4 };
+const Word = { STARTS: 0, FAIL_AT_START: 1, FAIL_AT_SNAPSHOT: 2, IGNORE_PINGS: 3, DRAIN_REMAINING: 4, HANG_AT_STOP: 5 };
 
 function post(message: WorkerMessage): void {
   port.postMessage(message);
@@ -40,6 +40,8 @@ port.on('message', (message: ControlMessage) => {
       if (control[Word.IGNORE_PINGS] === 0) post({ type: 'pong', token: message.token });
       break;
     case 'stop':
+      // Nothing but an end from outside gets the thread out of this.
+      if (control[Word.HANG_AT_STOP] === 1) Atomics.wait(control, Word.HANG_AT_STOP, 1);
       port.close();
       break;
   }

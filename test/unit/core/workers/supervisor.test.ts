@@ -9,7 +9,7 @@ import type { LogFields } from '../../../../core/workers/log.ts';
 import type { Snapshot } from '../../../../core/workers/snapshot.ts';
 import { Supervisor } from '../../../../core/workers/supervisor.ts';
 
-const Word = { STARTS: 0, FAIL_AT_START: 1, FAIL_AT_SNAPSHOT: 2, IGNORE_PINGS: 3, DRAIN_REMAINING: 4 };
+const Word = { STARTS: 0, FAIL_AT_START: 1, FAIL_AT_SNAPSHOT: 2, IGNORE_PINGS: 3, DRAIN_REMAINING: 4, HANG_AT_STOP: 5 };
 
 interface Line extends LogFields {
   message: string;
@@ -209,6 +209,37 @@ test('a stop ends all threads and none is restarted', async () => {
     harness.lines.filter(({ message }) => message === 'packet worker died'),
     [],
   );
+});
+
+test('a thread that hangs at the stop is ended from outside', async () => {
+  const harness = new Harness(1);
+  await harness.supervisor.apply(snapshot(1), harness.plan('a'));
+  harness.controls[0]![Word.HANG_AT_STOP] = 1;
+  await harness.supervisor.stop();
+  assert.equal(harness.supervisor.states()[0]!.up, false);
+});
+
+test('a worker that does not answer for ten seconds is unhealthy but not killed', async (t) => {
+  t.mock.timers.enable({ apis: ['setInterval'] });
+  const harness = new Harness(1);
+  await harness.supervisor.apply(snapshot(1), harness.plan('a'));
+  const [control] = harness.controls;
+  control![Word.IGNORE_PINGS] = 1;
+  const startMs = performance.now();
+  let nowMs = startMs;
+  t.mock.method(performance, 'now', () => nowMs);
+  t.mock.timers.tick(1000);
+
+  nowMs = startMs + 9_999;
+  assert.equal(harness.supervisor.states()[0]!.healthy, true);
+  nowMs = startMs + 10_000;
+  const { up, healthy, restarts } = harness.supervisor.states()[0]!;
+  assert.deepEqual({ up, healthy, restarts }, { up: true, healthy: false, restarts: 0 });
+
+  control![Word.IGNORE_PINGS] = 0;
+  t.mock.timers.tick(1000);
+  while (!harness.supervisor.states()[0]!.healthy) await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(control![Word.STARTS], 1);
 });
 
 test('an address that somebody else listens on is refused and nothing of the plan stays open', async () => {

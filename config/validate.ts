@@ -1,12 +1,13 @@
-// What exactly is wrong where a value does not fit the schema, in words for the author of the file.
+// Validation: where a value does not fit the schema, and what is wrong there in words for its author.
 //
-// Control thread. TypeBox decides whether a value is valid; this module follows the schema down to
-// each place that is not, and words it. Invariant: an invalid value yields at least one finding.
+// Control thread. Follows schema and value down together. Knows the keywords of JSON Schema that
+// schema-builder.ts can make, and the notes of kinds.ts.
+// Invariants: a value is valid if and only if there is no violation; one place yields one violation.
 
 import type { TSchema } from 'typebox';
-import { Check } from 'typebox/value';
 import { describeValue } from './errors.ts';
 import { noteOf } from './kinds.ts';
+import { nodeOf, type SchemaNode } from './schema-builder.ts';
 import { suggest } from './suggest.ts';
 import { BROKEN, type Path } from './yaml.ts';
 
@@ -20,20 +21,10 @@ export interface Violation {
   hint?: string | undefined;
 }
 
-interface SchemaNode extends TSchema {
-  type?: string;
-  properties?: Record<string, SchemaNode>;
-  required?: string[];
-  items?: SchemaNode;
-  minItems?: number;
-  maxItems?: number;
-  anyOf?: SchemaNode[];
-}
-
-/** All places where `value` does not fit `schema`, in the order of the value. */
-export function explain(schema: TSchema, value: unknown): Violation[] {
+/** All places where `value` does not fit `schema`, in the order of the value; none when it is valid. */
+export function validate(schema: TSchema, value: unknown): Violation[] {
   const violations: Violation[] = [];
-  visit(schema as SchemaNode, value, [], violations);
+  visit(nodeOf(schema), value, [], violations);
   return violations;
 }
 
@@ -65,7 +56,7 @@ function visit(schema: SchemaNode, value: unknown, path: Path, violations: Viola
     visitObject(objectSchema, value as Record<string, unknown>, path, violations);
   } else if (Array.isArray(value) && schema.items !== undefined) {
     visitArray(schema, value, path, violations);
-  } else if (!Check(schema, value)) {
+  } else if (!fits(schema, value)) {
     violations.push(leafViolation(schema, value, path));
   }
 }
@@ -112,6 +103,27 @@ function visitArray(schema: SchemaNode, list: unknown[], path: Path, violations:
   list.forEach((item, index) => {
     visit(schema.items!, item, [...path, index], violations);
   });
+}
+
+/** Whether a single value (no mapping, no list) fits. */
+function fits(schema: SchemaNode, value: unknown): boolean {
+  if (schema.anyOf !== undefined) {
+    if (!schema.anyOf.some((branch) => fits(branch, value))) return false;
+  } else if (schema.enum !== undefined) {
+    if (!(schema.enum as readonly unknown[]).includes(value)) return false;
+  } else if (schema.const !== undefined) {
+    if (schema.const !== value) return false;
+  } else if (schema.type === 'string') {
+    if (typeof value !== 'string') return false;
+    if (schema.pattern !== undefined && !new RegExp(schema.pattern, 'u').test(value)) return false;
+  } else if (schema.type === 'integer') {
+    if (typeof value !== 'number' || !Number.isSafeInteger(value)) return false;
+    if (value < (schema.minimum ?? value) || value > (schema.maximum ?? value)) return false;
+  } else if (schema.type !== 'boolean' || typeof value !== 'boolean') {
+    return false;
+  }
+  const problem = noteOf(schema)?.problem;
+  return problem === undefined || problem(String(value)) === undefined;
 }
 
 function leafViolation(schema: SchemaNode, value: unknown, path: Path): Violation {

@@ -1,0 +1,117 @@
+// The command line as a user meets it: output, hints and exit codes.
+
+import assert from 'node:assert/strict';
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { portcullis, runToEnd, simpleConfig, start, temporaryDirectory } from './support.ts';
+
+test('--help names the commands, the signals and the exit codes', async (t) => {
+  const { code, stdout, stderr } = await runToEnd(t, '--help');
+  assert.equal(code, 0);
+  assert.equal(stderr, '');
+  for (const word of ['run', 'check', 'schema', 'explain', 'SIGHUP', 'SIGTERM', 'SIGUSR1', 'Exit codes']) {
+    assert.match(stdout, new RegExp(`\\b${word}\\b`));
+  }
+});
+
+test('--version prints the version of the package', async (t) => {
+  const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'));
+  const { code, stdout } = await runToEnd(t, '--version');
+  assert.equal(code, 0);
+  assert.equal(stdout, `portcullis ${version}\n`);
+});
+
+test('a mistyped command or option is answered with what was probably meant', async (t) => {
+  const command = await runToEnd(t, 'chekc');
+  assert.equal(command.code, 2);
+  assert.equal(command.stderr, 'portcullis: unknown command chekc: did you mean check?\n');
+  const option = await runToEnd(t, 'run', '--confg', 'x.yaml');
+  assert.equal(option.code, 2);
+  assert.equal(option.stderr, 'portcullis: unknown option --confg: did you mean --config?\n');
+});
+
+test('a file without --config is refused with the right form', async (t) => {
+  const { code, stderr } = await runToEnd(t, 'run', 'gateway.yaml');
+  assert.equal(code, 2);
+  assert.match(stderr, /--config gateway\.yaml/);
+});
+
+test('no command at all, and check without a file, are usage errors', async (t) => {
+  assert.equal((await runToEnd(t)).code, 2);
+  const check = await runToEnd(t, 'check');
+  assert.equal(check.code, 2);
+  assert.match(check.stderr, /check needs --config FILE/);
+});
+
+test('check says in one line what a valid file contains', async (t) => {
+  const file = join(temporaryDirectory(t), 'gateway.yaml');
+  writeFileSync(file, simpleConfig(9001));
+  const { code, stdout, stderr } = await runToEnd(t, 'check', '--config', file);
+  assert.equal(code, 0);
+  assert.equal(stderr, '');
+  assert.equal(stdout, `${file} is valid: 1 listener, 1 route with 1 rule, 1 backend with 1 endpoint\n`);
+});
+
+test('check reports every error with its place, and run refuses the same file', async (t) => {
+  const file = join(temporaryDirectory(t), 'gateway.yaml');
+  writeFileSync(file, simpleConfig(9001, 'drianTimeout: 5s\naccessLog: {path: 5s, formt: json}'));
+  const check = await runToEnd(t, 'check', '--config', file);
+  assert.equal(check.code, 1);
+  assert.equal(check.stdout, '');
+  assert.match(check.stderr, new RegExp(`^${file}:4:\\d+: .*did you mean "drainTimeout"\\?$`, 'm'));
+  assert.match(check.stderr, new RegExp(`^${file}:5:\\d+: .*did you mean "format"\\?$`, 'm'));
+  assert.match(check.stderr, /^2 errors in /m);
+
+  const run = await runToEnd(t, 'run', '--config', file);
+  assert.equal(run.code, 1);
+  assert.match(run.stderr, new RegExp(`^${file}:4:\\d+: `, 'm'));
+  assert.match(run.stderr, /^portcullis: the configuration is not valid, and nothing was started\.$/m);
+});
+
+test('a file that does not exist is an error of the configuration', async (t) => {
+  const { code, stderr } = await runToEnd(t, 'check', '--config', '/nonexistent/gateway.yaml');
+  assert.equal(code, 1);
+  assert.match(stderr, /^\/nonexistent\/gateway\.yaml: there is no such file/);
+});
+
+test('schema prints a JSON Schema that knows the top-level keys', async (t) => {
+  const { code, stdout } = await runToEnd(t, 'schema');
+  assert.equal(code, 0);
+  const schema = JSON.parse(stdout);
+  assert.match(schema.$schema, /json-schema\.org/);
+  assert.ok(Object.keys(schema.properties).includes('listeners'));
+});
+
+test('the launcher works from any directory, through symbolic links and in paths with spaces', async (t) => {
+  const directory = join(temporaryDirectory(t), 'with space');
+  mkdirSync(directory);
+  symlinkSync(portcullis, join(directory, 'first'));
+  symlinkSync('first', join(directory, 'second'));
+  const running = start(t, ['--version'], { cwd: '/', command: join(directory, 'second') });
+  const { code, stdout, stderr } = await running.finished;
+  assert.equal(stderr, '');
+  assert.equal(code, 0);
+  assert.match(stdout, /^portcullis \d/);
+});
+
+test('without installed dependencies one sentence says what to do', async (t) => {
+  const directory = temporaryDirectory(t);
+  writeFileSync(join(directory, 'portcullis'), readFileSync(portcullis), { mode: 0o755 });
+  const { code, stderr } = await start(t, ['run'], { command: join(directory, 'portcullis') }).finished;
+  assert.equal(code, 4);
+  assert.equal(stderr, `portcullis: the dependencies are not installed: run \`npm ci\` in ${directory} first.\n`);
+});
+
+test('on another operating system one sentence says what is supported', async (t) => {
+  // A `uname` of our own in front of the real one.
+  const directory = temporaryDirectory(t);
+  writeFileSync(join(directory, 'uname'), '#!/bin/sh\necho Darwin arm64\n', { mode: 0o755 });
+  const env = { PATH: `${directory}:${process.env.PATH}` };
+  const { code, stderr } = await start(t, ['run'], { env }).finished;
+  assert.equal(code, 4);
+  assert.equal(
+    stderr,
+    'portcullis: this machine is Darwin arm64, and Portcullis runs on Linux on x64 and arm64 only.\n',
+  );
+});

@@ -1,0 +1,197 @@
+// SIGHUP on a real gateway, under load where it matters.
+
+import assert from 'node:assert/strict';
+import { Agent, request } from 'node:http';
+import { createServer } from 'node:net';
+import { test } from 'node:test';
+import { get, Load, namedUpstream, simpleConfig, startGateway, startUpstream } from './support.ts';
+
+/** A configuration with the given listeners, all routed to one upstream. */
+function withListeners(upstreamPort: number, listeners: Record<string, string>, extra = ''): string {
+  const entries = Object.entries(listeners).map(([name, address]) => `{name: ${name}, address: "${address}"}`);
+  return simpleConfig(upstreamPort, extra).replace(/^listeners: .*$/m, `listeners: [${entries.join(', ')}]`);
+}
+
+/** Whether a new connection to the port is accepted. */
+async function accepts(port: number): Promise<boolean> {
+  return get(port).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => {
+      assert.equal(error.code, 'ECONNREFUSED');
+      return false;
+    },
+  );
+}
+
+test('a reload under load moves all traffic to the new backend without one failed request', async (t) => {
+  const blue = await namedUpstream(t, 'blue');
+  const green = await namedUpstream(t, 'green');
+  const gateway = startGateway(t, simpleConfig(blue));
+  const port = await gateway.port();
+  const load = new Load(port, 8);
+  await load.more(50);
+  for (let reload = 1; reload <= 6; reload++) {
+    gateway.configure(simpleConfig(reload % 2 === 1 ? green : blue));
+    gateway.kill('SIGHUP');
+    await gateway.log(/info configuration reloaded epoch=\d+/, reload);
+    const expected = reload % 2 === 1 ? 'green' : 'blue';
+    for (let i = 0; i < 4; i++) assert.equal((await get(port)).body, expected);
+    await load.more(50);
+  }
+  await load.stop();
+});
+
+test('a broken file is refused with its errors and the old configuration serves on', async (t) => {
+  const gateway = startGateway(t, simpleConfig(await namedUpstream(t, 'old')));
+  const port = await gateway.port();
+  const admin = await gateway.adminPort();
+  const load = new Load(port, 4);
+  await load.more(20);
+  gateway.configure(`${simpleConfig(9)}\nroutse: []\n`);
+  gateway.kill('SIGHUP');
+  await gateway.log(/error .*gateway\.yaml:\d+:\d+: .*routse/);
+  await gateway.log(/error reload refused: .* epoch=1$/);
+  await load.more(20);
+  await load.stop();
+  assert.equal((await get(port)).body, 'old');
+
+  const { reloads } = JSON.parse((await get(admin, '/reloads')).body);
+  assert.equal(reloads.at(-1).result, 'refused');
+  assert.equal(reloads.at(-1).errors.length, 1);
+  assert.equal((await get(admin, '/readyz')).status, 200);
+  assert.match((await get(admin, '/metrics')).body, /^portcullis_.*reload.*refused.* 1$/m);
+});
+
+test('a kept-alive connection goes on over a reload', async (t) => {
+  const upstream = await namedUpstream(t, 'hello');
+  const gateway = startGateway(t, simpleConfig(upstream));
+  const port = await gateway.port();
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  t.after(() => agent.destroy());
+  const localPort = (): Promise<number> =>
+    new Promise((resolve, reject) => {
+      const outgoing = request({ host: '127.0.0.1', port, agent }, (incoming) => {
+        const local = incoming.socket.localPort!;
+        incoming.resume().on('end', () => resolve(local));
+      });
+      outgoing.on('error', reject).end();
+    });
+  const before = await localPort();
+  gateway.kill('SIGHUP');
+  const report = await gateway.log(
+    /configuration reloaded epoch=2 .*connectionsKept=(\d+) .*listenersAdded=0 listenersKept=1 listenersRemoved=0/,
+  );
+  assert.equal(report[1], '1');
+  assert.equal(await localPort(), before);
+});
+
+test('a request in flight during a reload ends on the backend it started with', async (t) => {
+  let release = (): void => {};
+  const arrived = new Promise<void>((resolve) => {
+    void startUpstream(t, (_incoming, response) => {
+      release = () => response.end('slow old');
+      resolve();
+    }).then(async (old) => {
+      const gateway = startGateway(t, simpleConfig(old));
+      const port = await gateway.port();
+      context = { gateway, port, answer: get(port) };
+    });
+  });
+  let context!: { gateway: ReturnType<typeof startGateway>; port: number; answer: ReturnType<typeof get> };
+  await arrived;
+  const { gateway, port, answer } = context;
+  gateway.configure(simpleConfig(await namedUpstream(t, 'new')));
+  gateway.kill('SIGHUP');
+  await gateway.log(/configuration reloaded epoch=2/);
+  assert.equal((await get(port)).body, 'new');
+  release();
+  const { status, body } = await answer;
+  assert.equal(status, 200);
+  assert.equal(body, 'slow old');
+});
+
+test('listeners are added, kept and removed, and the kept one never refuses a connection', async (t) => {
+  const upstream = await namedUpstream(t, 'hello');
+  const gateway = startGateway(t, withListeners(upstream, { http: '127.0.0.1:0', old: '127.0.0.1:0' }));
+  const port = await gateway.port();
+  const oldPort = await gateway.port('old');
+  assert.ok(await accepts(oldPort));
+  const load = new Load(port, 6);
+  await load.more(30);
+
+  gateway.configure(withListeners(upstream, { http: '127.0.0.1:0', young: '127.0.0.1:0' }));
+  gateway.kill('SIGHUP');
+  await gateway.log(/configuration reloaded .* listenersAdded=1 listenersKept=1 listenersRemoved=1$/);
+  assert.ok(await accepts(await gateway.port('young')));
+  assert.equal(await accepts(oldPort), false);
+  await load.more(30);
+  await load.stop();
+});
+
+test('a listener may move from one address to all addresses of the same port', async (t) => {
+  const upstream = await namedUpstream(t, 'hello');
+  const gateway = startGateway(t, withListeners(upstream, { http: '127.0.0.1:0' }));
+  const port = await gateway.port();
+  gateway.configure(withListeners(upstream, { http: `127.0.0.1:${port}` }));
+  gateway.kill('SIGHUP');
+  await gateway.log(/configuration reloaded epoch=2/);
+  gateway.configure(withListeners(upstream, { http: `0.0.0.0:${port}` }));
+  gateway.kill('SIGHUP');
+  await gateway.log(/configuration reloaded epoch=3 .* listenersAdded=1 listenersKept=0 listenersRemoved=1$/);
+  for (let i = 0; i < 8; i++) assert.equal((await get(port)).body, 'hello');
+});
+
+test('a reload with one taken port changes nothing at all', async (t) => {
+  const taken = createServer();
+  await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve));
+  t.after(() => taken.close());
+  const { port: takenPort } = taken.address() as { port: number };
+  const gateway = startGateway(t, simpleConfig(await namedUpstream(t, 'old')));
+  const port = await gateway.port();
+
+  const other = await namedUpstream(t, 'new');
+  gateway.configure(
+    withListeners(other, { http: '127.0.0.1:0', free: '127.0.0.1:0', taken: `127.0.0.1:${takenPort}` }),
+  );
+  gateway.kill('SIGHUP');
+  await gateway.log(
+    /error cannot listen on 127\.0\.0\.1:\d+ for listener taken: another process already listens there\./,
+  );
+  await gateway.log(/error reload refused/);
+  assert.equal((await get(port)).body, 'old');
+  assert.doesNotMatch(gateway.stderr, /listener=free/);
+});
+
+test('the admin port moves with the configuration and can be switched off', async (t) => {
+  const upstream = await namedUpstream(t, 'hello');
+  const gateway = startGateway(t, simpleConfig(upstream));
+  const first = await gateway.adminPort();
+  assert.equal(JSON.parse((await get(first, '/config')).body).epoch, 1);
+  gateway.configure(simpleConfig(upstream).replace(/^admin: .*$/m, 'admin: off'));
+  gateway.kill('SIGHUP');
+  await gateway.log(/configuration reloaded epoch=2/);
+  assert.equal(await accepts(first), false);
+});
+
+test('another number of workers waits for a restart and says so, and the rest applies', async (t) => {
+  const gateway = startGateway(t, simpleConfig(await namedUpstream(t, 'old')));
+  const port = await gateway.port();
+  gateway.configure(simpleConfig(await namedUpstream(t, 'new')).replace('workers: 2', 'workers: 1'));
+  gateway.kill('SIGHUP');
+  await gateway.log(/warn workers stays 2: a change to 1 takes effect at the next restart$/);
+  await gateway.log(/configuration reloaded epoch=2/);
+  assert.equal((await get(port)).body, 'new');
+});
+
+test('many SIGHUPs at once end in one running configuration, the last one', async (t) => {
+  const gateway = startGateway(t, simpleConfig(await namedUpstream(t, 'old')));
+  const port = await gateway.port();
+  const load = new Load(port, 4);
+  await load.more(20);
+  gateway.configure(simpleConfig(await namedUpstream(t, 'new')));
+  for (let i = 0; i < 20; i++) gateway.kill('SIGHUP');
+  await gateway.log(/configuration reloaded/);
+  assert.equal((await get(port)).body, 'new');
+  await load.more(20);
+  await load.stop();
+});
