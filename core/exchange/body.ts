@@ -9,6 +9,9 @@ import type { HeaderTable } from '../http1/header-table.ts';
 import { putBytes, putRange } from '../io/bytes.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 
+// Constants of other modules are read through a cell on every use; local copies are compiled in.
+const { CHUNKED, CLOSE, LENGTH } = BodyFraming;
+
 /** Largest trailer section, and so what a sender of trailers can make us keep. */
 export const TRAILER_BYTES_MAX = 8 * 1024;
 
@@ -34,7 +37,7 @@ export function readRequestBody(
   exchange: Exchange,
   piece: BodyPiece,
 ): void {
-  if (exchange.requestFraming === BodyFraming.CHUNKED) {
+  if (exchange.requestFraming === CHUNKED) {
     readChunks(memory, offset, length, exchange.requestChunks!, piece);
     return;
   }
@@ -52,16 +55,16 @@ export function readResponseBody(
   piece: BodyPiece,
 ): void {
   switch (exchange.responseFraming) {
-    case BodyFraming.CHUNKED:
+    case CHUNKED:
       readChunks(memory, offset, length, exchange.responseChunks!, piece);
       return;
-    case BodyFraming.LENGTH: {
+    case LENGTH: {
       const count = Math.min(length, exchange.responseRemaining);
       exchange.responseRemaining -= count;
       plain(offset, count, exchange.responseRemaining === 0, piece);
       return;
     }
-    case BodyFraming.CLOSE:
+    case CLOSE:
       plain(offset, length, false, piece);
       return;
     default:

@@ -18,6 +18,9 @@ import type { Runtime } from './runtime.ts';
 import type { Tunnel } from './tunnel.ts';
 import type { UpstreamHttp1 } from './upstream-http1.ts';
 
+// Constants of other modules are read through a cell on every use; local copies are compiled in.
+const { FLIGHT_RECORDS, REQUESTS_IN_FLIGHT } = Counter;
+
 const noBytes = new Uint8Array(0);
 
 export class ProxyContext {
@@ -65,7 +68,7 @@ export class ProxyContext {
     exchange.runtime = this.runtime;
     exchange.startMs = this.reactor.nowMs;
     this.exchanges++;
-    this.counters[Counter.REQUESTS_IN_FLIGHT]++;
+    this.counters[REQUESTS_IN_FLIGHT]++;
     return exchange;
   }
 
@@ -79,7 +82,7 @@ export class ProxyContext {
     if (this.accessLog.enabled || exchange.reason !== 0 || exchange.status >= 500 || durationMs >= SLOW_MS_DEFAULT) {
       this.record(exchange);
     }
-    this.counters[Counter.REQUESTS_IN_FLIGHT]--;
+    this.counters[REQUESTS_IN_FLIGHT]--;
     this.exchanges--;
     if (exchange.headBlock !== 0) reactor.arena.free(exchange.headBlock);
     exchange.reset();
@@ -110,6 +113,6 @@ export class ProxyContext {
     source.endpoint =
       backend === null || exchange.endpoint < 0 ? noBytes : backend.endpoints[exchange.endpoint].addressBytes;
     if (this.accessLog.enabled) this.accessLog.log(source);
-    if (this.flight.recordIfNotable(source)) this.counters[Counter.FLIGHT_RECORDS]++;
+    if (this.flight.recordIfNotable(source)) this.counters[FLIGHT_RECORDS]++;
   }
 }

@@ -31,6 +31,10 @@ import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
 import { requestHeadBytesMax, writeRequestHead } from './request-head.ts';
 import { ConnectionOption, OutFraming, rewriteResponseHead } from './response-head.ts';
 
+// Constants of other modules are read through a cell on every use; local copies are compiled in.
+const { CHUNKED, CLOSE, LENGTH } = BodyFraming;
+const { DOWNSTREAM_ACCEPTED, DOWNSTREAM_BYTES_IN, DOWNSTREAM_BYTES_OUT, DOWNSTREAM_OPEN } = Counter;
+
 /** States of a downstream connection. */
 export const DownstreamState = {
   /** No byte of a request is known. */
@@ -39,11 +43,11 @@ export const DownstreamState = {
   HEAD: 1,
   /** An exchange is in progress. */
   ACTIVE: 2,
-  /** The last response is queued; the connection ends once it has gone. */
-  FLUSHING: 3,
   /** Our side is finished; what the client still sends is thrown away, so that no reset destroys the response. */
-  LINGER: 4,
+  LINGER: 3,
 } as const;
+
+const { ACTIVE, HEAD, IDLE, LINGER } = DownstreamState;
 
 /** How long an ended connection waits for the client to close; long enough for a round trip or two. */
 const LINGER_MS = 2000;
@@ -66,29 +70,24 @@ export class DownstreamHttp1 implements Protocol {
   /** Takes over a freshly accepted connection. */
   accepted(connection: Connection): void {
     const { reactor, runtime, counters } = this.context;
-    connection.state = DownstreamState.IDLE;
-    counters[Counter.DOWNSTREAM_ACCEPTED]++;
-    counters[Counter.DOWNSTREAM_OPEN]++;
+    connection.state = IDLE;
+    counters[DOWNSTREAM_ACCEPTED]++;
+    counters[DOWNSTREAM_OPEN]++;
     reactor.setDeadline(connection, reactor.nowMs + runtime.http.requestHeadTimeoutMs);
   }
 
   readable(connection: Connection): void {
     switch (connection.state) {
-      case DownstreamState.IDLE:
-      case DownstreamState.HEAD:
+      case IDLE:
+      case HEAD:
         this.readHead(connection);
         return;
-      case DownstreamState.ACTIVE: {
+      case ACTIVE: {
         const exchange = connection.exchange!;
         if (!exchange.requestComplete) this.pumpRequest(exchange);
         else if (connection.readHangup) this.clientLeft(connection);
         return;
       }
-      case DownstreamState.FLUSHING:
-        if (connection.readHangup && this.context.reactor.kernel.socketError(connection.fd) !== 0) {
-          this.close(connection, CloseCause.CLIENT_RESET, false);
-        }
-        return;
       default:
         this.discard(connection);
     }
@@ -105,23 +104,20 @@ export class DownstreamHttp1 implements Protocol {
     const exchange = connection.exchange;
     if (connection.outputBytes < before && exchange !== null) this.progress(exchange);
     if (connection.outputBytes > 0) return;
-    if (exchange !== null) {
-      if (exchange.responseComplete) this.finish(exchange);
-      else if (exchange.upstream !== null) reactor.resume(exchange.upstream);
-    } else if (connection.state === DownstreamState.FLUSHING) {
-      this.endGracefully(connection, CloseCause.FINISHED);
-    }
+    if (exchange === null) return;
+    if (exchange.responseComplete) this.finish(exchange);
+    else if (exchange.upstream !== null) reactor.resume(exchange.upstream);
   }
 
   expired(connection: Connection): void {
     switch (connection.state) {
-      case DownstreamState.IDLE:
+      case IDLE:
         this.close(connection, CloseCause.IDLE_TIMEOUT, false);
         return;
-      case DownstreamState.HEAD:
+      case HEAD:
         this.refuseHead(connection, 408, Reason.DOWNSTREAM_TIMEOUT, Detail.REQUEST_HEAD_TIMER);
         return;
-      case DownstreamState.ACTIVE:
+      case ACTIVE:
         this.exchangeExpired(connection.exchange!);
         return;
       default:
@@ -135,7 +131,7 @@ export class DownstreamHttp1 implements Protocol {
     const { reactor, memory, runtime, requestHead } = this.context;
     const limits = runtime.requestLimits;
     // A pipelined request may already be here whole.
-    let fresh = connection.state === DownstreamState.IDLE && connection.inputLength > 0;
+    let fresh = connection.state === IDLE && connection.inputLength > 0;
     for (;;) {
       let offset = connection.inputOffset;
       let length = connection.inputLength;
@@ -148,11 +144,11 @@ export class DownstreamHttp1 implements Protocol {
           this.headFillFailed(connection, status);
           return;
         }
-        this.context.counters[Counter.DOWNSTREAM_BYTES_IN] += status - length;
+        this.context.counters[DOWNSTREAM_BYTES_IN] += status - length;
         offset = reactor.inputOffset;
         length = reactor.inputLength;
       }
-      if (connection.state === DownstreamState.HEAD && length <= limits.headBytesMax) {
+      if (connection.state === HEAD && length <= limits.headBytesMax) {
         // Only parse again once the end is here: a head sent byte by byte costs no more than a whole one.
         if (findHeadEnd(memory, offset, length, offset + connection.inputScanned) < 0) {
           connection.inputScanned = length;
@@ -174,8 +170,8 @@ export class DownstreamHttp1 implements Protocol {
         return;
       }
       connection.inputScanned = length;
-      if (connection.state === DownstreamState.IDLE) {
-        connection.state = DownstreamState.HEAD;
+      if (connection.state === IDLE) {
+        connection.state = HEAD;
         if (connection.exchanges > 0) {
           reactor.setDeadline(connection, reactor.nowMs + runtime.http.requestHeadTimeoutMs);
         }
@@ -232,7 +228,7 @@ export class DownstreamHttp1 implements Protocol {
     const exchange = this.context.beginExchange();
     exchange.downstream = connection;
     connection.exchange = exchange;
-    connection.state = DownstreamState.ACTIVE;
+    connection.state = ACTIVE;
     connection.exchanges++;
     return exchange;
   }
@@ -251,10 +247,10 @@ export class DownstreamHttp1 implements Protocol {
       !listener.removed &&
       (http.requestsPerConnectionMax === 0 || connection.exchanges < http.requestsPerConnectionMax);
     if (head.chunked) {
-      exchange.requestFraming = BodyFraming.CHUNKED;
+      exchange.requestFraming = CHUNKED;
       startRequestChunks(exchange);
     } else if (head.contentLength > 0) {
-      exchange.requestFraming = BodyFraming.LENGTH;
+      exchange.requestFraming = LENGTH;
       exchange.requestRemaining = head.contentLength;
     } else {
       exchange.requestComplete = true;
@@ -349,7 +345,7 @@ export class DownstreamHttp1 implements Protocol {
           this.bodyFillFailed(exchange, status);
           return;
         }
-        counters[Counter.DOWNSTREAM_BYTES_IN] += status - length;
+        counters[DOWNSTREAM_BYTES_IN] += status - length;
         offset = reactor.inputOffset;
         length = reactor.inputLength;
       }
@@ -422,10 +418,10 @@ export class DownstreamHttp1 implements Protocol {
     exchange.responseStarted = true;
     exchange.responseBodyBytes = piece.payloadLength;
 
-    const chunked = exchange.responseOutFraming === BodyFraming.CHUNKED;
+    const chunked = exchange.responseOutFraming === CHUNKED;
     const outFraming = chunked
       ? OutFraming.CHUNKED
-      : exchange.responseOutFraming === BodyFraming.CLOSE || head.status === 204
+      : exchange.responseOutFraming === CLOSE || head.status === 204
         ? OutFraming.NONE
         : OutFraming.KEEP;
     let bodyStart = head.endOffset;
@@ -455,7 +451,7 @@ export class DownstreamHttp1 implements Protocol {
         ? frameChunk(memory, piece.payloadOffset, piece.payloadLength, ended && piece.trailers === null)
         : piece.payloadOffset + piece.payloadLength;
     }
-    counters[Counter.DOWNSTREAM_BYTES_OUT] += end - start;
+    counters[DOWNSTREAM_BYTES_OUT] += end - start;
     const bodyEndFollows = ended && (piece.trailers !== null || piece.payloadLength === 0);
     if (!reactor.send(connection, start, end - start, bodyEndFollows)) {
       this.writeFailed(connection);
@@ -468,7 +464,7 @@ export class DownstreamHttp1 implements Protocol {
   sendResponseBody(exchange: Exchange, piece: BodyPiece): boolean {
     const { memory, reactor, counters } = this.context;
     const connection = exchange.downstream!;
-    const chunked = exchange.responseOutFraming === BodyFraming.CHUNKED;
+    const chunked = exchange.responseOutFraming === CHUNKED;
     const ended = piece.end && chunked;
     if (piece.payloadLength > 0) {
       exchange.responseBodyBytes += piece.payloadLength;
@@ -478,7 +474,7 @@ export class DownstreamHttp1 implements Protocol {
         end = frameChunk(memory, start, piece.payloadLength, ended && piece.trailers === null);
         start = framedOffset();
       }
-      counters[Counter.DOWNSTREAM_BYTES_OUT] += end - start;
+      counters[DOWNSTREAM_BYTES_OUT] += end - start;
       if (!reactor.send(connection, start, end - start, ended && piece.trailers !== null)) {
         this.writeFailed(connection);
         return false;
@@ -492,7 +488,7 @@ export class DownstreamHttp1 implements Protocol {
     const { memory, reactor, counters } = this.context;
     const start = reactor.arena.scratchOffset;
     const end = putBodyEnd(memory, start, piece.trailers);
-    counters[Counter.DOWNSTREAM_BYTES_OUT] += end - start;
+    counters[DOWNSTREAM_BYTES_OUT] += end - start;
     if (reactor.send(exchange.downstream!, start, end - start, false)) return true;
     this.writeFailed(exchange.downstream!);
     return false;
@@ -514,7 +510,7 @@ export class DownstreamHttp1 implements Protocol {
       date,
     );
     const length = head.endOffset - start;
-    counters[Counter.DOWNSTREAM_BYTES_OUT] += length;
+    counters[DOWNSTREAM_BYTES_OUT] += length;
     if (reactor.send(exchange.downstream!, start, length, false)) return true;
     this.writeFailed(exchange.downstream!);
     return false;
@@ -543,7 +539,7 @@ export class DownstreamHttp1 implements Protocol {
       this.endGracefully(connection, failed ? CloseCause.PROTOCOL_ERROR : CloseCause.FINISHED);
       return;
     }
-    connection.state = DownstreamState.IDLE;
+    connection.state = IDLE;
     reactor.setDeadline(connection, reactor.nowMs + runtime.http.idleTimeoutMs);
     reactor.resume(connection);
   }
@@ -591,7 +587,7 @@ export class DownstreamHttp1 implements Protocol {
       date,
     );
     if (end - start > GENERATED_BYTES_MAX) throw new Error('a generated response is longer than its room');
-    counters[Counter.DOWNSTREAM_BYTES_OUT] += end - start;
+    counters[DOWNSTREAM_BYTES_OUT] += end - start;
     // The deadline that has just passed must not cut off the answer that says so.
     exchange.requestDeadlineMs = 0;
     exchange.attemptDeadlineMs = 0;
@@ -607,7 +603,7 @@ export class DownstreamHttp1 implements Protocol {
   private cut(exchange: Exchange, cause: number): void {
     const connection = exchange.downstream!;
     // Without a length or chunks a plain close would look like the regular end of the body.
-    const abort = exchange.responseOutFraming === BodyFraming.CLOSE || exchange.tunnel;
+    const abort = exchange.responseOutFraming === CLOSE || exchange.tunnel;
     connection.exchange = null;
     this.context.endExchange(exchange);
     this.close(connection, cause, abort);
@@ -703,7 +699,7 @@ export class DownstreamHttp1 implements Protocol {
     }
     // A close with unread input sends a reset, which can overtake the response (RFC 9112 §9.6).
     reactor.kernel.shutdown(connection.fd, Shutdown.WRITE);
-    connection.state = DownstreamState.LINGER;
+    connection.state = LINGER;
     reactor.setDeadline(connection, reactor.nowMs + LINGER_MS);
     reactor.enqueue(connection);
   }
@@ -726,7 +722,7 @@ export class DownstreamHttp1 implements Protocol {
   close(connection: Connection, cause: number, abort: boolean): void {
     const { reactor, metrics, counters } = this.context;
     metrics.countClose(cause);
-    counters[Counter.DOWNSTREAM_OPEN]--;
+    counters[DOWNSTREAM_OPEN]--;
     reactor.close(connection, abort);
   }
 
@@ -744,7 +740,7 @@ export class DownstreamHttp1 implements Protocol {
 
   /** Closes a connection that is between requests; others are left to end by themselves. Returns whether it did. */
   closeIfIdle(connection: Connection): boolean {
-    if (connection.state !== DownstreamState.IDLE || connection.inputLength > 0 || connection.readReady) return false;
+    if (connection.state !== IDLE || connection.inputLength > 0 || connection.readReady) return false;
     this.close(connection, CloseCause.DRAIN, false);
     return true;
   }

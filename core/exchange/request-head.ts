@@ -31,7 +31,6 @@ const {
   HOST,
   HTTP2_SETTINGS,
   KEEP_ALIVE,
-  OTHER,
   PROXY_AUTHORIZATION,
   PROXY_CONNECTION,
   TE,
@@ -170,7 +169,6 @@ export function writeRequestHead(
           }
           break;
         }
-        case OTHER:
         default:
           if (head.connectionNamesFields && connectionNames(memory, headers, field)) keep = false;
       }

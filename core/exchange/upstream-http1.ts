@@ -24,6 +24,19 @@ import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
 
+// Constants of other modules are read through a cell on every use; local copies are compiled in.
+const { CHUNKED, CLOSE, LENGTH, NONE } = BodyFraming;
+const {
+  STALE_RETRIES,
+  UPSTREAM_BYTES_IN,
+  UPSTREAM_BYTES_OUT,
+  UPSTREAM_CONNECT_FAILURES,
+  UPSTREAM_IDLE,
+  UPSTREAM_OPEN,
+  UPSTREAM_OPENED,
+  UPSTREAM_REUSED,
+} = Counter;
+
 /** States of an upstream connection. */
 export const UpstreamState = {
   /** The system is still connecting. */
@@ -35,6 +48,8 @@ export const UpstreamState = {
   /** Kept for the next request. */
   IDLE: 3,
 } as const;
+
+const { BODY, CONNECTING, HEAD, IDLE } = UpstreamState;
 
 /** Receives per turn of one connection, so that a fast upstream does not starve the others. */
 const RECEIVES_PER_TURN = 8;
@@ -93,8 +108,8 @@ export class UpstreamHttp1 implements Protocol {
       this.connect(exchange, endpoint);
       return;
     }
-    counters[Counter.UPSTREAM_IDLE]--;
-    counters[Counter.UPSTREAM_REUSED]++;
+    counters[UPSTREAM_IDLE]--;
+    counters[UPSTREAM_REUSED]++;
     exchange.reusedConnection = true;
     exchange.upstreamConnectionUses = kept.exchanges;
     exchange.upstreamConnectionAgeMs = reactor.nowMs - kept.openedMs;
@@ -109,7 +124,7 @@ export class UpstreamHttp1 implements Protocol {
     exchange.upstreamConnectionAgeMs = 0;
     const fd = reactor.kernel.connect(endpoint.sockaddr);
     if (fd < 0) {
-      counters[Counter.UPSTREAM_CONNECT_FAILURES]++;
+      counters[UPSTREAM_CONNECT_FAILURES]++;
       if (fd === -Errno.EMFILE || fd === -Errno.ENFILE || fd === -Errno.ENOBUFS || fd === -Errno.ENOMEM) {
         downstream.fail(exchange, 503, Reason.OVERLOAD, Detail.NO_DESCRIPTORS, -fd);
       } else {
@@ -122,9 +137,9 @@ export class UpstreamHttp1 implements Protocol {
       downstream.fail(exchange, 503, Reason.OVERLOAD, Detail.NO_CONNECTION_SLOTS, 0);
       return;
     }
-    counters[Counter.UPSTREAM_OPENED]++;
-    counters[Counter.UPSTREAM_OPEN]++;
-    connection.state = UpstreamState.CONNECTING;
+    counters[UPSTREAM_OPENED]++;
+    counters[UPSTREAM_OPEN]++;
+    connection.state = CONNECTING;
     connection.endpoint = endpoint;
     connection.exchange = exchange;
     exchange.upstream = connection;
@@ -136,11 +151,11 @@ export class UpstreamHttp1 implements Protocol {
 
   readable(connection: Connection): void {
     switch (connection.state) {
-      case UpstreamState.IDLE:
+      case IDLE:
         // The end of a kept connection, or bytes that nobody asked for: either way of no more use.
         this.closeIdle(connection);
         return;
-      case UpstreamState.CONNECTING:
+      case CONNECTING:
         return;
       default:
         this.pumpResponse(connection);
@@ -149,7 +164,7 @@ export class UpstreamHttp1 implements Protocol {
 
   writable(connection: Connection): void {
     const exchange = connection.exchange;
-    if (connection.state === UpstreamState.CONNECTING) {
+    if (connection.state === CONNECTING) {
       this.connected(connection, exchange!);
       return;
     }
@@ -164,12 +179,12 @@ export class UpstreamHttp1 implements Protocol {
   }
 
   expired(connection: Connection): void {
-    if (connection.state === UpstreamState.CONNECTING) {
+    if (connection.state === CONNECTING) {
       const exchange = connection.exchange!;
-      this.context.counters[Counter.UPSTREAM_CONNECT_FAILURES]++;
+      this.context.counters[UPSTREAM_CONNECT_FAILURES]++;
       this.close(connection, false);
       this.context.downstream.fail(exchange, 504, Reason.UPSTREAM_CONNECT_FAILURE, Detail.CONNECT_TIMER, 0);
-    } else if (connection.state === UpstreamState.IDLE) {
+    } else if (connection.state === IDLE) {
       this.closeIdle(connection);
     }
   }
@@ -178,7 +193,7 @@ export class UpstreamHttp1 implements Protocol {
     const { reactor, counters, downstream, tunnel } = this.context;
     const errno = reactor.kernel.socketError(connection.fd);
     if (errno !== 0) {
-      counters[Counter.UPSTREAM_CONNECT_FAILURES]++;
+      counters[UPSTREAM_CONNECT_FAILURES]++;
       this.close(connection, false);
       downstream.fail(exchange, 503, Reason.UPSTREAM_CONNECT_FAILURE, Detail.CONNECT_ERRNO, errno);
       return;
@@ -198,7 +213,7 @@ export class UpstreamHttp1 implements Protocol {
   /** Puts an exchange on a connection that is ready, and sends its head. */
   private use(exchange: Exchange, connection: Connection): void {
     const { reactor, counters, downstream } = this.context;
-    connection.state = UpstreamState.HEAD;
+    connection.state = HEAD;
     connection.exchange = exchange;
     connection.exchanges++;
     exchange.upstream = connection;
@@ -206,7 +221,7 @@ export class UpstreamHttp1 implements Protocol {
     const client = exchange.downstream!;
     let sent: boolean;
     if (
-      exchange.requestFraming === BodyFraming.LENGTH &&
+      exchange.requestFraming === LENGTH &&
       client.inputLength > 0 &&
       !exchange.requestComplete &&
       !exchange.bodyStreamed
@@ -214,7 +229,7 @@ export class UpstreamHttp1 implements Protocol {
       sent = this.sendHeadWithBody(exchange, connection);
     } else {
       sent = reactor.send(connection, exchange.headOffset, exchange.headLength, false);
-      counters[Counter.UPSTREAM_BYTES_OUT] += exchange.headLength;
+      counters[UPSTREAM_BYTES_OUT] += exchange.headLength;
     }
     if (!sent) {
       this.writeFailed(exchange);
@@ -232,7 +247,7 @@ export class UpstreamHttp1 implements Protocol {
     const count = Math.min(client.inputLength, exchange.requestRemaining);
     const offset = client.inputOffset;
     if (!reactor.sendPair(connection, exchange.headOffset, exchange.headLength, offset, count)) return false;
-    counters[Counter.UPSTREAM_BYTES_OUT] += exchange.headLength + count;
+    counters[UPSTREAM_BYTES_OUT] += exchange.headLength + count;
     exchange.requestRemaining -= count;
     exchange.requestBodyBytes += count;
     exchange.bodyStreamed = true;
@@ -245,10 +260,7 @@ export class UpstreamHttp1 implements Protocol {
   acceptsBody(exchange: Exchange): boolean {
     const connection = exchange.upstream;
     return (
-      connection !== null &&
-      connection.state !== UpstreamState.CONNECTING &&
-      connection.outputBytes === 0 &&
-      !connection.writeEnded
+      connection !== null && connection.state !== CONNECTING && connection.outputBytes === 0 && !connection.writeEnded
     );
   }
 
@@ -256,7 +268,7 @@ export class UpstreamHttp1 implements Protocol {
   sendBody(exchange: Exchange, piece: BodyPiece): boolean {
     const { memory, reactor, counters } = this.context;
     const connection = exchange.upstream!;
-    const chunked = exchange.requestFraming === BodyFraming.CHUNKED;
+    const chunked = exchange.requestFraming === CHUNKED;
     const ended = chunked && piece.end;
     exchange.bodyStreamed = true;
     if (piece.payloadLength > 0) {
@@ -266,13 +278,13 @@ export class UpstreamHttp1 implements Protocol {
         end = frameChunk(memory, start, piece.payloadLength, ended && piece.trailers === null);
         start = framedOffset();
       }
-      counters[Counter.UPSTREAM_BYTES_OUT] += end - start;
+      counters[UPSTREAM_BYTES_OUT] += end - start;
       if (!reactor.send(connection, start, end - start, ended && piece.trailers !== null)) return false;
     }
     if (ended && (piece.trailers !== null || piece.payloadLength === 0)) {
       const start = reactor.arena.scratchOffset;
       const end = putBodyEnd(memory, start, piece.trailers);
-      counters[Counter.UPSTREAM_BYTES_OUT] += end - start;
+      counters[UPSTREAM_BYTES_OUT] += end - start;
       return reactor.send(connection, start, end - start, false);
     }
     return true;
@@ -320,11 +332,11 @@ export class UpstreamHttp1 implements Protocol {
         if (status !== FILL_AGAIN) this.responseFillFailed(connection, exchange, status);
         return;
       }
-      counters[Counter.UPSTREAM_BYTES_IN] += status - kept;
+      counters[UPSTREAM_BYTES_IN] += status - kept;
       if (exchange.firstByteMs === 0) exchange.firstByteMs = reactor.nowMs;
       downstream.progress(exchange);
       const going =
-        connection.state === UpstreamState.HEAD
+        connection.state === HEAD
           ? this.readHead(connection, exchange, reactor.inputOffset, reactor.inputLength)
           : this.readBody(connection, exchange, reactor.inputOffset, reactor.inputLength);
       if (!going) return;
@@ -374,7 +386,7 @@ export class UpstreamHttp1 implements Protocol {
       }
     }
     this.frameResponse(exchange);
-    connection.state = UpstreamState.BODY;
+    connection.state = BODY;
     const { piece } = this;
     const bodyLength = offset + length - head.endOffset;
     readResponseBody(memory, head.endOffset, bodyLength, exchange, piece);
@@ -384,7 +396,7 @@ export class UpstreamHttp1 implements Protocol {
     }
     const restOffset = head.endOffset + piece.consumed;
     const rest = bodyLength - piece.consumed;
-    const reusable = head.keepAlive && exchange.responseFraming !== BodyFraming.CLOSE;
+    const reusable = head.keepAlive && exchange.responseFraming !== CLOSE;
     if (!reusable) connection.reusable = false;
     if (!downstream.sendResponse(exchange, offset, head, piece)) return false;
     return this.pieceDone(connection, exchange, restOffset, rest);
@@ -418,24 +430,24 @@ export class UpstreamHttp1 implements Protocol {
     const { responseHead: head } = this.context;
     const modern = exchange.versionMinor === 1;
     if (exchange.method === Method.HEAD || head.status === 204 || head.status === 304) {
-      exchange.responseFraming = BodyFraming.NONE;
-      exchange.responseOutFraming = BodyFraming.NONE;
+      exchange.responseFraming = NONE;
+      exchange.responseOutFraming = NONE;
       return;
     }
     if (head.contentLength >= 0 && !head.chunked) {
-      exchange.responseFraming = head.contentLength === 0 ? BodyFraming.NONE : BodyFraming.LENGTH;
+      exchange.responseFraming = head.contentLength === 0 ? NONE : LENGTH;
       exchange.responseRemaining = head.contentLength;
-      exchange.responseOutFraming = BodyFraming.LENGTH;
+      exchange.responseOutFraming = LENGTH;
       return;
     }
     if (head.chunked) {
-      exchange.responseFraming = BodyFraming.CHUNKED;
+      exchange.responseFraming = CHUNKED;
       startResponseChunks(exchange);
     } else {
-      exchange.responseFraming = BodyFraming.CLOSE;
+      exchange.responseFraming = CLOSE;
     }
     // An HTTP/1.0 client takes the end of the connection for the end of the body.
-    exchange.responseOutFraming = modern ? BodyFraming.CHUNKED : BodyFraming.CLOSE;
+    exchange.responseOutFraming = modern ? CHUNKED : CLOSE;
     if (!modern) exchange.keepAlive = false;
   }
 
@@ -461,9 +473,9 @@ export class UpstreamHttp1 implements Protocol {
     ) {
       reactor.freeInput(connection);
       connection.exchange = null;
-      connection.state = UpstreamState.IDLE;
+      connection.state = IDLE;
       endpoint.addIdle(connection);
-      counters[Counter.UPSTREAM_IDLE]++;
+      counters[UPSTREAM_IDLE]++;
       reactor.setDeadline(connection, reactor.nowMs + settings.idleTimeoutMs);
     } else {
       this.close(connection, false);
@@ -475,7 +487,7 @@ export class UpstreamHttp1 implements Protocol {
     if (status === FILL_END) {
       // A reset is reported once: after a send has been told, the receive looks like an orderly end.
       const reset = connection.errno === Errno.ECONNRESET;
-      if (connection.state === UpstreamState.BODY && exchange.responseFraming === BodyFraming.CLOSE && !reset) {
+      if (connection.state === BODY && exchange.responseFraming === CLOSE && !reset) {
         const { piece } = this;
         piece.payloadLength = 0;
         piece.consumed = 0;
@@ -487,7 +499,7 @@ export class UpstreamHttp1 implements Protocol {
       this.fault(exchange, Reason.UPSTREAM_CONNECTION_TERMINATION, Detail.UPSTREAM_FIN, 0);
     } else if (status === FILL_ERROR) {
       this.fault(exchange, Reason.UPSTREAM_CONNECTION_TERMINATION, Detail.UPSTREAM_RESET, connection.errno);
-    } else if (connection.state === UpstreamState.HEAD) {
+    } else if (connection.state === HEAD) {
       this.fault(exchange, Reason.UPSTREAM_PROTOCOL_ERROR, Detail.RESPONSE_HEAD_TOO_LARGE, 0);
     } else {
       this.fault(exchange, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
@@ -504,7 +516,7 @@ export class UpstreamHttp1 implements Protocol {
     this.close(connection, reason !== Reason.UPSTREAM_CONNECTION_TERMINATION);
     if (reason === Reason.UPSTREAM_CONNECTION_TERMINATION && exchange.reusedConnection && !answered) {
       if (!exchange.bodyStreamed && (!exchange.requestSent || isIdempotent(exchange.method))) {
-        counters[Counter.STALE_RETRIES]++;
+        counters[STALE_RETRIES]++;
         exchange.requestSent = false;
         this.start(exchange);
         return;
@@ -522,14 +534,14 @@ export class UpstreamHttp1 implements Protocol {
   /** Closes a connection that is in use or connecting, and takes it off its exchange. */
   private close(connection: Connection, abort: boolean): void {
     if (connection.exchange !== null) connection.exchange.upstream = null;
-    this.context.counters[Counter.UPSTREAM_OPEN]--;
+    this.context.counters[UPSTREAM_OPEN]--;
     this.context.reactor.close(connection, abort);
   }
 
   /** Closes a kept connection. */
   closeIdle(connection: Connection): void {
     connection.endpoint!.removeIdle(connection);
-    this.context.counters[Counter.UPSTREAM_IDLE]--;
+    this.context.counters[UPSTREAM_IDLE]--;
     this.close(connection, false);
   }
 }

@@ -23,6 +23,9 @@ import { TimerWheel } from './timer-wheel.ts';
 /** A stream socket: everything, edge-triggered, registered once for its whole life. */
 const STREAM_EVENTS = Epoll.IN | Epoll.OUT | Epoll.RDHUP | Epoll.ET;
 
+/** How often the wall clock is read: a clock that is set shows after at most this time. */
+const WALL_CHECK_MS = 500;
+
 /** Result of `fill` when there is nothing to read now. */
 export const FILL_AGAIN = -1;
 /** Result of `fill` when the peer has finished sending, and all it sent has been taken. */
@@ -48,10 +51,10 @@ export class Reactor {
   /** Bytes available after `fill`: where, and how many. */
   inputOffset = 0;
   inputLength = 0;
+  private wallOffsetMs = 0;
+  private wallCheckMs = 0;
   /** Connections open now. */
   open = 0;
-  batches = 0;
-  events = 0;
 
   private readonly epoll: number;
   private readonly connections: (Connection | undefined)[] = [];
@@ -84,8 +87,7 @@ export class Reactor {
     this.freeSlots = new Int32Array(slotsMax);
     this.descriptors = descriptors;
     this.readyQueue = new Int32Array(slotsMax);
-    this.nowMs = kernel.nowMs();
-    this.wallMs = kernel.wallMs();
+    this.readClocks();
     this.timers = new TimerWheel(slotsMax, this.nowMs);
     this.epoll = kernel.epollCreate();
     if (this.epoll < 0) throw new Error(`epoll_create1 failed: errno ${-this.epoll}`);
@@ -113,16 +115,13 @@ export class Reactor {
       if (timerMs >= 0 && (waitMs < 0 || timerMs < waitMs)) waitMs = timerMs;
     }
     const count = this.kernel.epollWait(this.epoll, waitMs);
-    this.nowMs = this.kernel.nowMs();
-    this.wallMs = this.kernel.wallMs();
-    this.batches++;
+    this.readClocks();
     // The ready queue first: what became ready in this batch is queued behind what waited before.
     const waiting = this.readyCount;
     for (let i = 0; i < count; i++) this.dispatch(i);
     for (let i = 0; i < waiting; i++) this.serveReady();
     if (this.timers.isDue(this.nowMs)) this.timers.advance(this.nowMs, this.expire);
-    if (count > 0) this.events += count;
-    return count > 0 ? count : 0;
+    return Math.max(count, 0);
   }
 
   /** Whether a connection waits in the ready queue, so that the next batch must not sleep. */
@@ -181,6 +180,17 @@ export class Reactor {
   /** Resumes a reader that had been paused: served soon if it has anything to read. */
   resume(connection: Connection): void {
     if (connection.readReady || connection.inputLength > 0) this.enqueue(connection);
+  }
+
+  /** Reads the monotonic clock; the wall clock follows it and is only read again now and then. */
+  private readClocks(): void {
+    const nowMs = this.kernel.nowMs();
+    if (nowMs >= this.wallCheckMs) {
+      this.wallOffsetMs = this.kernel.wallMs() - nowMs;
+      this.wallCheckMs = nowMs + WALL_CHECK_MS;
+    }
+    this.nowMs = nowMs;
+    this.wallMs = nowMs + this.wallOffsetMs;
   }
 
   // -- input -----------------------------------------------------------------

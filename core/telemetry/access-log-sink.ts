@@ -123,8 +123,6 @@ export class AccessLogSink {
       execArgv: [],
       workerData: start,
     });
-    // Logging alone must not keep the process alive.
-    worker.unref();
     worker.on('message', (report: SinkReport) => this.receive(report));
     worker.on('error', (error) => this.onError(`the access log writer failed: ${String(error)}`, 1));
     worker.on('exit', () => {
@@ -135,6 +133,8 @@ export class AccessLogSink {
       this.restartTimer = setTimeout(() => this.launch(), RESTART_MS);
       this.restartTimer.unref();
     });
+    // Logging alone must not keep the process alive. Last: a message listener takes the hold again.
+    worker.unref();
     this.worker = worker;
   }
 

@@ -141,7 +141,7 @@ export class WorkerSlot {
     this.post({ type: 'stop' });
     const timer = setTimeout(() => {
       // A thread inside epoll_wait does not notice `terminate` until something wakes it.
-
+      thread.terminate();
       wake(this.start.wakeFd);
     }, STOP_GRACE_MS);
     await gone;

@@ -31,7 +31,7 @@ function takeMessages(): void {
 }
 
 function turn(): void {
-  const endMs = kernel.nowMs() + NODE_TURN_MS;
+  const endMs = worker.nowMs + NODE_TURN_MS;
   do {
     worker.runBatch(SLEEP_MS_MAX);
     if (worker.messagesWaiting) takeMessages();
@@ -39,7 +39,7 @@ function turn(): void {
       port!.close();
       return;
     }
-  } while (kernel.nowMs() < endMs);
+  } while (worker.nowMs < endMs);
   setImmediate(turn);
 }
 
