@@ -98,7 +98,7 @@ export function writeGenerated(
   const idBytes = idLength > 0 ? requestIdText.length + idLength : 0;
   const bodyLength = statusText.length + sentence.length + parse.length + idBytes + newline.length;
   let dest = putText(view, at, statusLine);
-  dest = putText(view, dest, date.text);
+  dest = putText(view, dest, date.at(reactor.wallMs));
   dest = putText(view, dest, runtime.serverLine.length > 0 ? runtime.serverLine : defaultServer);
   dest = putText(view, dest, contentType);
   dest = putDecimal(memory, dest, bodyLength);

@@ -81,7 +81,7 @@ export function requestHeadBytesMax(head: RequestHead, runtime: Runtime, endpoin
     head.methodOffset +
     2 * head.authorityLength +
     endpointBytes +
-    runtime.viaLine.length +
+    runtime.viaLines[head.versionMinor].length +
     ADDITIONS_BYTES_MAX
   );
 }
@@ -196,7 +196,8 @@ export function writeRequestHead(
     exchange.requestIdLength = REQUEST_ID_BYTES;
     dest = putLineEnd(view, ids.put(view, dest));
   }
-  if (runtime.viaLine.length > 0) dest = putText(view, dest, runtime.viaLine);
+  const viaLine = runtime.viaLines[head.versionMinor];
+  if (viaLine.length > 0) dest = putText(view, dest, viaLine);
   dest = putLineEnd(view, dest);
   exchange.headLength = dest - at;
   if (exchange.requestIdLength === 0) {

@@ -51,15 +51,17 @@ const DATE_BIT = 1 << DATE;
 
 /** The `date:` line of the current second, kept for a worker. */
 export class DateLine {
-  text = new Text('date: Thu, 01 Jan 1970 00:00:00 GMT\r\n');
+  private text = new Text('');
   private second = -1;
 
-  /** Brings the line up to date; makes a new text once a second. */
-  update(wallMs: number): void {
+  /** The line for a moment in wall-clock milliseconds; makes a new text once a second. */
+  at(wallMs: number): Text {
     const second = Math.floor(wallMs / 1000);
-    if (second === this.second) return;
-    this.second = second;
-    this.text = new Text(`date: ${new Date(second * 1000).toUTCString()}\r\n`);
+    if (second !== this.second) {
+      this.second = second;
+      this.text = new Text(`date: ${new Date(second * 1000).toUTCString()}\r\n`);
+    }
+    return this.text;
   }
 }
 
@@ -108,10 +110,12 @@ export function rewriteResponseHead(
   const addDate = (head.seen & DATE_BIT) === 0 && head.status >= 200;
   const addChunked = framing === CHUNKED && (head.seen & TRANSFER_ENCODING_BIT) === 0;
   const connectionLine = connectionLines[connection];
+  const dateLine = date.at(reactor.wallMs);
+  const viaLine = runtime.viaLines[head.versionMinor];
   const addedLength =
-    (addDate ? date.text.length : 0) +
+    (addDate ? dateLine.length : 0) +
     runtime.serverLine.length +
-    runtime.viaLine.length +
+    viaLine.length +
     (addChunked ? chunkedLine.length : 0) +
     connectionLine.length;
   const statusLength = fieldsOffset - headOffset;
@@ -128,9 +132,9 @@ export function rewriteResponseHead(
     const low = view.getInt32(dest, true);
     const high = view.getInt32(dest + 4, true);
     let at = start + statusLength;
-    if (addDate) at = putText(view, at, date.text);
+    if (addDate) at = putText(view, at, dateLine);
     if (runtime.serverLine.length > 0) at = putText(view, at, runtime.serverLine);
-    if (runtime.viaLine.length > 0) at = putText(view, at, runtime.viaLine);
+    if (viaLine.length > 0) at = putText(view, at, viaLine);
     if (addChunked) at = putText(view, at, chunkedLine);
     putText(view, at, connectionLine);
     view.setInt32(dest, low, true);

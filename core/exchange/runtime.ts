@@ -59,8 +59,8 @@ export class Runtime {
   readonly responseLimits: ParserLimits;
   readonly routes: RouteTable;
   readonly backends: BackendRuntime[];
-  /** `via: 1.1 name\r\n`, or empty. */
-  readonly viaLine: Text;
+  /** `via: 1.x name\r\n` for messages received as HTTP/1.0 and HTTP/1.1 (RFC 9110 §7.6.3); or empty. */
+  readonly viaLines: [Text, Text];
   /** `server: name\r\n`, or empty when the upstream's passes through. */
   readonly serverLine: Text;
   /** `name: ` of the reason header, or empty. */
@@ -106,7 +106,10 @@ export class Runtime {
         seed(),
       ),
     }));
-    this.viaLine = new Text(http.via === '' ? '' : `via: 1.1 ${http.via}\r\n`);
+    this.viaLines = [
+      new Text(http.via === '' ? '' : `via: 1.0 ${http.via}\r\n`),
+      new Text(http.via === '' ? '' : `via: 1.1 ${http.via}\r\n`),
+    ];
     this.serverLine = new Text(http.server === '' ? '' : `server: ${http.server}\r\n`);
     this.reasonName = new Text(http.reasonHeader === '' ? '' : `${http.reasonHeader}: `);
     this.upgradeProtocols = http.upgradeProtocols.map((protocol) => encoder.encode(protocol.toLowerCase()));

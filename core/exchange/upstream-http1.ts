@@ -153,7 +153,7 @@ export class UpstreamHttp1 implements Protocol {
     switch (connection.state) {
       case IDLE:
         // The end of a kept connection, or bytes that nobody asked for: either way of no more use.
-        this.closeIdle(connection);
+        if (this.context.reactor.fill(connection) !== FILL_AGAIN) this.closeIdle(connection);
         return;
       case CONNECTING:
         return;

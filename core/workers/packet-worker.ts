@@ -122,7 +122,6 @@ export class PacketWorker {
     if (++this.batchNumber % BUSY_SAMPLE === 0) {
       counters[Counter.LOOP_BUSY_MS] += (this.reactor.kernel.nowMs() - this.reactor.nowMs) * BUSY_SAMPLE;
     }
-    this.context.date.update(this.reactor.wallMs);
     if (events > 0) {
       counters[Counter.BATCHES]++;
       counters[Counter.EVENTS] += events;

@@ -97,7 +97,7 @@ export class Supervisor {
     const all = this.slots.map(async (slot) => {
       const fds = plan.listeners.map((listener) => listener.fds[slot.index]!);
       const report = await slot.apply(snapshot, fds);
-      
+
       total.kept += report.kept;
       total.drained += report.drained;
       total.closed += report.closed;
