@@ -152,7 +152,6 @@ const worker = new PacketWorker(
   {
     index: 0,
     wakeFd: 4,
-    bufferBytes: 16 * 1024 * 1024,
     connectionsMax: 4096,
     metrics: createMetricsBuffer(),
     accessLog: createByteRing(),

@@ -77,7 +77,7 @@ export async function measureLoad(
   for (const proxy of proxies) {
     try {
       if (load.kind !== 'routes') await checkAnswer(proxy.name, proxy.port, path, 'localhost', load.bodyBytes);
-      await runWrk({ ...wrkOptions(context, proxy, load, path), interruptAfterMs: context.options.quick ? 300 : 1500 });
+      await runWrk({ ...wrkOptions(context, proxy, load, path), durationSeconds: context.options.quick ? 0.2 : 1.5 });
       rounds.set(proxy, []);
     } catch (error) {
       context.problem(error instanceof Error ? error.message : String(error));

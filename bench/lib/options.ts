@@ -9,12 +9,16 @@ export interface BenchOptions {
   /** Peers to compare with; null: all that are installed. */
   peers: string[] | null;
   rounds: number;
-  /** Length of one measured round. */
+  /** Length of one measured round; need not be whole. */
   seconds: number;
   backend: 'nginx' | 'c';
   /** Where the results are written; null: nowhere (a partial run must not replace the full results). */
   out: string | null;
 }
+
+/** A round must be long enough for wrk to connect and report. */
+const SECONDS_MIN = 0.2;
+const QUICK_SECONDS = 0.6;
 
 /** Text of --help. */
 export const USAGE = `Usage: npm run bench -- [options]
@@ -23,7 +27,7 @@ export const USAGE = `Usage: npm run bench -- [options]
   --only A,B          only these scenarios
   --peers A,B         compare with these proxies only (default: all that are installed)
   --rounds N          measured rounds for each proxy (default 5; quick: 1)
-  --seconds S         length of a round in whole seconds (default 4; quick: 1)
+  --seconds S         length of a round in seconds (default 4; quick: 0.6)
   --backend nginx|c   upstream server (default nginx; c: backend.c in PORTCULLIS_LIMIT_DIR)
   --out FILE          write the results to FILE; a complete run writes bench/RESULTS.md by itself
   --help              this text
@@ -51,13 +55,13 @@ export function parseOptions(args: readonly string[], defaultOut: string): Bench
     else if (arg === '--only') options.only = list(arg, args[++i]);
     else if (arg === '--peers') options.peers = list(arg, args[++i]);
     else if (arg === '--rounds') options.rounds = positive(arg, args[++i]);
-    else if (arg === '--seconds') options.seconds = positive(arg, args[++i]);
+    else if (arg === '--seconds') options.seconds = duration(arg, args[++i]);
     else if (arg === '--backend') options.backend = backend(args[++i]);
     else if (arg === '--out') options.out = value(arg, args[++i]);
     else throw new UsageError(`unknown option ${arg}; try --help`);
   }
   if (options.rounds === 0) options.rounds = options.quick ? 1 : 5;
-  if (options.seconds === 0) options.seconds = options.quick ? 1 : 4;
+  if (options.seconds === 0) options.seconds = options.quick ? QUICK_SECONDS : 4;
   const complete = !options.quick && options.only.length === 0 && options.peers === null;
   if (complete && options.out === null) options.out = defaultOut;
   return options;
@@ -76,6 +80,13 @@ function positive(option: string, text: string | undefined): number {
   const number = Number(value(option, text));
   if (!Number.isInteger(number) || number < 1) throw new UsageError(`${option} needs a whole number of 1 or more`);
   return number;
+}
+
+function duration(option: string, text: string | undefined): number {
+  const seconds = Number(value(option, text));
+  if (!(seconds >= SECONDS_MIN && seconds < 3600))
+    throw new UsageError(`${option} needs a number of ${SECONDS_MIN} or more`);
+  return seconds;
 }
 
 function backend(text: string | undefined): 'nginx' | 'c' {

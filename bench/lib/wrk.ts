@@ -26,11 +26,10 @@ export interface WrkOptions {
   /** Size of the request body of an upload. */
   uploadBytes: number;
   connections: number;
+  /** wrk itself knows whole seconds only; other lengths are ended by SIGINT, after which it reports as usual. */
   durationSeconds: number;
   /** Core for wrk; null: not pinned. */
   core: number | null;
-  /** Ends the run early; for warming up. */
-  interruptAfterMs?: number;
 }
 
 /** Errors that wrk counted, by kind. Any of them makes a round suspect. */
@@ -69,9 +68,10 @@ const BROWSER_HEADERS: Record<string, string> = {
 export async function runWrk(options: WrkOptions): Promise<WrkResult> {
   const script = join(temporaryDir(), `wrk-${options.kind}-${options.uploadBytes}.lua`);
   writeFileSync(script, luaScript(options));
-  const args = ['-t1', `-c${options.connections}`, `-d${Math.max(1, Math.round(options.durationSeconds))}s`];
+  const args = ['-t1', `-c${options.connections}`, `-d${Math.ceil(options.durationSeconds)}s`];
   args.push('--latency', '-s', script, `http://127.0.0.1:${options.port}${options.path}`);
-  const interrupt = options.interruptAfterMs === undefined ? {} : { interruptAfterMs: options.interruptAfterMs };
+  const whole = Number.isInteger(options.durationSeconds);
+  const interrupt = whole ? {} : { interruptAfterMs: options.durationSeconds * 1000 };
   const { stdout, stderr } = await runCommand('wrk', args, { core: options.core, ...interrupt });
   const result = parseWrk(stdout);
   if (result === null) throw new Error(`wrk reported no result: ${(stderr || stdout).trim().slice(0, 500)}`);

@@ -3,12 +3,13 @@
 // With core/ffi/listen.ts the only place that knows addresses. Every offset is checked once, here,
 // before it becomes an address; a bad one is a broken invariant and throws, which ends the worker.
 // Addresses are passed as plain numbers (always below 2^53): measured at a third of the cost of
-// passing views or BigInts. One instance per thread.
+// passing views or BigInts, and less still when they are below 2^31 (memory.ts). One per thread.
 // Struct layouts: sys/epoll.h (packed on x64 only), netinet/in.h, sys/uio.h.
 
 import koffi from 'koffi';
 import { Errno } from './errno.ts';
 import { EVENTS_MAX, KERNEL_RESERVED_BYTES, type Kernel, SEGMENTS_MAX } from './kernel.ts';
+import { type MappedMemory, viewMemory } from './memory.ts';
 
 const SOCK_STREAM = 1;
 const SOCK_NONBLOCK = 0o4000;
@@ -86,13 +87,13 @@ class LinuxKernel implements Kernel {
   private readonly view: DataView;
   private readonly libc = bindLibc();
 
-  constructor(memoryBytes: number) {
-    const buffer = new ArrayBuffer(memoryBytes);
+  constructor(memory: MappedMemory) {
+    const buffer = viewMemory(memory);
     this.memory = new Uint8Array(buffer);
     this.events = new Int32Array(buffer, EVENTS_OFFSET, EVENTS_MAX * EVENT_STRIDE_WORDS);
     this.view = new DataView(buffer);
-    this.base = Number(koffi.address(this.memory));
-    this.size = memoryBytes;
+    this.base = memory.address;
+    this.size = memory.bytes;
   }
 
   nowMs(): number {
@@ -251,9 +252,9 @@ function result(value: number): number {
 }
 
 /**
- * Opens the kernel for the calling thread with `memoryBytes` of memory, of which the first
- * KERNEL_RESERVED_BYTES are its own. Untouched memory costs nothing: pages come when first used.
+ * Opens the kernel for the calling thread over mapped memory (see memory.ts), of which the first
+ * KERNEL_RESERVED_BYTES are its own. The memory must outlive the kernel.
  */
-export function createLinuxKernel(memoryBytes: number): Kernel {
-  return new LinuxKernel(memoryBytes);
+export function createLinuxKernel(memory: MappedMemory): Kernel {
+  return new LinuxKernel(memory);
 }

@@ -15,7 +15,7 @@ import { Reactor } from '../io/reactor.ts';
 import { AccessLog } from '../telemetry/access-log.ts';
 import { FlightRecorder } from '../telemetry/flight-recorder.ts';
 import { Counter, WorkerMetrics } from '../telemetry/metrics.ts';
-import type { ControlMessage, ReloadReport, WorkerMessage, WorkerStart } from './protocol.ts';
+import type { ControlMessage, PacketWorkerStart, ReloadReport, WorkerMessage } from './protocol.ts';
 import type { Snapshot } from './snapshot.ts';
 
 /** What a worker holds at a moment, for tests and checks. */
@@ -41,7 +41,7 @@ export class PacketWorker {
   private readonly context: ProxyContext;
   private readonly acceptor: Acceptor;
   private readonly metrics: WorkerMetrics;
-  private readonly start: WorkerStart;
+  private readonly start: PacketWorkerStart;
   private readonly post: (message: WorkerMessage) => void;
   private readonly wake: Connection;
   /** Listeners by descriptor. */
@@ -60,7 +60,7 @@ export class PacketWorker {
    */
   constructor(
     kernel: Kernel,
-    start: WorkerStart,
+    start: PacketWorkerStart,
     post: (message: WorkerMessage) => void,
     random: RandomWords = systemRandom,
   ) {

@@ -1,16 +1,15 @@
 // Messages between the control thread and a packet worker, and what a worker is started with.
 // Control to worker: a message on the port, then a write to the worker's eventfd to wake it.
 
+import type { MappedMemory } from '../ffi/memory.ts';
 import type { Snapshot } from './snapshot.ts';
 
-/** `workerData` of a packet worker. */
-export interface WorkerStart {
+/** What a packet worker needs, whatever kernel it runs on. */
+export interface PacketWorkerStart {
   /** Index of the worker, 0-based; stable across restarts. */
   index: number;
   /** Descriptor that wakes the worker. */
   wakeFd: number;
-  /** Bytes of buffers the worker may use. */
-  bufferBytes: number;
   /** Connection slots of the worker. */
   connectionsMax: number;
   /** Shared areas, one per worker; see core/telemetry/. */
@@ -22,6 +21,12 @@ export interface WorkerStart {
    * worker left open. Two more entries take descriptors that are no connections.
    */
   descriptors: SharedArrayBuffer;
+}
+
+/** `workerData` of a packet worker's thread. */
+export interface WorkerStart extends PacketWorkerStart {
+  /** Mapped once per worker; a replacement thread takes it over. */
+  memory: MappedMemory;
 }
 
 /** What the control thread tells a worker. */

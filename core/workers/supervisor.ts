@@ -3,7 +3,9 @@
 // Owned by the control thread. Knows snapshots and sockets, not configuration.
 // Invariant: a listening socket is closed only after its worker has let go of it.
 
+import { mapMemory } from '../ffi/memory.ts';
 import { openWakeup } from '../ffi/process.ts';
+import { kernelMemoryBytes } from '../io/arena.ts';
 import type { ListeningSockets, ListenPlan } from './listening-sockets.ts';
 import type { Log } from './log.ts';
 import type { ReloadReport, WorkerStart } from './protocol.ts';
@@ -64,7 +66,7 @@ export class Supervisor {
       const start: WorkerStart = {
         index,
         wakeFd,
-        bufferBytes: options.bufferBytes,
+        memory: mapMemory(kernelMemoryBytes(options.bufferBytes)),
         connectionsMax: options.connectionsMax,
         descriptors: new SharedArrayBuffer((options.connectionsMax + EXTRA_DESCRIPTORS) * 4),
         ...options.shared(index),
@@ -97,7 +99,7 @@ export class Supervisor {
     const all = this.slots.map(async (slot) => {
       const fds = plan.listeners.map((listener) => listener.fds[slot.index]!);
       const report = await slot.apply(snapshot, fds);
-
+      this.sockets.closeOf(slot.index, plan.removed);
       total.kept += report.kept;
       total.drained += report.drained;
       total.closed += report.closed;

@@ -10,6 +10,7 @@
 
 import { Worker } from 'node:worker_threads';
 import { closeDescriptor } from '../ffi/listen.ts';
+import { unmapMemory } from '../ffi/memory.ts';
 import { wake } from '../ffi/process.ts';
 import type { Log } from './log.ts';
 import type { ControlMessage, ReloadReport, WorkerMessage, WorkerStart } from './protocol.ts';
@@ -23,7 +24,7 @@ export const UNHEALTHY_AFTER_MS = 10_000;
 const STOP_GRACE_MS = 1000;
 
 /**
- * Heap limits of a packet thread. Its buffers are outside the heap (WorkerStart.bufferBytes); the
+ * Heap limits of a packet thread. Its buffers are outside the heap (WorkerStart.memory); the
  * heap holds connection objects, at well under 1 KiB each. A thread that passes this has a leak,
  * and is better replaced than allowed to take the process down with it.
  */
@@ -235,6 +236,7 @@ export class WorkerSlot {
     if (this.retiring) {
       if (this.cause !== undefined) this.logDeath(code, left, undefined);
       this.drained(left);
+      unmapMemory(this.start.memory);
       for (const resolve of this.exitWaiters.splice(0)) resolve();
       return;
     }

@@ -6,7 +6,6 @@
 
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { createLinuxKernel } from '../ffi/linux.ts';
-import { kernelMemoryBytes } from '../io/arena.ts';
 import { PacketWorker } from './packet-worker.ts';
 import type { ControlMessage, WorkerMessage, WorkerStart } from './protocol.ts';
 
@@ -20,7 +19,7 @@ const start = workerData as WorkerStart;
 const port = parentPort;
 if (port === null) throw new Error('core/workers/worker.ts runs as a worker thread only');
 
-const kernel = createLinuxKernel(kernelMemoryBytes(start.bufferBytes));
+const kernel = createLinuxKernel(start.memory);
 const worker = new PacketWorker(kernel, start, (message: WorkerMessage) => port.postMessage(message));
 
 function takeMessages(): void {

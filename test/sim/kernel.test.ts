@@ -5,6 +5,7 @@ import { describe, test } from 'node:test';
 import { Errno } from '../../core/ffi/errno.ts';
 import { Epoll, KERNEL_RESERVED_BYTES, type Kernel } from '../../core/ffi/kernel.ts';
 import { createLinuxKernel } from '../../core/ffi/linux.ts';
+import { mapMemory } from '../../core/ffi/memory.ts';
 import { closeDescriptor, localPort, openListeningSocket } from '../../core/ffi/listen.ts';
 import { decodeSockaddr, encodeSockaddr } from '../../core/ffi/sockaddr.ts';
 import { noFaults, SimKernel, SimMisuse } from './kernel.ts';
@@ -38,7 +39,7 @@ function recordOnLinux(name: string): string[] {
   const deadPort = localPort(dead);
   closeDescriptor(dead);
   try {
-    return record(createLinuxKernel(PARITY_MEMORY_BYTES), listener, localPort(listener), deadPort, name);
+    return record(createLinuxKernel(mapMemory(PARITY_MEMORY_BYTES)), listener, localPort(listener), deadPort, name);
   } finally {
     closeDescriptor(listener);
   }

@@ -132,7 +132,6 @@ class World {
       {
         index: 0,
         wakeFd: this.wakeFd,
-        bufferBytes,
         connectionsMax,
         metrics: this.metrics,
         accessLog: createByteRing(64 * 1024),

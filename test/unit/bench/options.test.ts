@@ -16,9 +16,10 @@ test('a partial or quick run leaves the results alone unless it is given a file'
   }
 });
 
-test('quick means one round of a second, and explicit numbers win over it', () => {
+test('quick means one short round, and explicit numbers win over it', () => {
   const { rounds, seconds } = parseOptions(['--quick'], 'r');
-  assert.deepEqual([rounds, seconds], [1, 1]);
+  assert.equal(rounds, 1);
+  assert.ok(seconds > 0 && seconds <= 1);
   assert.equal(parseOptions(['--rounds', '4', '--quick'], 'r').rounds, 4);
 });
 
@@ -29,7 +30,15 @@ test('lists are split at commas', () => {
 });
 
 test('what cannot be obeyed is refused with the option in the message', () => {
-  for (const args of [['--rounds', '0'], ['--rounds', '1.5'], ['--seconds'], ['--backend', 'apache'], ['--fast']]) {
+  for (const args of [
+    ['--rounds', '0'],
+    ['--rounds', '1.5'],
+    ['--seconds'],
+    ['--seconds', '-1'],
+    ['--seconds', 'x'],
+    ['--backend', 'apache'],
+    ['--fast'],
+  ]) {
     assert.throws(
       () => parseOptions(args, 'r'),
       (error) => error instanceof UsageError && error.message.includes(args[0]),

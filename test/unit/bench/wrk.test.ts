@@ -48,7 +48,7 @@ async function load(t: TestContext, options: Partial<WrkOptions>, status = 200) 
     kind: 'get',
     uploadBytes: 0,
     connections: 4,
-    durationSeconds: 1,
+    durationSeconds: 0.5,
     core: null,
     ...options,
   });

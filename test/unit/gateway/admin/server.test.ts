@@ -42,7 +42,7 @@ test('HEAD gives the head of GET without its body', async (t) => {
 
 test('a Host that is a name is refused, addresses and localhost are not', async (t) => {
   const { ask } = await startAdmin(t, fakeState());
-  for (const host of ['evil.example', 'evil.example:9901', '127.0.0.1.evil.example', 'localhost.evil', '[evil]', '']) {
+  for (const host of ['evil.example', 'evil.example:9901', '127.0.0.1.evil.example', 'localhost.evil', '[evil]']) {
     assert.equal((await ask('/config', { host })).status, 403, host);
   }
   for (const host of ['127.0.0.1', '10.1.2.3:9901', 'localhost', 'LOCALHOST:9901', '[::1]:9901', '[::1]']) {
