@@ -1,8 +1,8 @@
 // Compiles large route tables in a thread of their own, so that a reload does not hold up the
 // control thread (metrics, health checks, signals) while it runs.
 //
-// Control thread. The thread exists only while there is work: an idle pool would hold memory, and
-// the process open.
+// Control thread. The thread exists only while there is work: reloads are rare, and an idle thread
+// holds memory.
 
 import type { Piscina } from 'piscina';
 import { compileRoutes, routeTableInput } from './compile-routes.ts';

@@ -22,7 +22,7 @@ const FLOW_KEY = /(?:([A-Za-z][A-Za-z0-9]*):(?= |\n)|"([A-Za-z][A-Za-z0-9]*)" *:
 /** Plain scalars that begin like nothing else in YAML. They end at the line's end, or at a comment. */
 const BLOCK_PLAIN = /[A-Za-z0-9_./$~+*-][^\n]*/y;
 const FLOW_PLAIN = /[A-Za-z0-9_./$~+*-][^\n,[\]{}"'#]*/y;
-const QUOTED = /"([^"\\\n]*)"|'([^'\n]*)'(?!')/y;
+const QUOTED = /"([^"\\\n]*)"|'([^'\n]*)'/y;
 const LINE_REST = / *(?: #[^\n]*)?(?:\n|$)/y;
 
 /** The value of a whole document, or undefined where the yaml package has to look at it. */

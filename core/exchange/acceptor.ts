@@ -47,7 +47,7 @@ export class Acceptor implements Protocol {
         if (this.shedWithSpare(watch)) continue;
         // Not even that: look again a little later instead of spinning.
         reactor.pauseWatch(watch, true);
-        reactor.setDeadline(watch, reactor.nowMs + ACCEPT_PAUSE_MS);
+        reactor.setTimer(watch, ACCEPT_PAUSE_MS);
         return;
       }
       if (

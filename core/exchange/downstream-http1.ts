@@ -73,7 +73,7 @@ export class DownstreamHttp1 implements Protocol {
     connection.state = IDLE;
     counters[DOWNSTREAM_ACCEPTED]++;
     counters[DOWNSTREAM_OPEN]++;
-    reactor.setDeadline(connection, reactor.nowMs + runtime.http.requestHeadTimeoutMs);
+    reactor.setTimer(connection, runtime.http.requestHeadTimeoutMs);
   }
 
   readable(connection: Connection): void {
@@ -173,7 +173,7 @@ export class DownstreamHttp1 implements Protocol {
       if (connection.state === IDLE) {
         connection.state = HEAD;
         if (connection.exchanges > 0) {
-          reactor.setDeadline(connection, reactor.nowMs + runtime.http.requestHeadTimeoutMs);
+          reactor.setTimer(connection, runtime.http.requestHeadTimeoutMs);
         }
       }
     }
@@ -540,7 +540,7 @@ export class DownstreamHttp1 implements Protocol {
       return;
     }
     connection.state = IDLE;
-    reactor.setDeadline(connection, reactor.nowMs + runtime.http.idleTimeoutMs);
+    reactor.setTimer(connection, runtime.http.idleTimeoutMs);
     reactor.resume(connection);
   }
 
@@ -645,14 +645,12 @@ export class DownstreamHttp1 implements Protocol {
   /** Moves the deadline of an exchange after a byte of progress. */
   progress(exchange: Exchange): void {
     const { reactor } = this.context;
-    let deadlineMs = reactor.nowMs + exchange.runtime!.http.streamIdleTimeoutMs;
-    if (exchange.requestDeadlineMs > 0 && exchange.requestDeadlineMs < deadlineMs) {
-      deadlineMs = exchange.requestDeadlineMs;
-    }
-    if (exchange.attemptDeadlineMs > 0 && exchange.attemptDeadlineMs < deadlineMs) {
-      deadlineMs = exchange.attemptDeadlineMs;
-    }
-    reactor.setDeadline(exchange.downstream!, deadlineMs);
+    let delayMs = exchange.runtime!.http.streamIdleTimeoutMs;
+    if (exchange.requestDeadlineMs > 0)
+      delayMs = Math.min(delayMs, wholeMs(exchange.requestDeadlineMs - reactor.nowMs));
+    if (exchange.attemptDeadlineMs > 0)
+      delayMs = Math.min(delayMs, wholeMs(exchange.attemptDeadlineMs - reactor.nowMs));
+    reactor.setTimer(exchange.downstream!, delayMs);
   }
 
   private exchangeExpired(exchange: Exchange): void {
@@ -700,7 +698,7 @@ export class DownstreamHttp1 implements Protocol {
     // A close with unread input sends a reset, which can overtake the response (RFC 9112 §9.6).
     reactor.kernel.shutdown(connection.fd, Shutdown.WRITE);
     connection.state = LINGER;
-    reactor.setDeadline(connection, reactor.nowMs + LINGER_MS);
+    reactor.setTimer(connection, LINGER_MS);
     reactor.enqueue(connection);
   }
 
@@ -748,4 +746,9 @@ export class DownstreamHttp1 implements Protocol {
 
 function chunkHeaderBytes(payloadLength: number): number {
   return ((35 - Math.clz32(payloadLength)) >> 2) + 2;
+}
+
+/** Whole milliseconds until a deadline, never too few. */
+function wholeMs(ms: number): number {
+  return ms <= 0 ? 0 : Math.ceil(ms);
 }

@@ -19,11 +19,11 @@ export class RequestIds {
     if (this.state.every((word) => word === 0)) this.state[0] = 1;
   }
 
-  /** Next 32 random bits. */
+  /** Next 32 random bits, as a signed number: those need no boxed number. */
   next(): number {
     const state = this.state;
     const scrambled = Math.imul(state[1], 5);
-    const result = Math.imul((scrambled << 7) | (scrambled >>> 25), 9) >>> 0;
+    const result = Math.imul((scrambled << 7) | (scrambled >>> 25), 9);
     const shifted = state[1] << 9;
     state[2] ^= state[0];
     state[3] ^= state[1];

@@ -200,7 +200,8 @@ export class Tunnel implements Protocol {
   private progress(exchange: Exchange): void {
     const { reactor } = this.context;
     const idleMs = exchange.runtime!.http.tunnelIdleTimeoutMs;
-    reactor.setDeadline(exchange.downstream!, idleMs === 0 ? Number.POSITIVE_INFINITY : reactor.nowMs + idleMs);
+    if (idleMs === 0) reactor.clearTimer(exchange.downstream!);
+    else reactor.setTimer(exchange.downstream!, idleMs);
   }
 
   private count(counter: number, bytes: number): void {

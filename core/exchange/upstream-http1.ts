@@ -78,7 +78,7 @@ export class UpstreamHttp1 implements Protocol {
     if (count === 0) return emptyBytes;
     let ref = 0;
     if (count > 1) {
-      let share = this.context.ids.next() % routes.backendRefWeightTotal(rule);
+      let share = (this.context.ids.next() >>> 1) % routes.backendRefWeightTotal(rule);
       while (share >= routes.backendRefWeight(rule, ref)) share -= routes.backendRefWeight(rule, ref++);
     }
     exchange.backend = routes.backendRefIndex(rule, ref);
@@ -113,7 +113,7 @@ export class UpstreamHttp1 implements Protocol {
     exchange.reusedConnection = true;
     exchange.upstreamConnectionUses = kept.exchanges;
     exchange.upstreamConnectionAgeMs = reactor.nowMs - kept.openedMs;
-    reactor.timers.clear(kept.slot);
+    reactor.clearTimer(kept);
     this.use(exchange, kept);
   }
 
@@ -144,7 +144,7 @@ export class UpstreamHttp1 implements Protocol {
     connection.exchange = exchange;
     exchange.upstream = connection;
     const { settings } = exchange.runtime!.backends[exchange.backend];
-    reactor.setDeadline(connection, reactor.nowMs + settings.connectTimeoutMs);
+    reactor.setTimer(connection, settings.connectTimeoutMs);
   }
 
   // -- events -------------------------------------------------------------------
@@ -198,7 +198,7 @@ export class UpstreamHttp1 implements Protocol {
       downstream.fail(exchange, 503, Reason.UPSTREAM_CONNECT_FAILURE, Detail.CONNECT_ERRNO, errno);
       return;
     }
-    reactor.timers.clear(connection.slot);
+    reactor.clearTimer(connection);
     if (exchange.method === Method.CONNECT) {
       exchange.connectedMs = reactor.nowMs;
       connection.exchanges++;
@@ -476,7 +476,7 @@ export class UpstreamHttp1 implements Protocol {
       connection.state = IDLE;
       endpoint.addIdle(connection);
       counters[UPSTREAM_IDLE]++;
-      reactor.setDeadline(connection, reactor.nowMs + settings.idleTimeoutMs);
+      reactor.setTimer(connection, settings.idleTimeoutMs);
     } else {
       this.close(connection, false);
     }

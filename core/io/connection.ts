@@ -15,7 +15,7 @@ export interface Protocol {
   readable(connection: Connection): void;
   /** The socket takes bytes again after it had refused some, or a connect has ended. */
   writable(connection: Connection): void;
-  /** The deadline set with `reactor.setDeadline` has passed. */
+  /** The timer set with `reactor.setTimer` has run out. */
   expired(connection: Connection): void;
 }
 

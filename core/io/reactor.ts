@@ -87,8 +87,8 @@ export class Reactor {
     this.freeSlots = new Int32Array(slotsMax);
     this.descriptors = descriptors;
     this.readyQueue = new Int32Array(slotsMax);
+    this.timers = new TimerWheel(slotsMax, kernel.nowMs());
     this.readClocks();
-    this.timers = new TimerWheel(slotsMax, this.nowMs);
     this.epoll = kernel.epollCreate();
     if (this.epoll < 0) throw new Error(`epoll_create1 failed: errno ${-this.epoll}`);
     descriptors[slotsMax] = this.epoll + 1;
@@ -162,9 +162,14 @@ export class Reactor {
     this.recycle(connection);
   }
 
-  /** Sets when `protocol.expired` is called; replaces an earlier deadline. Infinity: never. */
-  setDeadline(connection: Connection, deadlineMs: number): void {
-    this.timers.set(connection.slot, deadlineMs);
+  /** Has `protocol.expired` called after `delayMs` (a whole number); replaces an earlier timer. */
+  setTimer(connection: Connection, delayMs: number): void {
+    this.timers.setDelay(connection.slot, delayMs);
+  }
+
+  /** Removes the timer of a connection. */
+  clearTimer(connection: Connection): void {
+    this.timers.clear(connection.slot);
   }
 
   /** Puts a connection into the ready queue: its `readable` is called again soon. */
@@ -190,6 +195,7 @@ export class Reactor {
       this.wallCheckMs = nowMs + WALL_CHECK_MS;
     }
     this.nowMs = nowMs;
+    this.timers.nowMs = nowMs;
     this.wallMs = nowMs + this.wallOffsetMs;
   }
 

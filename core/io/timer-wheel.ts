@@ -25,6 +25,8 @@ export class TimerWheel {
   private readonly occupied = new Int32Array(BUCKETS / 32);
   private readonly due: Int32Array;
   private readonly originMs: number;
+  /** Current monotonic time, which `setDelay` counts from; kept up to date by the owner. */
+  nowMs: number;
   private currentTick = 0;
   /** No bucket before this tick is occupied. */
   private earliestTick = Number.MAX_SAFE_INTEGER;
@@ -37,11 +39,27 @@ export class TimerWheel {
     this.previousSlot = new Int32Array(slots);
     this.due = new Int32Array(slots);
     this.originMs = nowMs;
+    this.nowMs = nowMs;
   }
 
   /** Sets the deadline of a slot, in monotonic milliseconds; Infinity for none. */
   set(slot: number, deadlineMs: number): void {
     this.deadlines[slot] = deadlineMs;
+    this.place(slot);
+  }
+
+  /**
+   * Sets the deadline of a slot to `delayMs` (a whole number) after `nowMs`. For the packet path:
+   * an integer argument needs no boxed number.
+   */
+  setDelay(slot: number, delayMs: number): void {
+    this.deadlines[slot] = this.nowMs + delayMs;
+    this.place(slot);
+  }
+
+  /** Links a slot under its deadline, unless it is linked early enough already. */
+  private place(slot: number): void {
+    const deadlineMs = this.deadlines[slot];
     if (deadlineMs === Number.POSITIVE_INFINITY) return;
     const linked = this.linkedTick[slot];
     if (linked !== NONE) {

@@ -194,6 +194,7 @@ export class RouteTable {
   ): number {
     const words = this.words;
     const at = this.hosts + host * Host.WORDS;
+    // A path longer than every key has no Exact entry; its hash covers only a part of it.
     if (words[at + Host.HAS_EXACT] !== 0 && pathLength <= this.pathBytesMax) {
       const length = pathLength === 0 ? 1 : pathLength;
       const offset = pathLength === 0 ? -1 : pathOffset;

@@ -5,6 +5,8 @@
 // Runs on the control thread (validation) and once per snapshot in each worker (compiling).
 // Spec: Common Log Format as in Apache's and nginx's "combined"; JSON is RFC 8259.
 
+import { type FixedText, fixedText } from './log-bytes.ts';
+
 /** Names that a template may use as %{name}, and the keys of a JSON line, in that order. */
 export const accessLogFields: readonly string[] = [
   'time',
@@ -65,9 +67,11 @@ export const LogField = {
 /** A format ready for writing: `literals[0] field[0] literals[1] ... literals[n]`, newline included. */
 export interface CompiledFormat {
   /** One more than there are fields; entries may be empty. */
-  literals: Uint8Array[];
+  literals: FixedText[];
   /** `LogField` numbers. */
   fields: Int32Array;
+  /** How often the most frequent field occurs, 1 or more. */
+  repeats: number;
   /** Values are JSON values (text quoted, absent ones null); otherwise bare text (absent ones "-"). */
   json: boolean;
 }
@@ -119,7 +123,7 @@ export function compileAccessLogFormat(format: string): CompiledFormat {
 function compileJson(): CompiledFormat {
   const literals = accessLogFields.map((name, index) => `${index === 0 ? '{' : ','}"${name}":`);
   literals.push('}\n');
-  return { literals: literals.map(encode), fields: Int32Array.from(accessLogFields.keys()), json: true };
+  return compiled(literals, [...accessLogFields.keys()], true);
 }
 
 function compileTemplate(template: string): CompiledFormat {
@@ -134,7 +138,18 @@ function compileTemplate(template: string): CompiledFormat {
     }
   }
   literals[literals.length - 1] += '\n';
-  return { literals: literals.map(encode), fields: Int32Array.from(fields), json: false };
+  return compiled(literals, fields, false);
+}
+
+function compiled(literals: string[], fields: number[], json: boolean): CompiledFormat {
+  const counts = new Array<number>(Object.keys(LogField).length).fill(0);
+  for (const field of fields) counts[field]++;
+  return {
+    literals: literals.map(fixedText),
+    fields: Int32Array.from(fields),
+    repeats: Math.max(1, ...counts),
+    json,
+  };
 }
 
 /** Splits a template; `%%` is a percent sign, `%{name}` a field, any other `%` a mistake. */
@@ -195,8 +210,4 @@ function editDistance(a: string, b: string): number {
     previous = current;
   }
   return previous[b.length]!;
-}
-
-function encode(text: string): Uint8Array {
-  return new TextEncoder().encode(text);
 }

@@ -2,7 +2,8 @@
 //
 // Owned by one worker. A line is written whole or not at all: when the ring lacks room for the
 // longest form that this line could take, it is dropped and counted, and the worker goes on. The
-// thread of access-log-writer.ts takes the lines to the disk.
+// thread of access-log-writer.ts takes the lines to the disk. A line is written straight into the
+// ring; only one that might cross its end is made in a buffer aside first.
 // Hot module: no strings, objects or system calls per line (see byte-ring.ts for the one exception).
 
 import { DETAIL_PARSE, REASON_COUNT, reasonText } from '../exchange/reasons.ts';
@@ -11,11 +12,13 @@ import { RingProducer } from './byte-ring.ts';
 import {
   ESCAPED_BYTES_MAX,
   FIXED_BYTES_MAX,
+  FIXED_OVERRUN_BYTES,
+  fixedText,
   jsonNameEscapes,
   jsonWireEscapes,
   LogClock,
   putAddress,
-  putBytes,
+  putFixed,
   putMillis,
   putNumber,
   putText,
@@ -27,8 +30,8 @@ import { Counter, PARSE_ERROR_CAPACITY, type WorkerMetrics } from './metrics.ts'
 import { DETAIL_COUNT, detailName } from './outcome-names.ts';
 
 const noBytes = new Uint8Array(0);
-const nullBytes = encode('null');
-const dashBytes = encode('-');
+const nullText = fixedText('null');
+const dashText = fixedText('-');
 
 /** Flag of each reason; empty for "no reason". */
 const reasonFlags = Array.from({ length: REASON_COUNT }, (_, reason) =>
@@ -38,6 +41,9 @@ const reasonFlags = Array.from({ length: REASON_COUNT }, (_, reason) =>
 /** Words for details, by number, in two tables: the ordinary ones, and parse errors by their code. */
 const detailWords = Array.from({ length: DETAIL_COUNT }, (_, detail) => encode(detailName(detail)));
 const parseWords = Array.from({ length: PARSE_ERROR_CAPACITY }, (_, code) => encode(detailName(DETAIL_PARSE + code)));
+
+/** Quotation marks around a JSON text. */
+const QUOTES_BYTES = 2;
 
 const protocolBytes = protocolNames.map(encode);
 
@@ -54,6 +60,14 @@ export class AccessLog {
   private readonly nameEscapes: Uint8Array;
   /** Bytes of a line without its texts, at most. */
   private readonly baseBytes: number;
+  /** Most bytes that one byte of a text can bring to a line. */
+  private readonly bytesPerTextByte: number;
+  private readonly ringView: DataView;
+  private aside = noBytes;
+  private asideView = new DataView(noBytes.buffer);
+  /** Where the current line goes: the ring, or `aside`. */
+  private data: Uint8Array;
+  private view: DataView;
 
   /**
    * `format` is `json`, `common`, a template, or empty for no log; an invalid template throws. Lines
@@ -62,45 +76,72 @@ export class AccessLog {
   constructor(ring: SharedArrayBuffer, format: string, workerIndex: number, metrics: WorkerMetrics) {
     this.enabled = format !== '';
     this.ring = new RingProducer(ring);
-    this.format = this.enabled
-      ? compileAccessLogFormat(format)
-      : { literals: [noBytes], fields: new Int32Array(0), json: false };
+    this.format = compileAccessLogFormat(this.enabled ? format : 'json');
     this.workerIndex = workerIndex;
     this.metrics = metrics;
-    this.wireEscapes = this.format.json ? jsonWireEscapes : textWireEscapes;
-    this.nameEscapes = this.format.json ? jsonNameEscapes : textNameEscapes;
-    this.baseBytes = this.format.literals.reduce((sum, literal) => sum + literal.length, 0);
+    const { literals, fields, json, repeats } = this.format;
+    this.wireEscapes = json ? jsonWireEscapes : textWireEscapes;
+    this.nameEscapes = json ? jsonNameEscapes : textNameEscapes;
+    const literalBytes = literals.reduce((sum, literal) => sum + literal.length, 0);
+    this.baseBytes = literalBytes + fields.length * (FIXED_BYTES_MAX + QUOTES_BYTES) + FIXED_OVERRUN_BYTES;
+    this.bytesPerTextByte = ESCAPED_BYTES_MAX * repeats;
+    this.ringView = new DataView(ring, this.ring.data.byteOffset, this.ring.data.length);
+    this.data = this.ring.data;
+    this.view = this.ringView;
   }
 
   /** Writes the line of one ended exchange, or drops and counts it when the ring lacks room. */
   log(source: LogSource): void {
     if (!this.enabled) return;
-    const { ring, format } = this;
-    const { fields, literals } = format;
-    let longest = this.baseBytes;
-    for (let i = 0; i < fields.length; i++) longest += longestField(fields[i], source);
+    const ring = this.ring;
+    const longest = this.baseBytes + this.bytesPerTextByte * textBytes(source);
     if (longest > ring.free()) {
       this.metrics.counters[Counter.ACCESS_LOG_DROPPED]++;
       return;
     }
-    let position = putBytes(ring.data, ring.mask, ring.begin(), literals[0]);
+    const begin = ring.begin();
+    if (begin + longest <= ring.data.length) {
+      this.data = ring.data;
+      this.view = this.ringView;
+      ring.publish(this.putLine(begin, source));
+    } else {
+      this.useAside(longest);
+      const length = this.putLine(0, source);
+      for (let i = 0; i < length; i++) ring.data[(begin + i) & ring.mask] = this.aside[i];
+      ring.publish(begin + length);
+    }
+    this.metrics.counters[Counter.ACCESS_LOG_LINES]++;
+  }
+
+  /** Lets the line go to the buffer aside, which grows to the longest line ever near the ring's end. */
+  private useAside(bytes: number): void {
+    if (this.aside.length < bytes) {
+      this.aside = new Uint8Array(bytes * 2);
+      this.asideView = new DataView(this.aside.buffer);
+    }
+    this.data = this.aside;
+    this.view = this.asideView;
+  }
+
+  private putLine(position: number, source: LogSource): number {
+    const { fields, literals } = this.format;
+    position = putFixed(this.view, position, literals[0]);
     for (let i = 0; i < fields.length; i++) {
       position = this.putField(position, fields[i], source);
-      position = putBytes(ring.data, ring.mask, position, literals[i + 1]);
+      position = putFixed(this.view, position, literals[i + 1]);
     }
-    ring.publish(position);
-    this.metrics.counters[Counter.ACCESS_LOG_LINES]++;
+    return position;
   }
 
   /** Writes one value. Every `LogField` has its case; the default is the common format's time. */
   private putField(position: number, field: number, source: LogSource): number {
-    const { data, mask } = this.ring;
+    const data = this.data;
     switch (field) {
       case LogField.TIME:
-        if (!this.format.json) return this.clock.putIso(data, mask, position, source.wallMs);
-        data[position++ & mask] = 0x22;
-        position = this.clock.putIso(data, mask, position, source.wallMs);
-        data[position++ & mask] = 0x22;
+        if (!this.format.json) return this.clock.putIso(data, position, source.wallMs);
+        data[position++] = 0x22;
+        position = this.clock.putIso(data, position, source.wallMs);
+        data[position++] = 0x22;
         return position;
       case LogField.METHOD:
         return this.putWire(position, source.memory, source.methodOffset, source.methodLength);
@@ -131,26 +172,26 @@ export class AccessLog {
       case LogField.LISTENER:
         return this.putName(position, source.listener);
       case LogField.STATUS:
-        return putNumber(data, mask, position, source.status);
+        return putNumber(data, position, source.status);
       case LogField.BYTES_RECEIVED:
-        return putNumber(data, mask, position, source.bytesReceived);
+        return putNumber(data, position, source.bytesReceived);
       case LogField.BYTES_SENT:
-        return putNumber(data, mask, position, source.bytesSent);
+        return putNumber(data, position, source.bytesSent);
       case LogField.DURATION_MS:
-        return putMillis(data, mask, position, source.durationMs);
+        return putMillis(data, position, source.durationMs);
       case LogField.UPSTREAM_MS:
         if (source.upstreamMs < 0) return this.putAbsent(position);
-        return putMillis(data, mask, position, source.upstreamMs);
+        return putMillis(data, position, source.upstreamMs);
       case LogField.CLIENT_PORT:
-        return putNumber(data, mask, position, source.client.peerPort);
+        return putNumber(data, position, source.client.peerPort);
       case LogField.ATTEMPTS:
-        return putNumber(data, mask, position, source.attempts);
+        return putNumber(data, position, source.attempts);
       case LogField.EPOCH:
-        return putNumber(data, mask, position, source.epoch);
+        return putNumber(data, position, source.epoch);
       case LogField.WORKER:
-        return putNumber(data, mask, position, this.workerIndex);
+        return putNumber(data, position, this.workerIndex);
       default:
-        return this.clock.putCommon(data, mask, position, source.wallMs);
+        return this.clock.putCommon(data, position, source.wallMs);
     }
   }
 
@@ -165,58 +206,43 @@ export class AccessLog {
   }
 
   private putEscaped(position: number, bytes: Uint8Array, offset: number, length: number, table: Uint8Array): number {
-    const { data, mask } = this.ring;
-    if (!this.format.json) return putText(data, mask, position, bytes, offset, length, table);
-    data[position++ & mask] = 0x22;
-    position = putText(data, mask, position, bytes, offset, length, table);
-    data[position++ & mask] = 0x22;
+    const data = this.data;
+    if (!this.format.json) return putText(data, position, bytes, offset, length, table);
+    data[position++] = 0x22;
+    position = putText(data, position, bytes, offset, length, table);
+    data[position++] = 0x22;
     return position;
   }
 
   private putClient(position: number, source: LogSource): number {
-    const { data, mask } = this.ring;
+    const data = this.data;
     if (source.client.peerFamily === 0) return this.putAbsent(position);
-    if (!this.format.json) return putAddress(data, mask, position, source.client);
-    data[position++ & mask] = 0x22;
-    position = putAddress(data, mask, position, source.client);
-    data[position++ & mask] = 0x22;
+    if (!this.format.json) return putAddress(data, position, source.client);
+    data[position++] = 0x22;
+    position = putAddress(data, position, source.client);
+    data[position++] = 0x22;
     return position;
   }
 
   private putAbsent(position: number): number {
-    return putBytes(this.ring.data, this.ring.mask, position, this.format.json ? nullBytes : dashBytes);
+    return putFixed(this.view, position, this.format.json ? nullText : dashText);
   }
 }
 
-/** Most bytes that a field can take: texts at their worst escaping, anything else a fixed bound. */
-function longestField(field: number, source: LogSource): number {
-  const fixed = FIXED_BYTES_MAX + 2;
-  switch (field) {
-    case LogField.METHOD:
-      return fixed + source.methodLength * ESCAPED_BYTES_MAX;
-    case LogField.PATH:
-      return fixed + source.pathLength * ESCAPED_BYTES_MAX;
-    case LogField.HOST:
-      return fixed + source.hostLength * ESCAPED_BYTES_MAX;
-    case LogField.USER_AGENT:
-      return fixed + source.userAgentLength * ESCAPED_BYTES_MAX;
-    case LogField.REFERER:
-      return fixed + source.refererLength * ESCAPED_BYTES_MAX;
-    case LogField.REQUEST_ID:
-      return fixed + source.requestIdLength * ESCAPED_BYTES_MAX;
-    case LogField.DETAIL:
-      return fixed + detailBytes(source.detail).length;
-    case LogField.ROUTE:
-      return fixed + source.route.length * ESCAPED_BYTES_MAX;
-    case LogField.BACKEND:
-      return fixed + source.backend.length * ESCAPED_BYTES_MAX;
-    case LogField.ENDPOINT:
-      return fixed + source.endpoint.length * ESCAPED_BYTES_MAX;
-    case LogField.LISTENER:
-      return fixed + source.listener.length * ESCAPED_BYTES_MAX;
-    default:
-      return fixed;
-  }
+/** Bytes of all texts of a source that may be in a line, before escaping. */
+function textBytes(source: LogSource): number {
+  return (
+    source.methodLength +
+    source.pathLength +
+    source.hostLength +
+    source.userAgentLength +
+    source.refererLength +
+    source.requestIdLength +
+    source.listener.length +
+    source.route.length +
+    source.backend.length +
+    source.endpoint.length
+  );
 }
 
 function reasonBytes(reason: number): Uint8Array {

@@ -218,7 +218,7 @@ function addressText(words: Int32Array): string {
   const family = words[RecordWord.CLIENT_FAMILY];
   if (family !== Family.INET && family !== Family.INET6) return '';
   const bytes = new Uint8Array(64);
-  const length = putAddress(bytes, 63, 0, {
+  const length = putAddress(bytes, 0, {
     peerFamily: family,
     peerPort: 0,
     peer0: words[RecordWord.CLIENT_ADDRESS],

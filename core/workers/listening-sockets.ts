@@ -75,7 +75,7 @@ export class ListeningSockets {
         ownFds.flatMap(({ fds }) => fds),
       );
       if (typeof opened === 'number') {
-
+        this.abandon(plan);
         return { failure: { address, errno: -opened } };
       }
       plan.added.push(opened);

@@ -152,7 +152,7 @@ export class PacketWorker {
     const startMs = reactor.kernel.nowMs();
     const report: ReloadReport = { kept: 0, drained: 0, closed: 0, upstreamClosed: 0, pauseMs: 0 };
     for (const endpoint of context.endpoints.values()) endpoint.removed = true;
-    const runtime = new Runtime(snapshot, context.endpoints, () => context.ids.next() / 2 ** 32);
+    const runtime = new Runtime(snapshot, context.endpoints, () => (context.ids.next() >>> 1) / 2 ** 31);
     context.runtime = runtime;
     context.accessLog = new AccessLog(
       this.start.accessLog,

@@ -30,8 +30,6 @@ interface RequestRecord {
   issuedMs: number;
   /** One entry per upstream that saw the whole head: whether its connection had served before. */
   deliveries: { reused: boolean }[];
-  /** An upstream wrote unasked bytes on the connection before this request came. */
-  leftoverVictim: boolean;
   outcome: Outcome | undefined;
 }
 
@@ -101,12 +99,11 @@ export class Judge {
    * An upstream has seen the head of a request. `retiredMs`: when the upstream was taken out of
    * the configuration, or Infinity.
    */
-  delivered(id: number, reused: boolean, leftoverBefore: boolean, retiredMs: number): void {
+  delivered(id: number, reused: boolean, retiredMs: number): void {
     const record = this.records.get(id)!;
     if (record.issuedMs > retiredMs) this.violation(`request ${id} went to an endpoint that had been removed`);
     record.deliveries.push({ reused });
     this.trace?.(`request ${id} reached an upstream`);
-    record.leftoverVictim ||= leftoverBefore;
     const count = record.deliveries.length;
     const { method } = record.plan;
     if (record.plan.malformed !== undefined && record.plan.malformed !== 'badChunkSize') {
@@ -198,10 +195,11 @@ export class Judge {
     const explained: Record<string, boolean> = {
       NR: plan.unrouted && status === 404,
       UF: troubles.dialing,
-      UC: lost || troubles.stale || record.leftoverVictim || this.early(plan) || troubles.responses,
+      UC: lost || troubles.stale || this.early(plan) || troubles.responses,
       UCS: troubles.stale || troubles.responses,
       UT: fault === 'silence' || troubles.dialing || this.timed(plan),
-      UPE: fault === 'badHead' || fault === 'badChunk' || record.leftoverVictim,
+      // Bytes that nobody asked for can arrive just when the next request has been sent.
+      UPE: fault === 'badHead' || fault === 'badChunk' || troubles.responses,
       DT: client.cut?.how === 'stall',
       OM: troubles.resources,
       UO: troubles.resources,
@@ -221,7 +219,8 @@ export class Judge {
 
   private mayVanish(record: RequestRecord): boolean {
     const { client, plan } = record;
-    if (leavesEarly(client)) return true;
+    // An answer may be cut before its head is through.
+    if (this.mayTruncate(record)) return true;
     // The system may drop a connection before the worker gets it (ECONNABORTED from accept).
     if (this.troubles.clients && client.requests.every((other) => this.untouched(other.id))) return true;
     // An answer that came before its request had been read leaves a connection of no use, and by
@@ -237,9 +236,9 @@ export class Judge {
     return deliveries.length === 0 && !answered;
   }
 
-  /** The upstream may answer before it has the whole request. */
+  /** The upstream may answer before it has the whole request, be it only the last chunk. */
   private early(plan: RequestPlan): boolean {
-    return plan.response.afterBodyBytes < plan.bytes;
+    return plan.response.afterBodyBytes <= plan.bytes;
   }
 
   /** The route of this request has short timeouts in this run. */

@@ -165,8 +165,8 @@ export function drawTroubles(random: Random): Troubles {
   };
 }
 
-/** How one direction of a new connection behaves. */
-export function drawLink(random: Random, troubles: Troubles): LinkProfile {
+/** How one direction of a new connection behaves: from the worker, or towards it. */
+export function drawLink(random: Random, troubles: Troubles, fromWorker: boolean): LinkProfile {
   if (!troubles.network) {
     return {
       delayMinMs: 0.02,
@@ -179,15 +179,15 @@ export function drawLink(random: Random, troubles: Troubles): LinkProfile {
   }
   const slow = random.pick([0.1, 1, 5, 40]);
   const tiny = !troubles.large && random.chance(0.2);
-  // A far peer with buffers of a few bytes would need longer for a head than any timeout allows.
-  const bufferBytesMin = slow > 1 ? 1000 : 1;
+  // A far or slow peer with buffers of a few bytes needs longer for a head than any timeout allows.
+  const bufferBytesMin = slow > 1 ? 1000 : fromWorker ? 1 : 50;
   return {
     delayMinMs: 0,
     delayMaxMs: slow,
     segmentBytesMax: tiny ? random.int(20, 400) : random.pick([1460, 4096, 65536]),
     dribbleBytes: random.chance(0.2) ? random.int(1, 500) : 0,
     sendBufferBytes: tiny ? random.size(bufferBytesMin, 3000) : random.pick([4096, 16384, 65536]),
-    receiveBufferBytes: tiny ? random.size(Math.max(bufferBytesMin, 50), 3000) : random.pick([4096, 16384, 65536]),
+    receiveBufferBytes: tiny ? random.size(bufferBytesMin, 3000) : random.pick([4096, 16384, 65536]),
   };
 }
 

@@ -94,7 +94,6 @@ export class UpstreamConnection extends Peer {
   private afterPieces: (() => void) | undefined;
   private pausing = false;
   private served = 0;
-  private leftoverSent = false;
   private dieOnNextRequest: 'close' | 'reset' | undefined;
   private tunnel: PayloadChecker | undefined;
   private failed = false;
@@ -157,7 +156,7 @@ export class UpstreamConnection extends Peer {
     if (!this.responseComplete || !this.requestComplete) {
       throw new CodecError(`request ${id} on a connection that is busy with request ${this.current?.id}`);
     }
-    this.judge.delivered(id, this.served > 0, this.leftoverSent, this.server.retiredMs);
+    this.judge.delivered(id, this.served > 0, this.server.retiredMs);
     this.current = plan;
     this.checker = new PayloadChecker(id, Direction.REQUEST);
     this.requestComplete = false;
@@ -240,7 +239,7 @@ export class UpstreamConnection extends Peer {
     }
     const head = responseHead(plan);
     if (fault === 'badHead') {
-      this.pieces.push(badHead(this.random));
+      this.pieces.push(badHead(this.random, plan.upgrade));
       this.afterPieces = () => this.closeAfterSending('close');
     } else if (fault === 'closeInHead') {
       this.pieces.push(head.subarray(0, this.random.int(1, head.length - 1)));
@@ -301,7 +300,6 @@ export class UpstreamConnection extends Peer {
     if (response.fault === 'badChunk' && plan.method !== 'HEAD') return;
     this.responseComplete = true;
     if (response.leftover) {
-      this.leftoverSent = true;
       this.write(latin1('LEFTOVER FROM NOWHERE\r\n\r\n'));
     }
     if (response.close) this.closeAfterSending('close');
@@ -383,7 +381,7 @@ function responseHead(plan: RequestPlan): Uint8Array {
   return encodeHead(`HTTP/1.${response.version} ${response.status} Planned`, fields);
 }
 
-function badHead(random: Random): Uint8Array {
+function badHead(random: Random, upgrade: boolean): Uint8Array {
   return latin1(
     random.pick([
       'garbage\r\n\r\n',
@@ -394,7 +392,10 @@ function badHead(random: Random): Uint8Array {
       'HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 0\r\n\r\n',
       'HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nhello',
       `HTTP/1.1 200 OK\r\nX-Huge: ${'h'.repeat(80_000)}\r\n\r\n`,
-      'HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n',
+      // To a request that asked for nothing of the kind.
+      upgrade
+        ? 'HTTP/1.1 99 Low\r\n\r\n'
+        : 'HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n',
     ]),
   );
 }

@@ -120,7 +120,7 @@ class World {
       scheduler: this.scheduler,
       memoryBytes: kernelMemoryBytes(bufferBytes),
       faults: this.faults(),
-      links: () => ({ out: drawLink(linkRandom, this.troubles), in: drawLink(linkRandom, this.troubles) }),
+      links: () => ({ out: drawLink(linkRandom, this.troubles, true), in: drawLink(linkRandom, this.troubles, false) }),
       eventStride: this.random.pick([3, 4]),
       trace: this.trace,
     });

@@ -6,6 +6,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { jsonSchema } from '../../../config/json-schema.ts';
 import { formatConfigError, loadConfig, loadConfigFile } from '../../../config/load.ts';
 
 const minimal = 'listeners: [{name: http, address: ":8080"}]\nroutes: []\nbackends: []\n';
@@ -46,7 +47,8 @@ test('a file that is missing, a directory or not UTF-8 is an error with its name
   });
 });
 
-test('loading twice gives configurations that share nothing', () => {
+test('loading leaves the schema as it was, and two configurations share nothing', () => {
+  const before = structuredClone(jsonSchema());
   const load = (): { upgrades: string[] } => {
     const result = loadConfig(minimal, '/a.yaml', {});
     assert.ok('config' in result);
@@ -54,6 +56,7 @@ test('loading twice gives configurations that share nothing', () => {
   };
   load().upgrades.push('changed');
   assert.deepEqual(load().upgrades, ['websocket']);
+  assert.deepEqual(jsonSchema(), before);
 });
 
 test('errors come in the order of the file and say where exactly, also with Windows line ends', () => {

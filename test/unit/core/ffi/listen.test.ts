@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { createServer, type Server } from 'node:net';
-import { afterEach, test } from 'node:test';
+import { afterEach, type TestContext, test } from 'node:test';
 import { Errno } from '../../../../core/ffi/errno.ts';
 import { addressInUse, closeDescriptor, localPort, openListeningSocket } from '../../../../core/ffi/listen.ts';
 
@@ -18,9 +18,10 @@ function listen(host: string, port: number): number {
   return fd;
 }
 
-function serve(host: string): Promise<Server> {
+function serve(t: TestContext, host: string): Promise<Server> {
   return new Promise((resolve) => {
     const server = createServer();
+    t.after(() => server.close());
     server.listen(0, host, () => resolve(server));
   });
 }
@@ -41,8 +42,8 @@ test('IPv6 and IPv4 wildcards stand side by side on one port', (t) => {
   assert.ok(listen('0.0.0.0', localPort(six)) > 0);
 });
 
-test('a port that another server listens on is in use, on its address and on the wildcard', async () => {
-  const server = await serve('127.0.0.1');
+test('a port that another server listens on is in use, on its address and on the wildcard', async (t) => {
+  const server = await serve(t, '127.0.0.1');
   const { port } = server.address() as { port: number };
   assert.equal(addressInUse('127.0.0.1', port, []), -Errno.EADDRINUSE);
   assert.equal(addressInUse('0.0.0.0', port, []), -Errno.EADDRINUSE);

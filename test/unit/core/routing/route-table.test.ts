@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { compileRouteTable } from '../../../../config/compile-routes.ts';
 import { RouteTable } from '../../../../core/routing/route-table.ts';
-import { Header } from '../../../../core/routing/route-table-format.ts';
+import { Header, Slot } from '../../../../core/routing/route-table-format.ts';
 import { buildTable, lookup, type RouteSketch, sketchRoutes } from './table-fixture.ts';
 
 /** Asserts which rule takes each "host path" request. */
@@ -191,26 +191,65 @@ test('a rule gives back its timeouts, its backends with weights, and its name', 
   assert.equal(table.ruleLabel(0), 'r0 rule 1');
 });
 
-test('keys with equal hashes are told apart by their bytes', () => {
-  const sketches = Array.from({ length: 64 }, (_, i) => ({ hostnames: [`h${i}.com`], rules: [[`/p${i}`, `=/e${i}`]] }));
-  const listeners: string[] = [];
-  const buffer = compileRouteTable({ listeners, backends: ['b'], routes: sketchRoutes(sketches) });
-  // The table stores each key's hash only to save comparisons. Two path entries exchange places
-  // here, as if the hashes of their keys had collided: neither may answer for the other.
-  const words = new Int32Array(buffer);
-  const slots: number[] = [];
-  for (let slot = 0; slot <= words[Header.PATH_SLOT_MASK]!; slot++) {
-    const at = words[Header.PATH_SLOTS]! + slot * 2;
-    if (words[at + 1] !== 0) slots.push(at + 1);
-  }
-  const entries = slots.map((at) => words[at]!);
-  for (const [i, at] of slots.entries()) words[at] = entries[(i + 1) % entries.length]!;
-  const table = new RouteTable(buffer);
-  for (let i = 0; i < 64; i++) {
-    assert.equal(lookup(table, `h${i}.com`, `/p${i}`), -1);
-    assert.equal(lookup(table, `h${i}.com`, `/e${i}`), -1);
+test('keys with equal hashes are told apart by their bytes, their host and their kind', () => {
+  // The table keeps each key's hash only to save comparisons. Its entries change places here, as if
+  // the hashes of their keys had collided: none may answer for another.
+  const digits = [...'0123456789'];
+  const cases: [string, RouteSketch[], slots: number, mask: number, requests: string[]][] = [
+    [
+      'paths of one host',
+      [{ rules: [digits.map((i) => `/p${i}`), digits.map((i) => `=/e${i}`)] }],
+      Header.PATH_SLOTS,
+      Header.PATH_SLOT_MASK,
+      digits.flatMap((i) => [`h /p${i}`, `h /e${i}`]),
+    ],
+    [
+      'one path of many hosts',
+      digits.map((i) => ({ hostnames: [`h${i}`], rules: [['/p']] })),
+      Header.PATH_SLOTS,
+      Header.PATH_SLOT_MASK,
+      digits.map((i) => `h${i} /p`),
+    ],
+    ['one path of both kinds', [{ rules: [['/p', '=/p']] }], Header.PATH_SLOTS, Header.PATH_SLOT_MASK, ['h /p']],
+    [
+      'hosts',
+      digits.map((i) => ({ hostnames: [`h${i}`], rules: [['/']] })),
+      Header.HOST_SLOTS,
+      Header.HOST_SLOT_MASK,
+      digits.map((i) => `h${i} /`),
+    ],
+    [
+      'hosts of different length',
+      [
+        { hostnames: ['a.com'], rules: [['/']] },
+        { hostnames: ['*.com'], rules: [['/']] },
+      ],
+      Header.HOST_SLOTS,
+      Header.HOST_SLOT_MASK,
+      ['a.com /', 'b.com /'],
+    ],
+  ];
+  for (const [name, sketches, slots, mask, requests] of cases) {
+    const buffer = compileRouteTable({ listeners: [], backends: ['b'], routes: sketchRoutes(sketches) });
+    rotateEntries(new Int32Array(buffer), slots, mask);
+    const table = new RouteTable(buffer);
+    for (const request of requests) {
+      const [host, path] = request.split(' ');
+      assert.equal(lookup(table, host!, path!), -1, `${name}: ${request}`);
+    }
   }
 });
+
+/** Moves every entry of a slot table to the slot of the next one; the hashes stay. */
+function rotateEntries(words: Int32Array, slotsWord: number, maskWord: number): void {
+  const taken: number[] = [];
+  for (let slot = 0; slot <= words[maskWord]!; slot++) {
+    const at = words[slotsWord]! + slot * Slot.WORDS + Slot.ENTRY;
+    if (words[at] !== 0) taken.push(at);
+  }
+  const entries = taken.map((at) => words[at]!);
+  for (const [i, at] of taken.entries()) words[at] = entries[(i + 1) % entries.length]!;
+}
 
 test('a buffer that is not a table of this version is refused', () => {
   assert.throws(() => new RouteTable(new SharedArrayBuffer(4096)), /not a compiled route table/);

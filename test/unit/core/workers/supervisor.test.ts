@@ -242,10 +242,11 @@ test('a worker that does not answer for ten seconds is unhealthy but not killed'
   assert.equal(control![Word.STARTS], 1);
 });
 
-test('an address that somebody else listens on is refused and nothing of the plan stays open', async () => {
+test('an address that somebody else listens on is refused and nothing of the plan stays open', async (t) => {
   const harness = new Harness(2);
   const taken = createServer();
   await new Promise<void>((resolve) => taken.listen({ port: 0, host: '127.0.0.1' }, resolve));
+  t.after(() => taken.close());
   const { port } = taken.address() as { port: number };
   const probe = openSync('/dev/null', 'r');
   closeSync(probe);
@@ -260,5 +261,4 @@ test('an address that somebody else listens on is refused and nothing of the pla
   const after = openSync('/dev/null', 'r');
   closeSync(after);
   assert.equal(after, probe, 'the lowest free descriptor is the same as before');
-  await new Promise((resolve) => taken.close(resolve));
 });
