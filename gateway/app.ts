@@ -214,8 +214,8 @@ export class App {
     }
     // From here on nothing is refused.
     this.logger.level = config.log.level;
-    await this.accessLog.use(config.accessLog ?? before.accessLog);
     const report = await this.supervisor.apply(snapshot, plan);
+    // Afterwards, so that nothing is missing where it ends; where it begins, lines wait in the rings.
     await this.accessLog.use(config.accessLog);
     if (admin !== this.admin) {
       this.admin?.close();

@@ -27,6 +27,7 @@ import type { Runtime } from './runtime.ts';
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const {
   CONNECTION,
+  EXPECT,
   FORWARDED,
   HOST,
   HTTP2_SETTINGS,
@@ -46,6 +47,7 @@ const { OPTIONS } = Method;
 /** Fields with ids up to 31 whose presence means that the head is not one run. FORWARDED (32) has no bit. */
 const SPECIAL_BITS =
   (1 << CONNECTION) |
+  (1 << EXPECT) |
   (1 << HTTP2_SETTINGS) |
   (1 << KEEP_ALIVE) |
   (1 << PROXY_AUTHORIZATION) |
@@ -142,6 +144,10 @@ export function writeRequestHead(
         case HTTP2_SETTINGS:
         case PROXY_AUTHORIZATION:
           keep = false;
+          break;
+        case EXPECT:
+          // Ignored in HTTP/1.0 (RFC 9110 §10.1.1), so it must not come to life in our HTTP/1.1.
+          keep = head.versionMinor === 1;
           break;
         case TE:
           keep = false;

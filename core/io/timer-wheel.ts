@@ -16,8 +16,8 @@ const NONE = -1;
 
 export class TimerWheel {
   private readonly deadlines: Float64Array;
-  /** Tick under which a slot is linked, or NONE. */
-  private readonly linkedTick: Int32Array;
+  /** Tick under which a slot is linked, or NONE. 32 bits would run out after 248 days. */
+  private readonly linkedTick: Float64Array;
   private readonly nextSlot: Int32Array;
   private readonly previousSlot: Int32Array;
   private readonly bucketHead = new Int32Array(BUCKETS).fill(NONE);
@@ -34,7 +34,7 @@ export class TimerWheel {
   /** A wheel for slots 0 to `slots` - 1; `nowMs` is the current monotonic time. */
   constructor(slots: number, nowMs: number) {
     this.deadlines = new Float64Array(slots).fill(Number.POSITIVE_INFINITY);
-    this.linkedTick = new Int32Array(slots).fill(NONE);
+    this.linkedTick = new Float64Array(slots).fill(NONE);
     this.nextSlot = new Int32Array(slots);
     this.previousSlot = new Int32Array(slots);
     this.due = new Int32Array(slots);

@@ -42,6 +42,10 @@ const reasonFlags = Array.from({ length: REASON_COUNT }, (_, reason) =>
 const detailWords = Array.from({ length: DETAIL_COUNT }, (_, detail) => encode(detailName(detail)));
 const parseWords = Array.from({ length: PARSE_ERROR_CAPACITY }, (_, code) => encode(detailName(DETAIL_PARSE + code)));
 
+for (const words of [reasonFlags, detailWords, parseWords]) {
+  if (words.some((word) => word.length > FIXED_BYTES_MAX)) throw new Error('FIXED_BYTES_MAX is too small for a word');
+}
+
 /** Quotation marks around a JSON text. */
 const QUOTES_BYTES = 2;
 

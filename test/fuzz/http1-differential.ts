@@ -64,9 +64,12 @@ interface Difference {
   member: keyof SeenMessage | 'missing';
   ours: SeenMessage;
   theirs: SeenMessage | undefined;
+  /** Our message before this one. */
+  before: SeenMessage | undefined;
   /** How the peer's reading ended. */
   peerEnd: string;
-  ourEnd: string;
+  /** The whole stream, as latin1. */
+  stream: string;
 }
 
 /** Why a peer may see an accepted message differently. The name is the explanation. */
@@ -110,8 +113,20 @@ export const explained: Record<string, (difference: Difference) => boolean> = {
   }) => peer === 'http-parser-js' && member === 'keepAlive' && /close|keep-alive/i.test(connection(ours)),
   'After 101 the connection is no longer HTTP, so that message never completes for us': ({ kind, member, ours }) =>
     kind === 'response' && member === 'complete' && firstWord(ours) === '101',
-  'http-parser-js reads a body after 1xx, 204 and 304, against RFC 9112 §6.3': ({ peer, kind, ours }) =>
-    peer === 'http-parser-js' && kind === 'response' && /^(1..|204|304) /.test(ours.start) && hasLength(ours),
+  'Peers stop at an Upgrade that we ignore: in HTTP/1.0 (RFC 9110 §7.8), given twice, or empty': ({
+    member,
+    ours,
+    before,
+    peerEnd,
+  }) => peerEnd === 'stop' && (member === 'missing' ? before !== undefined && hasUpgrade(before) : hasUpgrade(ours)),
+  'llhttp does not remove a tab after chunked (RFC 9110 §5.5 does): an error, or not chunked': ({ peer, stream }) =>
+    peer === 'llhttp' && /transfer-encoding:[ \t]*chunked *\t/i.test(stream),
+  'http-parser-js reads a body after 1xx, 204 and 304, against RFC 9112 §6.3': ({ peer, kind, ours, before }) =>
+    peer === 'http-parser-js' &&
+    kind === 'response' &&
+    [ours, before].some(
+      (message) => message !== undefined && /^(1..|204|304) /.test(message.start) && hasLength(message),
+    ),
 };
 
 function firstWord(message: SeenMessage): string {
@@ -121,6 +136,10 @@ function firstWord(message: SeenMessage): string {
 /** All Connection values of a message. */
 function connection(message: SeenMessage): string {
   return message.fields.filter((field) => /^connection:/i.test(field)).join();
+}
+
+function hasUpgrade(message: SeenMessage): boolean {
+  return message.fields.some((field) => /^upgrade:/i.test(field)) && /upgrade/i.test(connection(message));
 }
 
 /** Whether the head itself says where the body ends. */
@@ -134,6 +153,7 @@ const comparedMembers = ['start', 'version', 'fields', 'keepAlive', 'body', 'tra
 function unexplained(
   peer: Difference['peer'],
   kind: MessageKind,
+  input: Buffer,
   ours: Reading,
   theirs: Reading,
   seen: Map<string, number>,
@@ -145,7 +165,16 @@ function unexplained(
     const members = unfinished ? comparedMembers.slice(0, 4) : comparedMembers;
     for (const member of their === undefined ? (['missing'] as const) : members) {
       if (member !== 'missing' && JSON.stringify(our[member]) === JSON.stringify(their?.[member])) continue;
-      const difference = { peer, kind, member, ours: our, theirs: their, peerEnd: theirs.end, ourEnd: ours.end };
+      const difference = {
+        peer,
+        kind,
+        member,
+        ours: our,
+        theirs: their,
+        before: ours.messages[index - 1],
+        peerEnd: theirs.end,
+        stream: input.toString('latin1'),
+      };
       const reason = Object.keys(explained).find((name) => explained[name](difference));
       if (reason === undefined) {
         return `${peer} ${kind} ${member}: ours ${JSON.stringify(our)} (${ours.end}), theirs ${JSON.stringify(their)} (${theirs.end})`;
@@ -202,9 +231,9 @@ export function fuzz(seed: number, cases: number): FuzzReport {
         find(`cut at ${pieces}: ${JSON.stringify(cut)}, whole: ${JSON.stringify(whole)}`);
       }
       const llhttpReading = readWithLlhttp(kind, input);
-      find(unexplained('llhttp', kind, whole, llhttpReading, report.reasons));
+      find(unexplained('llhttp', kind, input, whole, llhttpReading, report.reasons));
       find(unlistedRefusal(kind, whole, llhttpReading, report.reasons));
-      find(unexplained('http-parser-js', kind, whole, readWithParserJs(kind, input), report.reasons));
+      find(unexplained('http-parser-js', kind, input, whole, readWithParserJs(kind, input), report.reasons));
     } catch (error) {
       find(`threw ${error instanceof Error ? error.stack : error}`);
     }

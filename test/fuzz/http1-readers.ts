@@ -253,17 +253,21 @@ function readWithNodeParser(Parser: NodeParserClass, methods: string[], kind: Me
     return upgrade ? 2 : 0;
   };
   parser[Parser.kOnBody] = (chunk: Buffer, offset?: number, length?: number) => {
-    if (current !== null) {
-      current.body += (offset === undefined ? chunk : chunk.subarray(offset, offset + (length ?? 0))).toString(
-        'latin1',
-      );
-    }
+    // http-parser-js takes "-5" for a chunk size and then goes round for ever; this ends it.
+    if (length !== undefined && length < 0) throw new Error('negative body length');
+    const part = offset === undefined ? chunk : chunk.subarray(offset, offset + (length ?? 0));
+    if (current !== null) current.body += part.toString('latin1');
   };
   parser[Parser.kOnMessageComplete] = () => {
     if (current !== null) current.complete = true;
     current = null;
   };
-  const result = parser.execute(input);
+  let result: number | (Error & { code?: string });
+  try {
+    result = parser.execute(input);
+  } catch (error) {
+    result = error as Error;
+  }
   if (stopped) return { messages, end: 'stop' };
   if (typeof result === 'number') return { messages, end: 'more' };
   return { messages, end: result.code ?? result.message };

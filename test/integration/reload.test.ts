@@ -162,6 +162,25 @@ test('a reload with one taken port changes nothing at all', async (t) => {
   assert.doesNotMatch(gateway.stderr, /listener=free/);
 });
 
+test('sockets that a refused reload has opened are closed again', async (t) => {
+  const probe = createServer();
+  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve));
+  const { port: freePort } = probe.address() as { port: number };
+  await new Promise((resolve) => probe.close(resolve));
+  const upstream = await namedUpstream(t, 'old');
+  const gateway = startGateway(t, simpleConfig(upstream));
+  const port = await gateway.port();
+
+  // The listener can be had; the access log, tried after it, cannot.
+  const listeners = { http: '127.0.0.1:0', free: `127.0.0.1:${freePort}` };
+  gateway.configure(withListeners(upstream, listeners, 'accessLog: {path: /nonexistent/access.log}'));
+  gateway.kill('SIGHUP');
+  await gateway.log(/error cannot write the access log/);
+  await gateway.log(/error reload refused/);
+  assert.equal(await accepts(freePort), false);
+  assert.equal((await get(port)).body, 'old');
+});
+
 test('the admin port moves with the configuration and can be switched off', async (t) => {
   const upstream = await namedUpstream(t, 'hello');
   const gateway = startGateway(t, simpleConfig(upstream));

@@ -53,7 +53,7 @@ export class Judge {
           client,
           issuedMs: 0,
           deliveries: [],
-          leftoverVictim: false,
+
           outcome: undefined,
         });
       }

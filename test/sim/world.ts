@@ -97,11 +97,11 @@ class World {
   private readonly posted: WorkerMessage[] = [];
   /** Addresses of the endpoints of each generation. */
   private readonly wanted = new Map<number, Set<string>>();
-  private readonly clientsPlanned: number;
   private readonly trace: ((line: string) => void) | undefined;
   private readonly baseDescriptors: number;
   private epoch = 1;
-  private clientsStarted = 0;
+  /** Connections that clients are going to open. */
+  private clientsComing = 0;
   private listenerOpen = true;
   private idleBatches = 0;
 
@@ -145,14 +145,14 @@ class World {
     );
     this.baseDescriptors = this.kernel.openDescriptors().length;
     this.worker.handle({ type: 'snapshot', snapshot: this.snapshot(0), listenerFds: [this.listenerFd] });
+    this.clientsComing = clients.length;
     for (const [index, plan] of clients.entries()) {
       const clientRandom = this.random.fork();
       this.scheduler.after(plan.startMs, () => {
-        this.clientsStarted++;
+        this.clientsComing--;
         this.startClient(index, 0, clientRandom, plan);
       });
     }
-    this.clientsPlanned = clients.length;
     this.planEvents();
   }
 
@@ -213,7 +213,13 @@ class World {
       if (attempt >= RECONNECTS_MAX) return false;
       const next = { ...plan, requests: rest, cut: undefined, leaveAtByte: undefined, halfClose: false };
       this.judge.moved(rest, next);
-      this.startClient(index, attempt + 1, random.fork(), next);
+      // Nobody comes back at once to a server that has just turned them away.
+      const waitMs = random.between(0, this.troubles.resources ? 1000 : 20);
+      this.clientsComing++;
+      this.scheduler.after(waitMs, () => {
+        this.clientsComing--;
+        this.startClient(index, attempt + 1, random.fork(), next);
+      });
       return true;
     };
     const name = `client ${index + 1}.${attempt}`;
@@ -233,7 +239,7 @@ class World {
     if (troubles.drain) {
       const timeoutMs = random.pick([0, 50, 5000]);
       const idleGraceMs = Math.min(timeoutMs, random.pick([0, 20, 1000]));
-      scheduler.after(random.size(0, 500), () => this.tell({ type: 'drain', idleGraceMs, timeoutMs }));
+      scheduler.after(random.int(0, 600), () => this.tell({ type: 'drain', idleGraceMs, timeoutMs }));
     }
     if (troubles.resources) {
       const startMs = scheduler.nowMs + random.between(0, 50);
@@ -293,7 +299,7 @@ class World {
   }
 
   private clientsDone(): boolean {
-    return this.clientsStarted === this.clientsPlanned && this.clients.every((client) => client.done);
+    return this.clientsComing === 0 && this.clients.every((client) => client.done);
   }
 
   private quiet(): boolean {

@@ -13,7 +13,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after } from 'node:test';
 import { Gateway, get, portcullis } from '../support.ts';
-import { openWire, Wire } from './wire.ts';
+import { type Message, openWire, Wire } from './wire.ts';
 
 /** A safety net only. */
 const WAIT_LIMIT_MS = 20_000;
@@ -70,7 +70,7 @@ export class Upstream {
   }
 
   /** Answers every request on every connection by itself from now on. */
-  serve(answer: (request: import('./wire.ts').Message) => string): void {
+  serve(answer: (request: Message) => string): void {
     const loop = async (wire: Wire): Promise<void> => {
       while (wire.ending === undefined) await wire.send(answer(await wire.request()));
     };
@@ -153,6 +153,14 @@ export class Lab {
     const { body } = await get(this.adminPort, '/metrics');
     const line = body.split('\n').find((text) => text.startsWith(`${series} `));
     return line === undefined ? 0 : Number(line.slice(series.length + 1));
+  }
+
+  /** Does something that makes the gateway lose one kept upstream connection, and waits until it has. */
+  async losingIdle(action: () => void): Promise<void> {
+    const series = 'portcullis_upstream_connections_idle';
+    const before = await this.metric(series);
+    action();
+    await this.metricBecomes(series, before - 1);
   }
 
   /** Waits until a metric has a value. */

@@ -85,9 +85,9 @@ export class Wire {
     return new Promise((resolve) => this.socket.write(data as string, 'latin1', () => resolve()));
   }
 
-  /** Finishes sending (FIN) and goes on receiving. */
-  finish(): void {
-    this.socket.end();
+  /** Finishes sending (FIN) and goes on receiving; resolves when the system has done it. */
+  finish(): Promise<void> {
+    return new Promise((resolve) => this.socket.end(() => resolve()));
   }
 
   /** Ends the connection with a reset (RST). */

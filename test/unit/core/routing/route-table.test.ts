@@ -219,14 +219,21 @@ test('keys with equal hashes are told apart by their bytes, their host and their
       digits.map((i) => `h${i} /`),
     ],
     [
-      'hosts of different length',
+      'hosts that start alike',
       [
-        { hostnames: ['a.com'], rules: [['/']] },
-        { hostnames: ['*.com'], rules: [['/']] },
+        { hostnames: ['ab'], rules: [['/']] },
+        { hostnames: ['abc'], rules: [['/']] },
       ],
       Header.HOST_SLOTS,
       Header.HOST_SLOT_MASK,
-      ['a.com /', 'b.com /'],
+      ['ab /', 'abc /'],
+    ],
+    [
+      'paths that start alike',
+      [{ rules: [['=/ab', '=/abc']] }],
+      Header.PATH_SLOTS,
+      Header.PATH_SLOT_MASK,
+      ['h /ab', 'h /abc'],
     ],
   ];
   for (const [name, sketches, slots, mask, requests] of cases) {

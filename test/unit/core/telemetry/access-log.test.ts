@@ -10,7 +10,7 @@ import { createByteRing } from '../../../../core/telemetry/byte-ring.ts';
 import type { LogSource } from '../../../../core/telemetry/log-source.ts';
 import { LogProtocol, unknownPeer } from '../../../../core/telemetry/log-source.ts';
 import { Counter, createMetricsBuffer, WorkerMetrics } from '../../../../core/telemetry/metrics.ts';
-import { exampleSource, takeAll } from './support.ts';
+import { bytesOf, exampleSource, takeAll } from './support.ts';
 
 function logTo(ring: SharedArrayBuffer, format: string): { log: AccessLog; counters: Float64Array } {
   const metrics = new WorkerMetrics(createMetricsBuffer());
@@ -244,12 +244,36 @@ test('lines that find no room are dropped and counted, and logging goes on when 
 });
 
 test('a line that does not fit in the whole ring is dropped, and nothing is overwritten', () => {
-  const ring = createByteRing(256);
+  const ring = createByteRing(1024);
   const { log, counters } = logTo(ring, '%{path}');
   log.log(exampleSource({ path: '/short' }));
-  log.log(exampleSource({ path: Uint8Array.from({ length: 300 }, () => 0xff) }));
+  log.log(exampleSource({ path: Uint8Array.from({ length: 1200 }, () => 0xff) }));
   assert.equal(takeAll(ring), '/short\n');
   assert.equal(counters[Counter.ACCESS_LOG_DROPPED], 1);
+});
+
+test('however often a template repeats its longest field, a line never overwrites what is unread', () => {
+  const ring = createByteRing(2048);
+  const { log, counters } = logTo(ring, '%{path}%{path}%{path}%{path}%{path}');
+  const source = exampleSource(
+    { path: Uint8Array.from({ length: 40 }, () => 0xff), method: '', host: '', userAgent: '', requestId: '' },
+    { listener: bytesOf(''), route: bytesOf(''), backend: bytesOf(''), endpoint: bytesOf('') },
+  );
+  const line = `${'\\xff'.repeat(200)}\n`;
+  for (let i = 0; i < 20; i++) log.log(source);
+  const lines = counters[Counter.ACCESS_LOG_LINES];
+  assert.ok(lines > 0 && lines < 20);
+  assert.equal(takeAll(ring), line.repeat(lines));
+});
+
+test('lines that cross the end of the ring are whole', () => {
+  const ring = createByteRing(4096);
+  const { log, counters } = logTo(ring, 'json');
+  for (let i = 0; i < 200; i++) {
+    log.log(exampleSource({ requestId: `id${i}` }));
+    assert.equal(JSON.parse(takeAll(ring)).requestId, `id${i}`);
+  }
+  assert.equal(counters[Counter.ACCESS_LOG_LINES], 200);
 });
 
 test('an empty format logs nothing', () => {
