@@ -357,7 +357,7 @@ export const configSchema = mapping(
       duration({
         default: '30s',
         zero: 'do not wait',
-        description: 'Time that requests in flight get when the gateway shuts down or a listener is removed.',
+        description: 'Time that requests in flight get when the gateway shuts down.',
       }),
     ),
     responseReasonHeader: maybe(

@@ -14,6 +14,9 @@ import type { ProxyContext } from './context.ts';
 /** Connections taken per event, so that a burst of new ones does not starve those in progress. */
 const ACCEPTS_PER_EVENT = 64;
 
+/** Connections taken from a listener that closes: more than a backlog of 4096 holds. */
+const ACCEPTS_LAST = 8192;
+
 /** Slots kept free for upstream connections of exchanges in progress. */
 const SLOTS_RESERVED = 8;
 
@@ -34,10 +37,19 @@ export class Acceptor implements Protocol {
   }
 
   readable(watch: Connection): void {
+    this.accept(watch, ACCEPTS_PER_EVENT);
+  }
+
+  /** Accepts everything that is waiting, for a listener that is about to close. */
+  takeAll(watch: Connection): void {
+    this.accept(watch, ACCEPTS_LAST);
+  }
+
+  private accept(watch: Connection, countMax: number): void {
     const { context } = this;
     const { reactor, counters } = context;
     const { kernel } = reactor;
-    for (let count = 0; count < ACCEPTS_PER_EVENT; count++) {
+    for (let count = 0; count < countMax; count++) {
       const fd = kernel.accept(watch.fd);
       if (fd < 0) {
         if (fd === -Errno.EAGAIN) return;

@@ -410,7 +410,8 @@ export class DownstreamHttp1 implements Protocol {
     const { context } = this;
     const { memory, reactor, draining, counters } = context;
     const connection = exchange.downstream!;
-    if (draining || connection.listener!.removed) exchange.keepAlive = false;
+    // An early response ends the connection (see `finish`), and the client should know (RFC 9112 §9.6).
+    if (draining || connection.listener!.removed || !exchange.requestComplete) exchange.keepAlive = false;
     let option: number = ConnectionOption.NONE;
     if (!exchange.keepAlive) option = ConnectionOption.CLOSE;
     else if (exchange.versionMinor === 0) option = ConnectionOption.KEEP_ALIVE;

@@ -338,7 +338,9 @@ export class Reactor {
     const count = this.kernel.writev(connection.fd, segments, 2);
     if (count === length1 + length2) return true;
     if (count > length1) return this.sentPart(connection, count - length1, offset2, length2);
-    return this.sentPart(connection, count, offset1, length1) && this.keepOutput(connection, offset2, length2);
+    const kept = this.sentPart(connection, count, offset1, length1) && this.keepOutput(connection, offset2, length2);
+    // After an interruption the socket may have room, so that no event would come for the second piece.
+    return kept && (count !== -Errno.EINTR || this.flush(connection));
   }
 
   /**

@@ -2,7 +2,7 @@
 //
 // The order of one full round is worked out once, when a snapshot arrives, so that a pick is one
 // array read whatever the number of endpoints. The spreading is "smooth": weights 5, 1, 1 give
-// a a b a c a a and not a a a a a b c. Each worker starts at another place of the round, so that
+// a b a a a c a and not a a a a a b c. Each worker starts at another place of the round, so that
 // workers do not all begin with the first endpoint.
 
 import type { Picker } from './picker.ts';
@@ -46,14 +46,19 @@ function gcd(a: number, b: number): number {
   return b === 0 ? a : gcd(b, a % b);
 }
 
+/** Multiples of it, modulo 1, are spread evenly however many there are. */
+const GOLDEN_RATIO = 0.6180339887498949;
+
 /**
  * Spreads endpoint i over `weights[i]` places of the round: its n-th place is wanted at
- * (n + 1/2) / weight of the way, and the places are taken in that order.
+ * (n + phase) / weight of the way, and the places are taken in that order. Each endpoint has a phase
+ * of its own (0 to 1): with one for all, endpoints of equal weight would come in a bunch.
  */
 function smoothRound(weights: readonly number[]): Int32Array {
   const places: { endpoint: number; at: number }[] = [];
   weights.forEach((weight, endpoint) => {
-    for (let n = 0; n < weight; n++) places.push({ endpoint, at: (n + 0.5) / weight });
+    const phase = (0.5 + endpoint * GOLDEN_RATIO) % 1;
+    for (let n = 0; n < weight; n++) places.push({ endpoint, at: (n + phase) / weight });
   });
   places.sort((a, b) => a.at - b.at || a.endpoint - b.endpoint);
   return Int32Array.from(places, (place) => place.endpoint);

@@ -9,7 +9,7 @@ import { type RandomWords, RequestIds } from '../exchange/request-id.ts';
 import { ListenerRuntime, Runtime } from '../exchange/runtime.ts';
 import { Tunnel } from '../exchange/tunnel.ts';
 import { UpstreamHttp1 } from '../exchange/upstream-http1.ts';
-import type { Kernel } from '../ffi/kernel.ts';
+import { type Kernel, Shutdown } from '../ffi/kernel.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
 import { Reactor } from '../io/reactor.ts';
 import { AccessLog } from '../telemetry/access-log.ts';
@@ -183,11 +183,7 @@ export class PacketWorker {
     const wanted = new Set(listenerFds);
     for (const [fd, listener] of this.listeners) {
       if (wanted.has(fd)) continue;
-      // Connections that the system has already accepted for us are served, not lost.
-      if (listener.watch !== null) {
-        this.acceptor.readable(listener.watch);
-        this.unwatch(listener);
-      }
+      this.stopListening(listener);
       listener.removed = true;
       this.listeners.delete(fd);
     }
@@ -211,6 +207,16 @@ export class PacketWorker {
     });
   }
 
+  /** Takes all connections that the system has accepted for us, then refuses further ones at once. */
+  private stopListening(listener: ListenerRuntime): void {
+    const { watch } = listener;
+    if (watch === null) return;
+    this.acceptor.takeAll(watch);
+    // Between now and the close by the control thread nobody would accept: refusing is better than a reset.
+    this.reactor.kernel.shutdown(watch.fd, Shutdown.READ);
+    this.unwatch(listener);
+  }
+
   private unwatch(listener: ListenerRuntime): void {
     if (listener.watch !== null) this.reactor.closeWatch(listener.watch);
     listener.watch = null;
@@ -226,11 +232,7 @@ export class PacketWorker {
   private drain(idleGraceMs: number, timeoutMs: number): void {
     const { context, reactor } = this;
     if (context.draining) return;
-    for (const listener of this.listeners.values()) {
-      if (listener.watch === null) continue;
-      this.acceptor.readable(listener.watch);
-      this.unwatch(listener);
-    }
+    for (const listener of this.listeners.values()) this.stopListening(listener);
     context.draining = true;
     const nowMs = reactor.kernel.nowMs();
     this.idleCloseMs = nowMs + idleGraceMs;

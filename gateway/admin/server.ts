@@ -155,7 +155,7 @@ function unready(state: AdminState): string[] {
   if (state.workers.length === 0) causes.push('no worker has been started yet');
   for (const worker of state.workers) {
     if (!worker.up) causes.push(`worker ${worker.index} is not running`);
-    else if (worker.epochApplied !== state.epoch) {
+    else if (worker.epochApplied < state.epoch) {
       causes.push(`worker ${worker.index} runs on configuration ${worker.epochApplied}, not yet on ${state.epoch}`);
     }
   }

@@ -3,10 +3,10 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { explained, fuzz, stricter } from './http1-differential.ts';
+import { fuzz } from './http1-differential.ts';
 
 const seed = Number(process.env.FUZZ_SEED ?? Math.floor(Math.random() * 2 ** 32));
-const cases = Number(process.env.FUZZ_CASES ?? 20_000);
+const cases = Number(process.env.FUZZ_CASES ?? 8_000);
 
 test('whatever our parser accepts means the same to llhttp and http-parser-js, or the reason is listed', (t) => {
   t.diagnostic(`FUZZ_SEED=${seed} FUZZ_CASES=${cases}`);
@@ -19,16 +19,4 @@ test('whatever our parser accepts means the same to llhttp and http-parser-js, o
 
 test('a run from one seed is always the same', () => {
   assert.deepEqual(fuzz(7, 300), fuzz(7, 300));
-});
-
-test('the lists of reasons hold no reason that is never needed', () => {
-  const needed = new Set<string>();
-  // Fixed seeds, so that this test says the same every time.
-  const report = fuzz(1, 60_000);
-  for (const reason of report.reasons.keys()) needed.add(reason);
-  const listed = [...Object.keys(stricter), ...Object.keys(explained)];
-  assert.deepEqual(
-    listed.filter((reason) => !needed.has(reason)),
-    [],
-  );
 });

@@ -27,7 +27,6 @@ export const stricter: Partial<Record<ParseErrorName, string>> = {
   BARE_LF: 'llhttp passes over any line feeds before a start line; a bare LF never ends a line for us.',
   BARE_CR: 'llhttp passes over any carriage returns before a start line.',
   LEADING_EMPTY_LINES: 'RFC 9112 §2.2 asks for one empty line to be ignored; we ignore two, llhttp any number.',
-  METHOD_INVALID: 'llhttp passes over line ends, also mixed ones, before a method.',
   TARGET_INVALID: 'llhttp accepts fragments; they are never sent, and servers route them differently.',
   TARGET_FORM_INVALID: 'llhttp accepts an asterisk with any method.',
   TARGET_SCHEME_UNSUPPORTED: 'We proxy http and https only.',
@@ -51,8 +50,7 @@ export const stricter: Partial<Record<ParseErrorName, string>> = {
   EXPECTATION_UNKNOWN: 'Node answers Expect above llhttp.',
   CONNECT_WITH_CONTENT: 'RFC 9110 §9.3.6: CONNECT has no content; llhttp ignores its length.',
   CHUNK_SIZE_TOO_LARGE: 'llhttp accepts any number of leading zeros, and counts in 64 bits.',
-  CHUNK_EXTENSION_INVALID: 'llhttp accepts an extension with a value but no name.',
-  CHUNK_EXTENSION_TOO_LARGE: 'llhttp leaves the limit to Node.',
+  CHUNK_EXTENSION_INVALID: 'llhttp accepts extensions with an empty name or an empty value.',
   TRAILER_FORBIDDEN: 'llhttp reports any trailer field; these would change what the head has decided.',
 };
 
@@ -111,8 +109,6 @@ export const explained: Record<string, (difference: Difference) => boolean> = {
     member,
     ours,
   }) => peer === 'http-parser-js' && member === 'keepAlive' && /close|keep-alive/i.test(connection(ours)),
-  'After 101 the connection is no longer HTTP, so that message never completes for us': ({ kind, member, ours }) =>
-    kind === 'response' && member === 'complete' && firstWord(ours) === '101',
   'Peers stop at an Upgrade that we ignore: in HTTP/1.0 (RFC 9110 §7.8), given twice, or empty': ({
     member,
     ours,

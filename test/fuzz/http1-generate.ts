@@ -249,7 +249,10 @@ function body(random: Random, head: string): string {
 function request(random: Random): string {
   const method = mostly(random, methods, oddMethods, 0.07);
   const space = mostly(random, [' '], ['  ', '\t', ''], 0.004);
-  const target = mostly(random, targets, oddTargets, 0.1);
+  const target =
+    method === 'CONNECT' && random.chance(0.7)
+      ? random.pick(['example.com:443', '[::1]:443', 'a:0'])
+      : mostly(random, targets, oddTargets, 0.1);
   const version = mostly(random, versions, oddVersions, 0.08);
   const start = mostly(random, [''], ['\r\n', '\r\n\r\n', '\r\n\r\n\r\n', '\n', ' '], 0.03);
   const host = mostly(random, hosts, oddHosts, 0.06);

@@ -292,6 +292,13 @@ export class SimKernel implements Kernel {
   shutdown(fd: number, how: number): number {
     this.tick();
     this.progress++;
+    const file = this.file(fd, 'shutdown');
+    if (file instanceof SimListener) {
+      // Linux stops listening: what has not been accepted is reset, newcomers are refused.
+      this.listeners.delete(key(file.address));
+      file.closed();
+      return this.traced('shutdown', fd, 0);
+    }
     return this.traced('shutdown', fd, this.socket(fd, 'shutdown').shutdown(how));
   }
 
