@@ -26,7 +26,7 @@ export class AccessLogOutput {
   static check(config: AccessLogConfig | null): void {
     if (config === null || config.path === '-') return;
     try {
-      closeSync(openSync(config.path, constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT, 0o644));
+      closeSync(openSync(config.path, constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT, 0o640));
     } catch (error) {
       throw new ExitError(ExitCode.CONFIG_INVALID, `cannot write the access log: ${(error as Error).message}.`);
     }

@@ -16,7 +16,7 @@ import {
 import type { Judge } from './judge.ts';
 import { Direction, PayloadChecker, payload } from './payload.ts';
 import { Peer, type StreamEnd } from './peer.ts';
-import { type ClientPlan, type RequestPlan, unroutedHost } from './plan.ts';
+import { type ClientPlan, limitedRequests, type RequestPlan, unroutedHost } from './plan.ts';
 import type { Random } from './random.ts';
 import type { Scheduler } from './scheduler.ts';
 import type { SimSocket } from './tcp.ts';
@@ -57,6 +57,7 @@ export class SimClient extends Peer {
   private waiting = false;
   private serverCloses = false;
   private receivedBytes = 0;
+  private answers = 0;
   private left = false;
 
   constructor(
@@ -111,8 +112,8 @@ export class SimClient extends Peer {
 
   protected ended(how: StreamEnd): void {
     const idle = this.outstanding.length === 0 && this.next < this.script.requests.length;
-    if (how === 'refused') this.judge.refused(this.name);
-    else if (idle && !this.serverCloses) this.judge.endedEarly(this.name, how);
+    if (how === 'refused') this.judge.refused(this.name, this.script.extraListener);
+    else if (idle && !this.serverCloses) this.judge.endedEarly(this.name, how, this.script.extraListener);
     const result = how === 'fin' ? this.reader.finishStream() : this.reader.isBetween() ? 'between' : 'truncated';
     const { reading } = this;
     if (reading?.tunnel === true) {
@@ -278,6 +279,10 @@ export class SimClient extends Peer {
     if (reading.interim) return;
     const { plan, status, flag } = reading;
     this.outstanding.shift();
+    this.answers++;
+    if (this.judge.troubles.limits && this.answers > limitedRequests) {
+      this.judge.violation(`${this.answers} requests were answered on one connection`);
+    }
     if (flag !== undefined) {
       this.judge.outcome(plan.id, { type: 'generated', status, flag });
     } else {

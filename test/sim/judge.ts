@@ -5,7 +5,7 @@
 // rely on: answers belong to their requests, bodies are whole or visibly cut, nothing is done twice
 // that must not be, and a failure has a reason that fits.
 
-import { type ClientPlan, hosts, type RequestPlan, type Troubles } from './plan.ts';
+import { type ClientPlan, hosts, limitedBodyBytes, type RequestPlan, type Troubles } from './plan.ts';
 
 /** What a client saw of one request. */
 export type Outcome =
@@ -77,8 +77,8 @@ export class Judge {
   }
 
   /** A connection was refused. */
-  refused(client: string): void {
-    if (!this.troubles.drain) this.violation(`the connection of ${client} was refused`);
+  refused(client: string, removed: boolean): void {
+    if (!this.troubles.drain && !removed) this.violation(`the connection of ${client} was refused`);
   }
 
   /** A client begins to send a request. */
@@ -88,20 +88,20 @@ export class Judge {
     this.trace?.(`request ${id} begins: ${summary(record.plan)}`);
   }
 
-  /** The gateway ended a connection on which the client still had requests to send. */
-  endedEarly(client: string, how: string): void {
+  /** The gateway ended a connection on which the client still had requests to send; `removed`: its listener may go. */
+  endedEarly(client: string, how: string, removed: boolean): void {
     const { troubles } = this;
-    if (troubles.drain || troubles.resources || troubles.clients || troubles.early) return;
+    if (troubles.drain || troubles.resources || troubles.clients || removed) return;
     this.violation(`the connection of ${client} ended (${how}) while it was waiting to send`);
   }
 
   /**
-   * An upstream has seen the head of a request. `retiredMs`: when the upstream was taken out of
-   * the configuration, or Infinity.
+   * An upstream has seen the head of a request. `uselessMs`: since when nothing new may come on this
+   * connection (endpoint removed, unasked bytes sent), or Infinity.
    */
-  delivered(id: number, reused: boolean, retiredMs: number): void {
+  delivered(id: number, reused: boolean, uselessMs: number): void {
     const record = this.records.get(id)!;
-    if (record.issuedMs > retiredMs) this.violation(`request ${id} went to an endpoint that had been removed`);
+    if (record.issuedMs > uselessMs) this.violation(`request ${id} went over a connection of no use any more`);
     record.deliveries.push({ reused });
     this.trace?.(`request ${id} reached an upstream`);
     const count = record.deliveries.length;
@@ -134,10 +134,18 @@ export class Judge {
   /** Whether the gateway may end a client connection after this request. */
   mayClose(plan: RequestPlan, generated: boolean): boolean {
     const { troubles } = this;
-    if (plan.close || plan.version === 0 || plan.malformed !== undefined) return true;
+    if (plan.close || plan.version === 0 || plan.malformed !== undefined || this.oversized(plan)) return true;
     if (generated && plan.framing !== 'none') return true;
     // The request body may be unread when the answer is complete; then the connection is of no use.
-    return troubles.drain || troubles.resources || troubles.early || troubles.responses || troubles.clients;
+    return (
+      troubles.drain ||
+      troubles.resources ||
+      troubles.early ||
+      troubles.responses ||
+      troubles.clients ||
+      troubles.limits ||
+      this.records.get(plan.id)!.client.extraListener
+    );
   }
 
   /** Whether the client of a request goes through with a tunnel to its end. */
@@ -169,6 +177,7 @@ export class Judge {
       case 'complete':
         if (plan.malformed !== undefined && !this.early(plan)) return 'is malformed and was answered by an upstream';
         if (hosts[plan.host] === undefined || plan.unrouted) return 'has no route and was answered by an upstream';
+        if (this.oversized(plan) && !this.early(plan)) return 'is too large and was answered by an upstream';
         if (record.deliveries.length === 0) return 'was answered without having been delivered';
         return undefined;
       case 'generated':
@@ -201,6 +210,7 @@ export class Judge {
       // Bytes that nobody asked for can arrive just when the next request has been sent.
       UPE: fault === 'badHead' || fault === 'badChunk' || troubles.responses,
       DT: client.cut?.how === 'stall',
+      RQL: this.oversized(plan) && status === 413,
       OM: troubles.resources,
       UO: troubles.resources,
       DR: troubles.drain,
@@ -214,6 +224,7 @@ export class Judge {
     if (['closeInBody', 'resetInBody', 'badChunk'].includes(fault)) return true;
     if (this.early(plan) || this.timed(plan)) return true;
     if (plan.malformed === 'badChunkSize' || leavesEarly(client)) return true;
+    if (this.oversized(plan) && plan.framing === 'chunked') return true;
     return this.troubles.drain || this.troubles.resources;
   }
 
@@ -223,9 +234,7 @@ export class Judge {
     if (this.mayTruncate(record)) return true;
     // The system may drop a connection before the worker gets it (ECONNABORTED from accept).
     if (this.troubles.clients && client.requests.every((other) => this.untouched(other.id))) return true;
-    // An answer that came before its request had been read leaves a connection of no use, and by
-    // then its head, where that could have been announced, may be long gone.
-    if (client.requests.some((other) => other.id < plan.id && this.early(other))) return true;
+    if (client.extraListener) return true;
     return this.troubles.drain || this.troubles.resources;
   }
 
@@ -239,6 +248,11 @@ export class Judge {
   /** The upstream may answer before it has the whole request, be it only the last chunk. */
   private early(plan: RequestPlan): boolean {
     return plan.response.afterBodyBytes <= plan.bytes;
+  }
+
+  /** The request body is over the limit of this run. */
+  private oversized(plan: RequestPlan): boolean {
+    return this.troubles.limits && plan.bytes > limitedBodyBytes;
   }
 
   /** The route of this request has short timeouts in this run. */

@@ -36,6 +36,8 @@ export interface Troubles {
   large: boolean;
   /** Upgrades to tunnels. */
   tunnels: boolean;
+  /** Few requests per connection on both sides, and a limit on request bodies. */
+  limits: boolean;
 }
 
 /** How a body is framed. */
@@ -135,12 +137,18 @@ export interface ClientPlan {
   cut: { atByte: number; how: 'close' | 'reset' | 'stall' } | undefined;
   /** The client leaves after so many bytes received. */
   leaveAtByte: { atByte: number; how: 'close' | 'reset' | 'freeze' } | undefined;
+  /** It uses a listener that a reload may remove. */
+  extraListener: boolean;
   /** The client ends its sending side after the last request, before the answers. */
   halfClose: boolean;
 }
 
 /** Names of backends that hosts lead to. */
 export const hosts: Readonly<Record<string, string>> = { 'alpha.test': 'alpha', 'beta.test': 'beta' };
+
+/** Largest request body, and most requests per connection, in runs with limits. */
+export const limitedBodyBytes = 10_000;
+export const limitedRequests = 3;
 
 /** A host without a route. */
 export const unroutedHost = 'nowhere.test';
@@ -162,6 +170,7 @@ export function drawTroubles(random: Random): Troubles {
     slowReaders: random.chance(0.3),
     large: random.chance(0.15),
     tunnels: random.chance(0.4),
+    limits: random.chance(0.1),
   };
 }
 
@@ -223,6 +232,7 @@ export function drawClients(random: Random, troubles: Troubles): ClientPlan[] {
       leaveAtByte: leaves
         ? { atByte: random.size(1, 8000), how: random.weighted({ close: 3, reset: 3, freeze: 1 }) }
         : undefined,
+      extraListener: troubles.reload && random.chance(0.3),
       halfClose: troubles.clients && !cut && !leaves && random.chance(0.2),
     };
   });
@@ -252,7 +262,7 @@ function drawRequest(random: Random, id: number, troubles: Troubles, last: boole
     close: last ? random.chance(0.3) : random.chance(0.03),
     upgrade,
     upgradeAccepted: random.chance(0.8),
-    tunnelBytes: { client: random.size(0, 20000), upstream: random.size(0, 20000) },
+    tunnelBytes: { client: random.size(0, 100_000), upstream: random.size(0, 100_000) },
     extraFieldBytes: random.chance(0.1) ? random.size(1, 6000) : random.size(0, 60),
     malformed,
     unrouted: malformed === undefined && random.chance(0.04),

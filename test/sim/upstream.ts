@@ -26,6 +26,9 @@ import type { SimSocket } from './tcp.ts';
 /** Bytes that an upstream prepares ahead of what the connection takes. */
 const AHEAD_BYTES = 64 * 1024;
 
+/** Time in which the end of a kept connection to a removed endpoint must have been seen here. */
+const RETIRE_MS_MAX = 1000;
+
 /** A server with any number of connections. */
 export class SimUpstream implements Endpoint {
   /** Connections that are open on this side. */
@@ -72,6 +75,21 @@ export class SimUpstream implements Endpoint {
     this.connections.add(connection);
   }
 
+  /** Takes the server out of the configuration (or puts it back): kept connections must end soon. */
+  setConfigured(configured: boolean): void {
+    if (configured) {
+      this.retiredMs = Number.POSITIVE_INFINITY;
+      return;
+    }
+    if (this.retiredMs !== Number.POSITIVE_INFINITY) return;
+    this.retiredMs = this.scheduler.nowMs;
+    const idle = [...this.connections].filter((connection) => connection.isIdle);
+    this.scheduler.after(RETIRE_MS_MAX, () => {
+      if (this.retiredMs === Number.POSITIVE_INFINITY || idle.every((connection) => !connection.isIdle)) return;
+      this.judge.violation('an idle connection to a removed endpoint was kept');
+    });
+  }
+
   /** Closes every connection: the server is being shut down. */
   closeAll(): void {
     for (const connection of this.connections) connection.shutDown();
@@ -97,6 +115,8 @@ export class UpstreamConnection extends Peer {
   private dieOnNextRequest: 'close' | 'reset' | undefined;
   private tunnel: PayloadChecker | undefined;
   private failed = false;
+  /** When unasked bytes had arrived at the gateway; Infinity: none, or not yet. */
+  private leftoverMs = Number.POSITIVE_INFINITY;
 
   constructor(server: SimUpstream, socket: SimSocket, scheduler: Scheduler, random: Random, judge: Judge) {
     super(socket, scheduler, random, drawPace(random, judge.troubles, false));
@@ -113,6 +133,11 @@ export class UpstreamConnection extends Peer {
   shutDown(): void {
     this.close('close');
     this.server.connections.delete(this);
+  }
+
+  /** Has served requests, and has none now. */
+  get isIdle(): boolean {
+    return !this.gone && this.served > 0 && this.requestComplete && this.responseComplete;
   }
 
   protected connected(): void {}
@@ -156,7 +181,7 @@ export class UpstreamConnection extends Peer {
     if (!this.responseComplete || !this.requestComplete) {
       throw new CodecError(`request ${id} on a connection that is busy with request ${this.current?.id}`);
     }
-    this.judge.delivered(id, this.served > 0, this.server.retiredMs);
+    this.judge.delivered(id, this.served > 0, Math.min(this.server.retiredMs, this.leftoverMs));
     this.current = plan;
     this.checker = new PayloadChecker(id, Direction.REQUEST);
     this.requestComplete = false;
@@ -301,9 +326,17 @@ export class UpstreamConnection extends Peer {
     this.responseComplete = true;
     if (response.leftover) {
       this.write(latin1('LEFTOVER FROM NOWHERE\r\n\r\n'));
+      this.watchLeftover();
     }
     if (response.close) this.closeAfterSending('close');
     else this.rest();
+  }
+
+  /** Notes when the bytes that nobody asked for have arrived at the gateway. */
+  private watchLeftover(): void {
+    if (this.gone) return;
+    if (this.unsentBytes === 0 && this.socket.undeliveredBytes === 0) this.leftoverMs = this.scheduler.nowMs;
+    else this.scheduler.after(1, () => this.watchLeftover());
   }
 
   /** Between two requests: may close, or plan to die when the next request comes. */

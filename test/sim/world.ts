@@ -17,7 +17,16 @@ import type { Snapshot } from '../../core/workers/snapshot.ts';
 import { REASON_FIELD, SimClient } from './client.ts';
 import { Judge } from './judge.ts';
 import { type KernelFaults, noFaults, SimKernel } from './kernel.ts';
-import { type ClientPlan, drawClients, drawLink, drawTroubles, type RequestPlan, type Troubles } from './plan.ts';
+import {
+  type ClientPlan,
+  drawClients,
+  drawLink,
+  drawTroubles,
+  limitedBodyBytes,
+  limitedRequests,
+  type RequestPlan,
+  type Troubles,
+} from './plan.ts';
 import { Random } from './random.ts';
 import { Scheduler } from './scheduler.ts';
 import { SimUpstream } from './upstream.ts';
@@ -36,6 +45,7 @@ export interface RunReport {
 }
 
 const listenerAddress = { host: '127.0.0.1', port: 8080 };
+const extraAddress = { host: '127.0.0.1', port: 8081 };
 /** Longest a batch sleeps, so that control messages could be delivered without a wake-up. */
 const BATCH_WAIT_MS = 1000;
 /** Batches in a row that may return although nothing moved, neither here nor outside. */
@@ -50,19 +60,23 @@ const RECONNECTS_MAX = 6;
 
 const snapshotCache = new Map<string, Config>();
 
-function configText(troubles: Troubles, addresses: Readonly<Record<string, string[]>>): string {
+function configText(troubles: Troubles, addresses: Readonly<Record<string, string[]>>, extra: boolean): string {
   const betaTimeouts = troubles.responses ? 'timeouts: {request: 5s, backendRequest: 3s}' : '';
   const route = (name: string, extra: string): string => `
   - name: ${name}
     hostnames: [${name}.test]
     rules: [{matches: [{path: {value: /r}}], backendRefs: [{name: ${name}}]${extra === '' ? '' : `, ${extra}`}}]`;
   const backend = (name: string): string => `
-  - {name: ${name}, endpoints: [${addresses[name]!.map((text) => `"${text}"`).join(', ')}], connectTimeout: 2s, idleTimeout: 40s}`;
+  - {name: ${name}, endpoints: [${addresses[name]!.map((text) => `"${text}"`).join(', ')}], connectTimeout: 2s, idleTimeout: 40s${troubles.limits ? `, maxRequestsPerConnection: ${limitedRequests}` : ''}}`;
+  const listener = (name: string, at: typeof listenerAddress): string => `
+  - {name: ${name}, address: "${at.host}:${at.port}"}`;
+  const limits = `limits: {maxRequestBodySize: ${limitedBodyBytes}, maxRequestsPerConnection: ${limitedRequests}}`;
   return `
 accessLog: {path: "-"}
 responseReasonHeader: ${REASON_FIELD}
 timeouts: {requestHead: 10s, idle: 50s, streamIdle: 30s, tunnelIdle: 60s}
-listeners: [{name: main, address: "${listenerAddress.host}:${listenerAddress.port}"}]
+${troubles.limits ? limits : ''}
+listeners:${listener('main', listenerAddress)}${extra ? listener('extra', extraAddress) : ''}
 routes:${route('alpha', '')}${route('beta', betaTimeouts)}
 backends:${backend('alpha')}${backend('beta')}
 `;
@@ -79,6 +93,7 @@ function snapshotOf(text: string, epoch: number): Snapshot {
   return compileSnapshot(config, epoch, new Map());
 }
 
+let worst = 0;
 /** The run of one seed, step by step. */
 class World {
   readonly judge: Judge;
@@ -103,6 +118,9 @@ class World {
   /** Connections that clients are going to open. */
   private clientsComing = 0;
   private listenerOpen = true;
+  /** A second listener, that a reload may remove. */
+  private readonly extraFd: number;
+  private extraOpen: boolean;
   private idleBatches = 0;
 
   constructor(seed: number, trace: ((line: string) => void) | undefined) {
@@ -126,6 +144,8 @@ class World {
     });
     this.wakeFd = this.kernel.eventfd();
     this.listenerFd = this.kernel.createListener(listenerAddress);
+    this.extraFd = this.troubles.reload ? this.kernel.createListener(extraAddress) : -1;
+    this.extraOpen = this.troubles.reload;
     const connectionsMax = this.troubles.resources && this.random.chance(0.5) ? this.random.int(4, 12) : 256;
     this.worker = new PacketWorker(
       this.kernel,
@@ -144,7 +164,7 @@ class World {
       },
     );
     this.baseDescriptors = this.kernel.openDescriptors().length;
-    this.worker.handle({ type: 'snapshot', snapshot: this.snapshot(0), listenerFds: [this.listenerFd] });
+    this.worker.handle(this.snapshot(0));
     this.clientsComing = clients.length;
     for (const [index, plan] of clients.entries()) {
       const clientRandom = this.random.fork();
@@ -185,7 +205,7 @@ class World {
   }
 
   /** The snapshot of a generation; the endpoints change from one to the next, some stay. */
-  private snapshot(generation: number): Snapshot {
+  private snapshot(generation: number, withoutExtra = false): ControlMessage {
     const addresses: Record<string, string[]> = {
       alpha: [`10.1.0.${generation + 1}:80`, `10.1.0.${generation + 2}:80`],
       beta: [`10.2.0.${generation + 1}:8080`],
@@ -202,16 +222,28 @@ class World {
       }
     }
     this.wanted.set(this.epoch, wanted);
-    return snapshotOf(configText(this.troubles, addresses), this.epoch++);
+    const snapshot = snapshotOf(configText(this.troubles, addresses, this.extraOpen && !withoutExtra), this.epoch++);
+    const listenerFds = snapshot.listeners.map((listener) =>
+      listener.name === 'extra' ? this.extraFd : this.listenerFd,
+    );
+    return { type: 'snapshot', snapshot, listenerFds };
   }
 
   /** Opens a client's connection; `attempt` counts those it had before. */
   private startClient(index: number, attempt: number, random: Random, plan: ClientPlan): void {
     const from = { host: `10.9.0.${index + 1}`, port: 50000 + attempt };
-    const socket = this.kernel.dialIn(listenerAddress, from);
+    const address = plan.extraListener ? extraAddress : listenerAddress;
+    const socket = this.kernel.dialIn(address, from);
     const again = (rest: RequestPlan[]): boolean => {
       if (attempt >= RECONNECTS_MAX) return false;
-      const next = { ...plan, requests: rest, cut: undefined, leaveAtByte: undefined, halfClose: false };
+      const next = {
+        ...plan,
+        requests: rest,
+        cut: undefined,
+        leaveAtByte: undefined,
+        halfClose: false,
+        extraListener: false,
+      };
       this.judge.moved(rest, next);
       // Nobody comes back at once to a server that has just turned them away.
       const waitMs = random.between(0, this.troubles.resources ? 1000 : 20);
@@ -231,9 +263,7 @@ class World {
     const { random, scheduler, troubles } = this;
     if (troubles.reload) {
       for (let generation = 1; generation <= random.int(1, 3); generation++) {
-        scheduler.after(random.size(0, 400), () =>
-          this.tell({ type: 'snapshot', snapshot: this.snapshot(generation), listenerFds: [this.listenerFd] }),
-        );
+        scheduler.after(random.size(0, 400), () => this.tell(this.snapshot(generation, random.chance(0.4))));
       }
     }
     if (troubles.drain) {
@@ -265,6 +295,7 @@ class World {
     const beforeMs = this.scheduler.nowMs;
     const events = this.worker.runBatch(BATCH_WAIT_MS);
     this.batches++;
+    this.checkMemory();
     if (this.worker.messagesWaiting) this.deliver();
     for (const message of this.posted.splice(0)) this.hear(message);
     const slept = this.scheduler.nowMs - beforeMs > 0.9;
@@ -272,6 +303,15 @@ class World {
     if (progress !== progressBefore || (events === 0 && slept)) this.idleBatches = 0;
     else if (++this.idleBatches > IDLE_BATCHES_MAX) {
       throw new Error(`the worker spins: ${IDLE_BATCHES_MAX} batches moved nothing`);
+    }
+  }
+
+  private checkMemory(): void {
+    const { connections, exchanges, blocksInUse } = this.worker.stats();
+    const ratio = blocksInUse / Math.max(1, connections + exchanges);
+    if (ratio > worst) {
+      worst = ratio;
+      console.error('worst', worst, blocksInUse, connections, exchanges);
     }
   }
 
@@ -283,9 +323,9 @@ class World {
       this.kernel.progress++;
       if (message.type !== 'snapshot') continue;
       const wanted = this.wanted.get(message.snapshot.epoch)!;
-      for (const [address, upstream] of this.upstreams) {
-        upstream.retiredMs = wanted.has(address) ? Number.POSITIVE_INFINITY : this.scheduler.nowMs;
-      }
+      for (const [address, upstream] of this.upstreams) upstream.setConfigured(wanted.has(address));
+      // The control thread closes a removed listener once every worker has applied the change.
+      if (message.listenerFds.length === 1 && this.extraOpen) this.closeListener('extra');
     }
   }
 
@@ -293,9 +333,16 @@ class World {
     this.trace?.(`worker: ${JSON.stringify(message)}`);
     if (message.type === 'pong' && message.token !== 77) this.judge.violation('a pong for another ping');
     if (message.type === 'log' && message.level === 'error') this.judge.violation(`logged: ${message.message}`);
-    if (message.type !== 'drained' || !this.listenerOpen) return;
-    this.listenerOpen = false;
-    this.kernel.close(this.listenerFd);
+    if (message.type !== 'drained') return;
+    this.closeListener('main');
+    this.closeListener('extra');
+  }
+
+  private closeListener(name: 'main' | 'extra'): void {
+    if (name === 'main' ? !this.listenerOpen : !this.extraOpen) return;
+    if (name === 'main') this.listenerOpen = false;
+    else this.extraOpen = false;
+    this.kernel.close(name === 'main' ? this.listenerFd : this.extraFd);
   }
 
   private clientsDone(): boolean {
@@ -314,7 +361,8 @@ class World {
       if (value !== 0) judge.violation(`${value} ${name} left at the end`);
     }
     const open = this.kernel.openDescriptors();
-    const most = this.baseDescriptors - (this.listenerOpen ? 0 : 1);
+    const closed = (this.listenerOpen ? 0 : 1) + (this.troubles.reload && !this.extraOpen ? 1 : 0);
+    const most = this.baseDescriptors - closed;
     // The descriptor that the worker keeps in reserve may have been spent while they were short.
     const least = most - (this.troubles.resources ? 1 : 0);
     if (open.length > most || open.length < least) judge.violation(`descriptors left open: ${JSON.stringify(open)}`);
