@@ -13,6 +13,7 @@
 // Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
 // Spec: RFC 9112 §9 (connections), RFC 9110 §10.1.1 (Expect), §7.8 (Upgrade).
 
+import { Errno } from '../ffi/errno.ts';
 import { Shutdown } from '../ffi/kernel.ts';
 import { ParseError, parseErrorStatus } from '../http1/errors.ts';
 import { findHeadEnd } from '../http1/head-scan.ts';
@@ -85,7 +86,7 @@ export class DownstreamHttp1 implements Protocol {
       case ACTIVE: {
         const exchange = connection.exchange!;
         if (!exchange.requestComplete) this.pumpRequest(exchange);
-        else if (connection.readHangup) this.clientLeft(connection);
+        else if (connection.readHangup) this.clientHungUp(connection, exchange);
         return;
       }
       default:
@@ -241,8 +242,11 @@ export class DownstreamHttp1 implements Protocol {
     const listener = connection.listener!;
     exchange.method = head.method;
     exchange.versionMinor = head.versionMinor;
+    exchange.lastRequest = !head.keepAlive;
     exchange.keepAlive =
       head.keepAlive &&
+      // A refused CONNECT may have tunnel bytes behind it, which are no requests (RFC 9110 §9.3.6).
+      head.method !== Method.CONNECT &&
       !this.context.draining &&
       !listener.removed &&
       (http.requestsPerConnectionMax === 0 || connection.exchanges < http.requestsPerConnectionMax);
@@ -254,6 +258,7 @@ export class DownstreamHttp1 implements Protocol {
       exchange.requestRemaining = head.contentLength;
     } else {
       exchange.requestComplete = true;
+      exchange.clientFinished = connection.readHangup;
     }
     if (
       head.upgradeField >= 0 &&
@@ -292,6 +297,10 @@ export class DownstreamHttp1 implements Protocol {
       this.refuse(exchange, 404, Reason.NO_ROUTE, Detail.NONE);
     } else if (http.requestBodyBytesMax > 0 && exchange.requestRemaining > http.requestBodyBytesMax) {
       this.refuse(exchange, 413, Reason.REQUEST_TOO_LARGE, Detail.BODY_TOO_LARGE);
+    } else if (exchange.clientFinished && reactor.kernel.socketError(connection.fd) !== 0) {
+      // Reset before its request was read: no event will say so again.
+      connection.errno = Errno.ECONNRESET;
+      this.clientLeft(connection);
     } else {
       this.progress(exchange);
       this.context.upstream.start(exchange);
@@ -364,6 +373,7 @@ export class DownstreamHttp1 implements Protocol {
         return;
       }
       exchange.requestComplete = piece.end;
+      exchange.clientFinished = connection.readHangup;
       this.progress(exchange);
       const alive = upstream.sendBody(exchange, piece);
       const rest = length - piece.consumed;
@@ -531,12 +541,13 @@ export class DownstreamHttp1 implements Protocol {
     // A request body that nobody waits for any more may be of any size: the connection ends instead.
     const gone = connection.readHangup && connection.inputLength === 0 && !connection.readReady;
     const keep = exchange.keepAlive && exchange.requestComplete && !gone;
-    const requestComplete = exchange.requestComplete;
+    // A client that was not told in time may be sending its next request.
+    const mayCome = !exchange.requestComplete || (!exchange.lastRequest && !connection.readHangup);
     const failed = exchange.reason !== 0 && !exchange.keepAlive;
     connection.exchange = null;
     context.endExchange(exchange);
     if (!keep) {
-      if (!requestComplete) connection.readReady = true;
+      if (mayCome) connection.readReady = true;
       this.endGracefully(connection, failed ? CloseCause.PROTOCOL_ERROR : CloseCause.FINISHED);
       return;
     }
@@ -608,6 +619,15 @@ export class DownstreamHttp1 implements Protocol {
     connection.exchange = null;
     this.context.endExchange(exchange);
     this.close(connection, cause, abort);
+  }
+
+  /** A hang-up while a response is awaited. The FIN that came with the request is no news, a reset is. */
+  private clientHungUp(connection: Connection, exchange: Exchange): void {
+    if (exchange.clientFinished) {
+      connection.errno = this.context.reactor.kernel.socketError(connection.fd);
+      if (connection.errno === 0) return;
+    }
+    this.clientLeft(connection);
   }
 
   /** The client has closed or reset while its exchange was in progress. */

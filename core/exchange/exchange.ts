@@ -53,6 +53,8 @@ export class Exchange {
   requestChunks: ChunkedState | null = null;
   /** The whole request, body included, has been read from the client. */
   requestComplete = false;
+  /** The client's FIN came with the last bytes of the request: it sends nothing more, and waits for the answer. */
+  clientFinished = false;
   /** Body bytes (payload, without chunk framing) read from the client so far. */
   requestBodyBytes = 0;
   /** Any byte of the request has been accepted by an upstream socket in the current attempt. */
@@ -63,6 +65,8 @@ export class Exchange {
   upgradeRequested = false;
   /** The downstream connection may be kept after this exchange. */
   keepAlive = false;
+  /** The client has said that this is its last request. */
+  lastRequest = false;
 
   // -- choice ----------------------------------------------------------------
   /** Index of the matched rule in the route table; -1: none. */
@@ -134,11 +138,13 @@ export class Exchange {
     this.requestFraming = 0;
     this.requestRemaining = 0;
     this.requestComplete = false;
+    this.clientFinished = false;
     this.requestBodyBytes = 0;
     this.requestSent = false;
     this.bodyStreamed = false;
     this.upgradeRequested = false;
     this.keepAlive = false;
+    this.lastRequest = false;
     this.rule = -1;
     this.backend = -1;
     this.endpoint = -1;

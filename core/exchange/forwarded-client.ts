@@ -43,7 +43,8 @@ function readAddress(memory: Uint8Array, start: number, end: number): boolean {
     const byte = memory[i];
     if (byte >= 48 && byte <= 57) {
       octet = (octet < 0 ? 0 : octet) * 10 + byte - 48;
-      if (octet > 255) return false;
+      // The first group of an IPv6 address may look like this: 2001:db8::1.
+      if (octet > 255) return readIpv6(memory, start, end);
     } else if (byte === 46 && octet >= 0 && dots < 3) {
       word = (word << 8) | octet;
       octet = -1;

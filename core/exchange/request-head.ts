@@ -44,6 +44,8 @@ const {
 const { ABSOLUTE, ASTERISK, AUTHORITY, ORIGIN } = TargetForm;
 const { OPTIONS } = Method;
 
+const HOST_BIT = 1 << HOST;
+
 /** Fields with ids up to 31 whose presence means that the head is not one run. FORWARDED (32) has no bit. */
 const SPECIAL_BITS =
   (1 << CONNECTION) |
@@ -168,7 +170,8 @@ export function writeRequestHead(
             exchange.requestIdLength === 0 &&
             (trusted || !http.requestIdHeader) &&
             length > 0 &&
-            length <= REQUEST_ID_BYTES_MAX;
+            length <= REQUEST_ID_BYTES_MAX &&
+            !(head.connectionNamesFields && connectionNames(memory, headers, field));
           if (keep) {
             exchange.requestIdOffset = headers.valueOffset(field) + dest - runStart;
             exchange.requestIdLength = length;
@@ -187,7 +190,8 @@ export function writeRequestHead(
   }
   dest = putRange(memory, dest, runStart, fieldsEnd - runStart);
 
-  if (exchange.hostLength === 0) dest = putHost(reactor, dest, head, exchange, endpointAddress);
+  // An empty Host has been copied and stays alone: two of them would make the request invalid (RFC 9112 §3.2).
+  if (absolute || (head.seen & HOST_BIT) === 0) dest = putHost(reactor, dest, head, exchange, endpointAddress);
   if (exchange.upgradeRequested) {
     dest = putText(view, dest, connectionUpgrade);
     dest = putRange(memory, dest, headers.valueOffset(head.upgradeField), headers.valueLength(head.upgradeField));

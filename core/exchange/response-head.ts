@@ -8,6 +8,7 @@
 // Hot module: no allocation.
 
 import { HeaderId } from '../http1/header-ids.ts';
+import { FIELD_WORDS, type HeaderTable } from '../http1/header-table.ts';
 import type { ResponseHead } from '../http1/message.ts';
 import { putText, Text } from '../io/bytes.ts';
 import type { Reactor } from '../io/reactor.ts';
@@ -91,11 +92,12 @@ export function rewriteResponseHead(
   let dest = endAt;
   if ((head.seen & dropped) !== 0 || head.connectionNamesFields) {
     const { headers } = head;
+    // Before anything moves: what moves may lie on the Connection field afterwards.
+    if (head.connectionNamesFields) markNamed(memory, headers);
     for (let field = headers.count - 1; field >= 0; field--) {
       const id = headers.id(field);
       // Ids from 32 on have no bit, and are not among the dropped ones.
-      const drop = (id < 32 && (dropped & (1 << id) & ~1) !== 0) || isNamed(memory, head, field);
-      if (!drop) continue;
+      if (id >= 32 || (dropped & (1 << id) & ~1) === 0) continue;
       const lineEnd = field + 1 < headers.count ? headers.nameOffset(field + 1) : head.endOffset - 2;
       dest -= runEnd - lineEnd;
       if (dest !== lineEnd) memory.copyWithin(dest, lineEnd, runEnd);
@@ -143,6 +145,14 @@ export function rewriteResponseHead(
   return start;
 }
 
-function isNamed(memory: Uint8Array, head: ResponseHead, field: number): boolean {
-  return head.connectionNamesFields && connectionNames(memory, head.headers, field);
+/**
+ * Gives fields that Connection names the id of one that is always dropped. Transfer-Encoding and
+ * Upgrade are for this hop to decide, whatever the upstream says of its own connection.
+ */
+function markNamed(memory: Uint8Array, headers: HeaderTable): void {
+  for (let field = 0; field < headers.count; field++) {
+    const id = headers.id(field);
+    if (id === TRANSFER_ENCODING || id === UPGRADE || !connectionNames(memory, headers, field)) continue;
+    headers.words[field * FIELD_WORDS + 4] = KEEP_ALIVE;
+  }
 }

@@ -252,6 +252,7 @@ export class UpstreamHttp1 implements Protocol {
     exchange.requestBodyBytes += count;
     exchange.bodyStreamed = true;
     exchange.requestComplete = exchange.requestRemaining === 0;
+    exchange.clientFinished = client.readHangup;
     reactor.keepInput(client, offset + count, client.inputLength - count);
     return true;
   }

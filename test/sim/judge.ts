@@ -229,7 +229,7 @@ export class Judge {
   }
 
   private mayVanish(record: RequestRecord): boolean {
-    const { client, plan } = record;
+    const { client } = record;
     // An answer may be cut before its head is through.
     if (this.mayTruncate(record)) return true;
     // The system may drop a connection before the worker gets it (ECONNABORTED from accept).

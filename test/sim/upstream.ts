@@ -135,9 +135,10 @@ export class UpstreamConnection extends Peer {
     this.server.connections.delete(this);
   }
 
-  /** Has served requests, and has none now. */
+  /** Has served requests, has none now, and the gateway has read everything. */
   get isIdle(): boolean {
-    return !this.gone && this.served > 0 && this.requestComplete && this.responseComplete;
+    const unread = this.unsentBytes + this.socket.undeliveredBytes + this.socket.peer!.readableBytes;
+    return !this.gone && this.served > 0 && this.requestComplete && this.responseComplete && unread === 0;
   }
 
   protected connected(): void {}

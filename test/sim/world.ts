@@ -93,7 +93,6 @@ function snapshotOf(text: string, epoch: number): Snapshot {
   return compileSnapshot(config, epoch, new Map());
 }
 
-let worst = 0;
 /** The run of one seed, step by step. */
 class World {
   readonly judge: Judge;
@@ -121,6 +120,7 @@ class World {
   /** A second listener, that a reload may remove. */
   private readonly extraFd: number;
   private extraOpen: boolean;
+  private extraWanted: boolean;
   private idleBatches = 0;
 
   constructor(seed: number, trace: ((line: string) => void) | undefined) {
@@ -146,6 +146,7 @@ class World {
     this.listenerFd = this.kernel.createListener(listenerAddress);
     this.extraFd = this.troubles.reload ? this.kernel.createListener(extraAddress) : -1;
     this.extraOpen = this.troubles.reload;
+    this.extraWanted = this.troubles.reload;
     const connectionsMax = this.troubles.resources && this.random.chance(0.5) ? this.random.int(4, 12) : 256;
     this.worker = new PacketWorker(
       this.kernel,
@@ -222,7 +223,8 @@ class World {
       }
     }
     this.wanted.set(this.epoch, wanted);
-    const snapshot = snapshotOf(configText(this.troubles, addresses, this.extraOpen && !withoutExtra), this.epoch++);
+    if (withoutExtra) this.extraWanted = false;
+    const snapshot = snapshotOf(configText(this.troubles, addresses, this.extraWanted), this.epoch++);
     const listenerFds = snapshot.listeners.map((listener) =>
       listener.name === 'extra' ? this.extraFd : this.listenerFd,
     );
@@ -306,13 +308,12 @@ class World {
     }
   }
 
+  /** Streams must hold little, however slow the other side is. Small and large blocks count alike. */
   private checkMemory(): void {
     const { connections, exchanges, blocksInUse } = this.worker.stats();
-    const ratio = blocksInUse / Math.max(1, connections + exchanges);
-    if (ratio > worst) {
-      worst = ratio;
-      console.error('worst', worst, blocksInUse, connections, exchanges);
-    }
+    const most = 2 * (connections + exchanges) + 2;
+    if (blocksInUse > most)
+      throw new Error(`${blocksInUse} blocks for ${connections} connections, ${exchanges} exchanges`);
   }
 
   /** Hands over control messages between two batches, as the worker thread does when it was woken. */

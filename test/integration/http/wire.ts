@@ -113,14 +113,15 @@ export class Wire {
     return this.wait(`${count} bytes`, () => (this.size < count ? undefined : this.cut(count)));
   }
 
-  /** Waits until so many bytes are there, and throws all that have come away. */
-  async skip(count: number): Promise<void> {
-    await this.wait(`${count} bytes`, () => {
-      if (this.size < count) return undefined;
-      this.chunks = [];
-      this.size = 0;
-      return true;
-    });
+  /** Takes so many bytes as they come, without keeping them. */
+  async skipBytes(count: number): Promise<void> {
+    let left = count;
+    while (left > 0) {
+      await this.wait('a byte', () => (this.size > 0 ? true : undefined));
+      const part = Math.min(left, this.size);
+      this.cut(part);
+      left -= part;
+    }
   }
 
   /** Waits for the end of what the other side sends, however it comes, and takes all of it. */

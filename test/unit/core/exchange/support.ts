@@ -1,0 +1,102 @@
+// What the tests of head rewriting share: a reactor that is only memory, runtimes with chosen
+// settings, and memory that shows every byte written where none should be.
+
+import assert from 'node:assert/strict';
+import { compileRouteTable } from '../../../../config/compile-routes.ts';
+import { ListenerRuntime, Runtime } from '../../../../core/exchange/runtime.ts';
+import { encodeSockaddr, Family } from '../../../../core/ffi/sockaddr.ts';
+import type { HeaderTable } from '../../../../core/http1/header-table.ts';
+import type { ParserLimits } from '../../../../core/http1/message.ts';
+import { Connection } from '../../../../core/io/connection.ts';
+import { Reactor } from '../../../../core/io/reactor.ts';
+import type { Endpoint } from '../../../../core/lb/endpoint.ts';
+import type { BackendSettings, HttpSettings, Snapshot } from '../../../../core/workers/snapshot.ts';
+import { FakeKernel } from '../io/fake-kernel.ts';
+
+/** Byte that fills memory which a writer must leave alone. */
+export const GUARD = 0xa5;
+
+/** Limits that no test head reaches. */
+export const wideLimits: ParserLimits = { headBytesMax: 65_536, headerCountMax: 256, uriBytesMax: 32_768 };
+
+/** Settings that add nothing to a message. */
+export const plainHttp: HttpSettings = {
+  requestHeadBytesMax: 65_536,
+  responseHeadBytesMax: 65_536,
+  headerCountMax: 256,
+  uriBytesMax: 32_768,
+  requestBodyBytesMax: 0,
+  requestsPerConnectionMax: 0,
+  requestHeadTimeoutMs: 1000,
+  idleTimeoutMs: 1000,
+  streamIdleTimeoutMs: 1000,
+  tunnelIdleTimeoutMs: 0,
+  trustedHops: 0,
+  forwardedHeaders: false,
+  requestIdHeader: false,
+  via: '',
+  server: '',
+  reasonHeader: '',
+  upgradeProtocols: ['websocket'],
+};
+
+/** A snapshot without routes. */
+export function snapshotOf(http: Partial<HttpSettings>, backends: BackendSettings[] = [], epoch = 1): Snapshot {
+  return {
+    epoch,
+    routes: compileRouteTable({ listeners: ['l'], backends: backends.map(({ name }) => name), routes: [] }),
+    http: { ...plainHttp, ...http },
+    listeners: [],
+    backends,
+    accessLog: { enabled: false, format: 'json' },
+  };
+}
+
+/** A runtime without routes. */
+export function runtimeOf(http: Partial<HttpSettings> = {}): Runtime {
+  return new Runtime(snapshotOf(http), new Map<string, Endpoint>(), () => 0);
+}
+
+/** A reactor over memory in which nothing happens. */
+export function memoryReactor(): Reactor {
+  const reactor = new Reactor(new FakeKernel(), 4, new Int32Array(6));
+  reactor.runBatch(0);
+  return reactor;
+}
+
+/** A client's connection from `host`, accepted by a listener of the given scheme. */
+export function clientFrom(host: string, scheme: 'http' | 'https' = 'http'): Connection {
+  const connection = new Connection(0);
+  const sockaddr = encodeSockaddr(host, 0)!;
+  const view = new DataView(sockaddr.buffer);
+  const v4 = sockaddr.length === 16;
+  connection.peerFamily = v4 ? Family.INET : Family.INET6;
+  connection.peer0 = view.getInt32(v4 ? 4 : 8);
+  if (!v4) {
+    connection.peer1 = view.getInt32(12);
+    connection.peer2 = view.getInt32(16);
+    connection.peer3 = view.getInt32(20);
+  }
+  const settings = { name: 'l', address: '127.0.0.1:80', port: 80, allowConnect: false, scheme };
+  connection.listener = new ListenerRuntime(settings, 0, 9);
+  return connection;
+}
+
+/** Bytes as latin1, one character each. */
+export function textOf(memory: Uint8Array, offset: number, length: number): string {
+  return Buffer.from(memory.subarray(offset, offset + length)).toString('latin1');
+}
+
+/** "name: value" of every field, in order. */
+export function fieldsOf(memory: Uint8Array, headers: HeaderTable): string[] {
+  return Array.from({ length: headers.count }, (_, field) => {
+    const name = textOf(memory, headers.nameOffset(field), headers.nameLength(field));
+    return `${name}: ${textOf(memory, headers.valueOffset(field), headers.valueLength(field))}`;
+  });
+}
+
+/** Fails if any byte of [start, end) is not GUARD. */
+export function assertUntouched(memory: Uint8Array, start: number, end: number, what: string): void {
+  const at = memory.subarray(start, end).findIndex((byte) => byte !== GUARD);
+  assert.ok(at < 0, `${what}: byte ${at} of ${end - start} was written`);
+}
