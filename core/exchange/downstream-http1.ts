@@ -19,7 +19,7 @@ import { ParseError, parseErrorStatus } from '../http1/errors.ts';
 import { findHeadEnd } from '../http1/head-scan.ts';
 import { Method, type ResponseHead, TargetForm } from '../http1/message.ts';
 import { parseRequestHead } from '../http1/request-parser.ts';
-import { LARGE_BLOCK_BYTES, SMALL_BLOCK_BYTES } from '../io/arena.ts';
+import { BULK_RECEIVE_BYTES_MAX, LARGE_BLOCK_BYTES, RECEIVE_BYTES_MAX, SMALL_BLOCK_BYTES } from '../io/arena.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
 import { FILL_AGAIN, FILL_END, FILL_ERROR, FILL_FULL, FILL_NO_BUFFER } from '../io/reactor.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
@@ -349,7 +349,7 @@ export class DownstreamHttp1 implements Protocol {
           reactor.enqueue(connection);
           return;
         }
-        const status = reactor.fill(connection);
+        const status = reactor.fill(connection, bulkBytes(exchange));
         if (status <= 0) {
           this.bodyFillFailed(exchange, status);
           return;
@@ -767,6 +767,15 @@ export class DownstreamHttp1 implements Protocol {
 
 function chunkHeaderBytes(payloadLength: number): number {
   return ((35 - Math.clz32(payloadLength)) >> 2) + 2;
+}
+
+/**
+ * Most bytes to receive of a request body at once: many, but never beyond the end of the body, since
+ * a pipelined request behind it would have to be kept.
+ */
+function bulkBytes(exchange: Exchange): number {
+  const remaining = exchange.requestFraming === LENGTH ? exchange.requestRemaining : 0;
+  return Math.max(RECEIVE_BYTES_MAX, Math.min(remaining, BULK_RECEIVE_BYTES_MAX));
 }
 
 /** Whole milliseconds until a deadline, never too few. */

@@ -42,7 +42,9 @@ function readAddress(memory: Uint8Array, start: number, end: number): boolean {
   for (let i = start; i < end; i++) {
     const byte = memory[i];
     if (byte >= 48 && byte <= 57) {
-      octet = (octet < 0 ? 0 : octet) * 10 + byte - 48;
+      // No IPv4 octet has a leading zero (some would read it as octal), but a group of IPv6 may.
+      if (octet === 0) return readIpv6(memory, start, end);
+      octet = Math.max(octet, 0) * 10 + byte - 48;
       // The first group of an IPv6 address may look like this: 2001:db8::1.
       if (octet > 255) return readIpv6(memory, start, end);
     } else if (byte === 46 && octet >= 0 && dots < 3) {

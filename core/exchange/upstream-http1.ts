@@ -15,6 +15,7 @@ import { Errno } from '../ffi/errno.ts';
 import { findHeadEnd } from '../http1/head-scan.ts';
 import { Method } from '../http1/message.ts';
 import { parseResponseHead } from '../http1/response-parser.ts';
+import { BULK_RECEIVE_BYTES_MAX, RECEIVE_BYTES_MAX } from '../io/arena.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
 import { FILL_AGAIN, FILL_END, FILL_ERROR } from '../io/reactor.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
@@ -328,7 +329,8 @@ export class UpstreamHttp1 implements Protocol {
         return;
       }
       const kept = connection.inputLength;
-      const status = reactor.fill(connection);
+      const bytesMax = connection.state === BODY ? BULK_RECEIVE_BYTES_MAX : RECEIVE_BYTES_MAX;
+      const status = reactor.fill(connection, bytesMax);
       if (status <= 0) {
         if (status !== FILL_AGAIN) this.responseFillFailed(connection, exchange, status);
         return;

@@ -23,16 +23,21 @@ export const HEADROOM_BYTES = 1024;
 /** Room after received bytes for what ends a chunk. */
 export const TAILROOM_BYTES = 64;
 
-/**
- * Most bytes one receive takes, and so most body bytes one stream holds for a slow reader.
- * 64 KiB less the room around it; larger receives were not cheaper per byte.
- */
+/** Most bytes one receive takes where what is left over must fit into one large block. */
 export const RECEIVE_BYTES_MAX = LARGE_BLOCK_BYTES - HEADROOM_BYTES - TAILROOM_BYTES;
+
+/** The receive area: as much as one receive of body bytes can take, with the room around it. */
+const RECEIVE_AREA_BYTES = 128 * 1024;
+
+/**
+ * Most bytes one receive takes in the middle of a large body, and so most bytes that one stream
+ * holds for a slow reader. Fewer, larger receives cost less CPU per byte.
+ */
+export const BULK_RECEIVE_BYTES_MAX = RECEIVE_AREA_BYTES - HEADROOM_BYTES - TAILROOM_BYTES;
 
 /** Scratch for building generated responses and rewritten heads. */
 export const SCRATCH_BYTES = LARGE_BLOCK_BYTES + SMALL_BLOCK_BYTES;
 
-const RECEIVE_AREA_BYTES = LARGE_BLOCK_BYTES;
 const BLOCKS_OFFSET = KERNEL_RESERVED_BYTES + RECEIVE_AREA_BYTES + SCRATCH_BYTES;
 
 /** Free large blocks that stay resident; further ones are given back when freed. */

@@ -205,11 +205,12 @@ export class Reactor {
    * Makes unread bytes of a connection available at `inputOffset` / `inputLength`: what it kept
    * plus what one receive brings. Without kept bytes they lie in the shared receive area and are
    * valid only until the next `fill`. Returns the number of available bytes if any are new,
-   * or one of the FILL_ values.
+   * or one of the FILL_ values. `bytesMax` (up to BULK_RECEIVE_BYTES_MAX) may be larger than the
+   * default only when at most RECEIVE_BYTES_MAX of them will have to be kept as input.
    */
-  fill(connection: Connection): number {
+  fill(connection: Connection, bytesMax = RECEIVE_BYTES_MAX): number {
     let offset = this.arena.receiveOffset;
-    let capacity = RECEIVE_BYTES_MAX;
+    let capacity = bytesMax;
     if (connection.inputLength > 0) {
       const status = this.makeInputRoom(connection);
       if (status !== 0) return status;

@@ -206,7 +206,7 @@ export class Judge {
       UF: troubles.dialing,
       UC: lost || troubles.stale || this.early(plan) || troubles.responses,
       UCS: troubles.stale || troubles.responses,
-      UT: fault === 'silence' || troubles.dialing || this.timed(plan),
+      UT: fault === 'silence' || this.timed(plan),
       // Bytes that nobody asked for can arrive just when the next request has been sent.
       UPE: fault === 'badHead' || fault === 'badChunk' || troubles.responses,
       DT: client.cut?.how === 'stall',

@@ -426,6 +426,16 @@ export const parityScripts: Record<string, (run: ParityRun, deadAddress: Uint8Ar
     run.expectQuiet(epoll);
     run.note('accept', run.kernel.accept(listener));
   },
+  'a listener that is shut down refuses newcomers and drops who was waiting': (run) => {
+    const waiting = run.connect();
+    run.settle();
+    run.note('shutdown', run.kernel.shutdown(run.listenerFd(), Shutdown.READ));
+    run.settle();
+    run.recv(waiting);
+    const late = run.connect();
+    run.settle();
+    run.socketError(late);
+  },
   'adding twice, and changing what is not watched, are errors': (run) => {
     const [own] = run.pair();
     const epoll = run.watch(own);

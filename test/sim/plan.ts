@@ -271,12 +271,18 @@ function drawRequest(random: Random, id: number, troubles: Troubles, last: boole
 }
 
 function drawResponse(random: Random, troubles: Troubles, requestBytes: number): ResponsePlan {
-  const fault = troubles.responses && random.chance(0.2) ? drawFault(random) : 'none';
   const early = troubles.early && requestBytes > 0 && random.chance(0.4);
+  // A reset while the request is still being sent, and nothing but the end says how long the answer is.
+  const cutEarly = early && random.chance(0.2);
+  const fault = cutEarly ? 'resetInBody' : troubles.responses && random.chance(0.2) ? drawFault(random) : 'none';
   const status = random.weighted({ 200: 14, 201: 1, 404: 1, 204: 2, 304: 1, 503: 1 });
   const empty = (status === '204' || status === '304') && fault === 'none';
   const version = random.chance(0.05) ? 0 : 1;
-  const framing = empty ? 'none' : random.weighted({ length: 6, chunked: version === 1 ? 4 : 0, close: 1 });
+  const framing = empty
+    ? 'none'
+    : cutEarly
+      ? 'close'
+      : random.weighted({ length: 6, chunked: version === 1 ? 4 : 0, close: 1 });
   const bytes = framing === 'none' ? 0 : drawSize(random, troubles) + (fault === 'none' ? 0 : 1);
   return {
     status: empty || !['204', '304'].includes(status) ? Number(status) : 200,

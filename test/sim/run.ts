@@ -1,6 +1,7 @@
 // Runs simulations over many seeds from the command line.
 //
 //   node test/sim/run.ts --seeds 1000 [--start S]     run seeds S .. S + 999, print those that fail
+//                         [--failures N]            stop after N failing seeds (10)
 //   node test/sim/run.ts --trace SEED                 run one seed and print everything that happens
 
 import { parseArgs } from 'node:util';

@@ -183,6 +183,11 @@ class World {
     while (!this.clientsDone() && this.scheduler.nowMs < limitMs) this.batch();
     this.judge.finish();
     this.trace?.('all clients are done');
+    if (this.random.chance(0.2)) {
+      // Stopped in the middle of things.
+      this.checkStop();
+      return;
+    }
     // Upstreams that hang, and kept connections, end now or by the gateway's own timers.
     if (this.random.chance(0.5)) for (const upstream of this.upstreams.values()) upstream.closeAll();
     const settleMs = this.scheduler.nowMs + SETTLE_MS_MAX;
@@ -193,6 +198,7 @@ class World {
     } while (!this.quiet() && this.scheduler.nowMs < settleMs);
     if (this.inbox.length > 0) this.judge.violation('control messages were never taken');
     this.checkLeaks();
+    this.checkStop();
   }
 
   private faults(): KernelFaults {
@@ -353,6 +359,20 @@ class World {
   private quiet(): boolean {
     const { connections, exchanges, blocksInUse } = this.worker.stats();
     return connections === 0 && exchanges === 0 && blocksInUse === 0 && this.clients.every((client) => client.gone);
+  }
+
+  /** A stopped worker leaves open only what the control thread had opened. */
+  private checkStop(): void {
+    this.worker.handle({ type: 'stop' });
+    const left = this.kernel.openDescriptors().map((open) => open.fd);
+    const lent = [
+      this.wakeFd,
+      ...(this.listenerOpen ? [this.listenerFd] : []),
+      ...(this.extraOpen ? [this.extraFd] : []),
+    ];
+    if (left.join() !== lent.join()) this.judge.violation(`descriptors ${left} open after a stop, not ${lent}`);
+    const { connections, exchanges, blocksInUse } = this.worker.stats();
+    if (connections + exchanges + blocksInUse > 0) this.judge.violation('a stopped worker holds something');
   }
 
   private checkLeaks(): void {

@@ -70,7 +70,7 @@ test('IPv6 entries, with and without brackets, and IPv4 in IPv6', () => {
   assert.equal(clientOf('2001:DB8::1, 203.0.113.9', 1), '2001:db8::1');
   assert.equal(clientOf('[2001:db8::1], 203.0.113.9', 1), '2001:db8::1');
   assert.equal(clientOf('::ffff:192.0.2.7, 203.0.113.9', 1), '192.0.2.7');
-  assert.equal(clientOf('ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255, 203.0.113.9', 1), 'ffff:'.repeat(7) + 'ffff');
+  assert.equal(clientOf('ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255, 203.0.113.9', 1), `${'ffff:'.repeat(7)}ffff`);
 });
 
 test('any text is an address here exactly if it is one for node:net', (t) => {

@@ -41,7 +41,19 @@ function generated(wanted: Partial<Wanted>, runtime: Runtime = runtimeOf()): str
   memory.set(Buffer.from(id), idOffset);
   const at = arena.scratchOffset + 16;
   memory.fill(GUARD, at - 16, at + GENERATED_BYTES_MAX + 64);
-  const end = writeGenerated(reactor, at, status, reason, detail, idOffset, id.length, connection, withBody, runtime, date);
+  const end = writeGenerated(
+    reactor,
+    at,
+    status,
+    reason,
+    detail,
+    idOffset,
+    id.length,
+    connection,
+    withBody,
+    runtime,
+    date,
+  );
   assert.ok(end - at <= GENERATED_BYTES_MAX, `${end - at} bytes`);
   assertUntouched(memory, at - 16, at, 'before the response');
   assertUntouched(memory, end + SPILL_BYTES, at + GENERATED_BYTES_MAX + 64, 'after the response');
@@ -89,7 +101,9 @@ test('every status, reason and detail gives a complete response with the right l
         const { fields, body, ...parsed } = parse(text);
         assert.deepEqual([parsed.status, parsed.complete], [status, true], about);
         assert.equal(Number(fields.get('content-length')), body.length, about);
-        assert.ok(body.startsWith(`${status} ${parsed.message}: ${reasonText(reason).flag}: ${reasonText(reason).sentence}`));
+        assert.ok(
+          body.startsWith(`${status} ${parsed.message}: ${reasonText(reason).flag}: ${reasonText(reason).sentence}`),
+        );
         assert.match(body, /[a-z0-9]\n$/);
         assert.equal(fields.get('content-type'), 'text/plain; charset=utf-8');
       }
@@ -99,7 +113,9 @@ test('every status, reason and detail gives a complete response with the right l
 
 test('the body names the parse error, and the id that `explain` takes', () => {
   const detail = DETAIL_PARSE + ParseError.HOST_DUPLICATE;
-  const { body, fields } = parse(generated({ status: 400, reason: Reason.DOWNSTREAM_PROTOCOL_ERROR, detail, id: 'id-7' }));
+  const { body, fields } = parse(
+    generated({ status: 400, reason: Reason.DOWNSTREAM_PROTOCOL_ERROR, detail, id: 'id-7' }),
+  );
   assert.equal(
     body,
     `400 Bad Request: DPE: ${reasonText(Reason.DOWNSTREAM_PROTOCOL_ERROR).sentence} ` +

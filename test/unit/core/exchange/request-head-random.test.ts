@@ -7,7 +7,14 @@ import { parseRequestHead } from '../../../../core/http1/request-parser.ts';
 import type { HttpSettings } from '../../../../core/workers/snapshot.ts';
 import type { Random } from '../../../sim/random.ts';
 import { seededRandom } from '../io/seed.ts';
-import { namedByConnection, type RandomField, randomConnection, randomField, randomValue, shuffled } from './random-heads.ts';
+import {
+  namedByConnection,
+  type RandomField,
+  randomConnection,
+  randomField,
+  randomValue,
+  shuffled,
+} from './random-heads.ts';
 import { rewriteRequest } from './request-head-fixture.ts';
 import { clientFrom, fieldsOf, runtimeOf, wideLimits } from './support.ts';
 
@@ -156,9 +163,12 @@ test('random heads leave as the rules say, are valid, and stay within their room
     assert.equal(result.method, request.method, about);
 
     const output = Buffer.from(result.output, 'latin1');
-    // An id of 128 bytes and the like never make the head of a request invalid for the next hop.
     assert.equal(parseRequestHead(output, 0, output.length, wideLimits, parsed), output.length, about);
     assert.equal(fieldsOf(output, parsed.headers).filter((field) => /^host:/i.test(field)).length, 1, about);
-    assert.equal(Buffer.from(output.subarray(parsed.authorityOffset, parsed.authorityOffset + parsed.authorityLength)).toString(), result.host, about);
+    assert.equal(
+      Buffer.from(output.subarray(parsed.authorityOffset, parsed.authorityOffset + parsed.authorityLength)).toString(),
+      result.host,
+      about,
+    );
   }
 });

@@ -8,7 +8,14 @@ import { parseResponseHead } from '../../../../core/http1/response-parser.ts';
 import type { HttpSettings } from '../../../../core/workers/snapshot.ts';
 import type { Random } from '../../../sim/random.ts';
 import { seededRandom } from '../io/seed.ts';
-import { namedByConnection, type RandomField, randomConnection, randomField, randomValue, shuffled } from './random-heads.ts';
+import {
+  namedByConnection,
+  type RandomField,
+  randomConnection,
+  randomField,
+  randomValue,
+  shuffled,
+} from './random-heads.ts';
 import { dateValue, type Rewriting, rewriteResponse } from './response-head-fixture.ts';
 import { runtimeOf, wideLimits } from './support.ts';
 
@@ -21,7 +28,8 @@ function rewritten(input: string, how: Partial<Rewriting> = {}, http: Partial<Ht
 }
 
 test('a head with nothing to change passes byte for byte', () => {
-  const input = 'HTTP/1.1 200 OK\r\nDate:  today \r\nServer: s\r\nContent-Length: 5\r\nset-cookie: a\r\nset-cookie: b\r\n\r\n';
+  const input =
+    'HTTP/1.1 200 OK\r\nDate:  today \r\nServer: s\r\nContent-Length: 5\r\nset-cookie: a\r\nset-cookie: b\r\n\r\n';
   assert.equal(rewritten(input), input);
 });
 
@@ -56,7 +64,8 @@ test('a chunked body stays announced when Connection names Transfer-Encoding', (
 });
 
 test('a switch of protocols keeps its Upgrade, also when Connection names other fields', () => {
-  const input = 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n';
+  const input =
+    'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n';
   const expected =
     'HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n';
   assert.equal(rewritten(input, { connection: UPGRADE, framing: OutFraming.NONE }), expected);

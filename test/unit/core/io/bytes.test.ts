@@ -31,7 +31,8 @@ function written(write: (at: number) => number, spillBytes: number): string {
   const end = write(AT);
   assert.ok(end >= AT && end <= memory.length - SPILL_BYTES);
   for (let i = 0; i < AT; i++) assert.equal(memory[i], GUARD, 'wrote before its start');
-  for (let i = end + spillBytes; i < memory.length; i++) assert.equal(memory[i], GUARD, `wrote ${i - end} after its end`);
+  for (let i = end + spillBytes; i < memory.length; i++)
+    assert.equal(memory[i], GUARD, `wrote ${i - end} after its end`);
   return Buffer.from(memory.subarray(AT, end)).toString('latin1');
 }
 
@@ -100,7 +101,11 @@ test('ranges are copied exactly, also to the left over themselves', () => {
       for (let i = 0; i < length; i++) memory[source + i] = i + 1;
       assert.equal(putRange(memory, AT, source, length), AT + length);
       const copied = memory.subarray(AT, AT + length);
-      assert.deepEqual([...copied], [...Array(length).keys()].map((i) => i + 1), `${length} by ${distance}`);
+      assert.deepEqual(
+        [...copied],
+        [...Array(length).keys()].map((i) => i + 1),
+        `${length} by ${distance}`,
+      );
       assert.equal(memory[AT - 1], GUARD);
     }
   }

@@ -263,5 +263,7 @@ export function openBench(options: { slots?: number; bufferBytes?: number } = {}
 
 /** `length` bytes that differ from their neighbours and repeat only after 251. */
 export function pattern(length: number, from = 0): Uint8Array {
-  return Uint8Array.from({ length }, (_, i) => (from + i) % 251);
+  const bytes = new Uint8Array(length);
+  for (let i = 0; i < length; i++) bytes[i] = (from + i) % 251;
+  return bytes;
 }

@@ -161,7 +161,7 @@ test('a random mix of receiving, using and keeping loses and repeats nothing', (
   const { random, label } = seededRandom(t);
   const bench = openBench({ bufferBytes: 2 * 1024 * 1024, slots: 4 });
   const streams = Array.from({ length: 4 }, () => ({ ...bench.open(), sent: 0, used: 0 }));
-  for (let step = 0; step < 5000; step++) {
+  for (let step = 0; step < 3000; step++) {
     const stream = random.pick(streams);
     const { connection, socket } = stream;
     if (random.chance(0.5)) {

@@ -25,7 +25,10 @@ test('a deadline fires once, not before its time and at most one tick after', ()
     const fired = runUntil(wheel, 0, 2000, 0.5);
     assert.equal(fired.length, 1, `${deadlineMs}`);
     assert.equal(fired[0][0], 2);
-    assert.ok(fired[0][1] >= deadlineMs && fired[0][1] <= deadlineMs + TICK_MS, `${deadlineMs} fired at ${fired[0][1]}`);
+    assert.ok(
+      fired[0][1] >= deadlineMs && fired[0][1] <= deadlineMs + TICK_MS,
+      `${deadlineMs} fired at ${fired[0][1]}`,
+    );
     assert.equal(wheel.get(2), Number.POSITIVE_INFINITY);
   }
 });
@@ -73,7 +76,10 @@ test('beyond the ring: fires at its time after several turns', () => {
     wheel.set(0, deadlineMs);
     const fired = runUntil(wheel, 0, deadlineMs + 2 * TICK_MS, 1);
     assert.equal(fired.length, 1, `${deadlineMs}`);
-    assert.ok(fired[0][1] >= deadlineMs && fired[0][1] <= deadlineMs + TICK_MS, `${deadlineMs} fired at ${fired[0][1]}`);
+    assert.ok(
+      fired[0][1] >= deadlineMs && fired[0][1] <= deadlineMs + TICK_MS,
+      `${deadlineMs} fired at ${fired[0][1]}`,
+    );
   }
 });
 

@@ -84,7 +84,9 @@ test('the others come between the turns of a heavy endpoint, not after all of th
 test('at any point of any round, each endpoint is close to its share of the picks so far', (t) => {
   const { random, label } = seededRandom(t);
   for (let i = 0; i < 200; i++) {
-    const weights = Array.from({ length: random.int(1, 12) }, () => random.pick([1, random.int(1, 9), random.int(1, 300)]));
+    const weights = Array.from({ length: random.int(1, 12) }, () =>
+      random.pick([1, random.int(1, 9), random.int(1, 300)]),
+    );
     const sum = sumOf(weights);
     const picker = new RoundRobin(weights, random.float());
     const soFar = new Array<number>(weights.length).fill(0);
@@ -100,7 +102,7 @@ test('at any point of any round, each endpoint is close to its share of the pick
   }
 });
 
-test('weights too large for a round are scaled, and shares change by less than 0.1 % of the whole', (t) => {
+test('weights too large for a round are scaled, and up to 16 endpoints keep their shares within 0.2 % of the whole', (t) => {
   const { random, label } = seededRandom(t);
   for (let i = 0; i < 20; i++) {
     const weights = Array.from({ length: random.int(2, 16) }, () => random.size(1, 1_000_000));

@@ -1,0 +1,41 @@
+// Whole-proxy runs on the simulated kernel: as many seeds as fit the time, each named when it fails.
+//
+// Every run of the tests takes the same seeds, unless SIM_START and SIM_SEEDS say otherwise. `node test/sim/run.ts --trace SEED` shows what happened in a seed.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { type RunReport, runSeed } from './world.ts';
+
+const START = Number(process.env.SIM_START ?? 1);
+/** Seeds to run; fewer when the machine is slow. */
+const SEEDS = Number(process.env.SIM_SEEDS ?? 1500);
+const BUDGET_MS = 60_000;
+/** Seeds that are run whatever the time. */
+const SEEDS_MIN = 50;
+
+test('whatever peers and the kernel do, every request ends right and nothing is left behind', (context) => {
+  const endMs = performance.now() + BUDGET_MS;
+  const failed: RunReport[] = [];
+  const tally: Record<string, number> = {};
+  let ran = 0;
+  while (ran < SEEDS && (ran < SEEDS_MIN || performance.now() < endMs)) {
+    const report = runSeed(START + ran++);
+    for (const [name, count] of Object.entries(report.tally)) tally[name] = (tally[name] ?? 0) + count;
+    if (report.violations.length > 0) failed.push(report);
+  }
+  context.diagnostic(`seeds ${START} to ${START + ran - 1}: ${JSON.stringify(tally)}`);
+  const details = failed.map((report) => `seed ${report.seed}: ${report.violations[0]}`);
+  assert.deepEqual(details, [], 'run one with: node test/sim/run.ts --trace SEED');
+  // A simulation in which nothing succeeds, or nothing fails, shows nothing.
+  assert.ok((tally.complete ?? 0) > ran);
+  assert.ok((tally.truncated ?? 0) > 0 && (tally.DPE ?? 0) > 0 && (tally.tunnel ?? 0) > 0);
+});
+
+test('a seed gives the same run again', () => {
+  const lines = (): string[] => {
+    const out: string[] = [];
+    runSeed(7, (line) => out.push(line));
+    return out;
+  };
+  assert.deepEqual(lines(), lines());
+});

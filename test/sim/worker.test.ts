@@ -1,0 +1,175 @@
+// Exact situations on the simulated kernel that random runs meet only rarely. Each was a mistake once.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { compileSnapshot } from '../../config/compile.ts';
+import { loadConfig } from '../../config/load.ts';
+import { kernelMemoryBytes } from '../../core/io/arena.ts';
+import { createByteRing } from '../../core/telemetry/byte-ring.ts';
+import { createFlightBuffer } from '../../core/telemetry/flight-layout.ts';
+import { createMetricsBuffer } from '../../core/telemetry/metrics.ts';
+import { PacketWorker } from '../../core/workers/packet-worker.ts';
+import { SimKernel } from './kernel.ts';
+import { Random } from './random.ts';
+import { Scheduler } from './scheduler.ts';
+import { plainLink, type SimSocket } from './tcp.ts';
+
+const listenerAddress = { host: '127.0.0.1', port: 8080 };
+const upstreamAddress = { host: '10.0.0.1', port: 80 };
+
+/** A worker with one route to one upstream; `extra` is added to its configuration. */
+class Bench {
+  readonly scheduler = new Scheduler();
+  /** The upstream's ends of the connections made to it. */
+  readonly upstreams: SimSocket[] = [];
+  private readonly kernel: SimKernel;
+  private readonly worker: PacketWorker;
+
+  constructor(extra: string, rule = '', outBufferBytes = plainLink.sendBufferBytes) {
+    const bufferBytes = 1024 * 1024;
+    const out = { ...plainLink, sendBufferBytes: outBufferBytes, receiveBufferBytes: outBufferBytes };
+    this.kernel = new SimKernel({
+      random: new Random(1),
+      scheduler: this.scheduler,
+      memoryBytes: kernelMemoryBytes(bufferBytes),
+      links: () => ({ out, in: plainLink }),
+    });
+    const connectionsMax = 16;
+    const start = {
+      index: 0,
+      wakeFd: this.kernel.eventfd(),
+      bufferBytes,
+      connectionsMax,
+      metrics: createMetricsBuffer(),
+      accessLog: createByteRing(65536),
+      flightRecords: createFlightBuffer(),
+      descriptors: new SharedArrayBuffer(connectionsMax * 4),
+    };
+    this.worker = new PacketWorker(
+      this.kernel,
+      start,
+      () => {},
+      (words) => words.fill(7),
+    );
+    const loaded = loadConfig(
+      `listeners: [{name: main, address: "127.0.0.1:8080"}]
+routes: [{name: all, rules: [{backendRefs: [{name: one}]${rule}}]}]
+backends: [{name: one, endpoints: ["10.0.0.1:80"]}]
+${extra}`,
+      'test.yaml',
+      {},
+    );
+    if ('errors' in loaded) throw new Error(JSON.stringify(loaded.errors));
+    this.kernel.setEndpoint(upstreamAddress, {
+      dial: () => ({ type: 'accept', delayMs: 0 }),
+      connected: (socket) => this.upstreams.push(socket),
+    });
+    const listenerFds = [this.kernel.createListener(listenerAddress)];
+    this.worker.handle({ type: 'snapshot', snapshot: compileSnapshot(loaded.config, 1, new Map()), listenerFds });
+  }
+
+  /** A client's connection. */
+  dial(): SimSocket {
+    const client = this.kernel.dialIn(listenerAddress, { host: '10.9.0.1', port: 5000 });
+    this.run(1);
+    return client;
+  }
+
+  /** Lets the worker run for a while. */
+  run(ms: number): void {
+    const endMs = this.scheduler.nowMs + ms;
+    while (this.scheduler.nowMs < endMs) this.worker.runBatch(Math.ceil(endMs - this.scheduler.nowMs));
+  }
+
+  /** Lets bytes travel while the worker is busy elsewhere. */
+  travel(): void {
+    this.scheduler.advanceTo(this.scheduler.nowMs + 1);
+  }
+}
+
+function text(socket: SimSocket, bytesMax = 100_000): string {
+  const chunk = new Uint8Array(bytesMax);
+  const count = socket.recv(chunk);
+  return count > 0 ? Buffer.from(chunk.subarray(0, count)).toString('latin1') : '';
+}
+
+/** Reads until the end of the stream, giving the worker time in between. */
+function readToEnd(bench: Bench, socket: SimSocket): string {
+  let all = '';
+  for (let round = 0; round < 1000 && !(socket.ended && socket.readableBytes === 0); round++) {
+    all += text(socket, 40);
+    bench.run(1);
+  }
+  return all + text(socket);
+}
+
+function bytes(value: string): Uint8Array {
+  return Buffer.from(value, 'latin1');
+}
+
+test('a reset that a send is told about first does not end a response in order', () => {
+  const bench = new Bench('');
+  const client = bench.dial();
+  client.send(bytes('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n'));
+  bench.run(5);
+  const upstream = bench.upstreams[0]!;
+  assert.match(text(upstream), /^POST \/ HTTP\/1\.1\r\n/);
+  upstream.send(bytes('HTTP/1.1 200 OK\r\n\r\npart of the answer'));
+  bench.run(5);
+  // Both arrive before the worker looks, the client's bytes first.
+  client.send(bytes('0123456789'));
+  upstream.abort();
+  bench.travel();
+  bench.run(5);
+  const answer = readToEnd(bench, client);
+  assert.match(answer, /part of the answer/);
+  assert.doesNotMatch(answer, /\r\n0\r\n\r\n$/, 'the response looks complete');
+});
+
+test('the answer to a request that ran out of time reaches a client that reads slowly', () => {
+  const bench = new Bench('', ', timeouts: {request: 1s}', 50);
+  const client = bench.dial();
+  client.send(bytes('GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n'));
+  bench.run(1500);
+  const answer = readToEnd(bench, client);
+  const length = Number(/content-length: (\d+)/i.exec(answer)?.[1]);
+  assert.match(answer, /^HTTP\/1\.1 504 /);
+  assert.equal(answer.length - answer.indexOf('\r\n\r\n') - 4, length);
+});
+
+test('the last response of a connection survives a request that was already on its way', () => {
+  const bench = new Bench('limits: {maxRequestsPerConnection: 1}', '', 200);
+  const client = bench.dial();
+  client.send(bytes('GET /1 HTTP/1.1\r\nHost: a\r\n\r\n'));
+  bench.run(5);
+  bench.upstreams[0]!.send(bytes(`HTTP/1.1 200 OK\r\nContent-Length: 300\r\n\r\n${'x'.repeat(300)}`));
+  bench.run(5);
+  let answer = text(client, 60);
+  // Everything is with the system now, and a part of it has no room at the client yet.
+  bench.run(5);
+  client.send(bytes('GET /2 HTTP/1.1\r\nHost: a\r\n\r\n'));
+  bench.run(5);
+  answer += readToEnd(bench, client);
+  assert.match(answer, /^HTTP\/1\.1 200 /);
+  assert.match(answer, /connection: close/i);
+  assert.equal(answer.length - answer.indexOf('\r\n\r\n') - 4, 300);
+});
+
+test('bytes behind a response that no request asked for are never taken for the next response', () => {
+  const bench = new Bench('');
+  const client = bench.dial();
+  client.send(bytes('GET /1 HTTP/1.1\r\nHost: a\r\n\r\n'));
+  bench.run(5);
+  const upstream = bench.upstreams[0]!;
+  upstream.send(
+    bytes('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil'),
+  );
+  bench.run(5);
+  assert.match(text(client), /ok$/);
+  client.send(bytes('GET /2 HTTP/1.1\r\nHost: a\r\n\r\n'));
+  bench.run(5);
+  assert.equal(bench.upstreams.length, 2, 'the second request needs a connection of its own');
+  bench.upstreams[1]!.send(bytes('HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood'));
+  bench.run(5);
+  assert.match(text(client), /good$/);
+});
