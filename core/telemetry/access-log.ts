@@ -22,6 +22,7 @@ import {
   putMillis,
   putNumber,
   putText,
+  putWireText,
   textNameEscapes,
   textWireEscapes,
 } from './log-bytes.ts';
@@ -50,6 +51,34 @@ for (const words of [reasonFlags, detailWords, parseWords]) {
 const QUOTES_BYTES = 2;
 
 const protocolBytes = protocolNames.map(encode);
+
+// Constants of other modules are read through a cell on every use; local copies are compiled in.
+const {
+  ATTEMPTS,
+  BACKEND,
+  BYTES_RECEIVED,
+  BYTES_SENT,
+  CLIENT_ADDRESS,
+  CLIENT_PORT,
+  DETAIL,
+  DURATION_MS,
+  ENDPOINT,
+  EPOCH,
+  HOST,
+  LISTENER,
+  METHOD,
+  PATH,
+  PROTOCOL,
+  REASON,
+  REFERER,
+  REQUEST_ID,
+  ROUTE,
+  STATUS,
+  TIME,
+  UPSTREAM_MS,
+  USER_AGENT,
+  WORKER,
+} = LogField;
 
 /** Writes access log lines of one worker in one format. */
 export class AccessLog {
@@ -141,58 +170,58 @@ export class AccessLog {
   private putField(position: number, field: number, source: LogSource): number {
     const data = this.data;
     switch (field) {
-      case LogField.TIME:
+      case TIME:
         if (!this.format.json) return this.clock.putIso(data, position, source.wallMs);
         data[position++] = 0x22;
         position = this.clock.putIso(data, position, source.wallMs);
         data[position++] = 0x22;
         return position;
-      case LogField.METHOD:
+      case METHOD:
         return this.putWire(position, source.memory, source.methodOffset, source.methodLength);
-      case LogField.PATH:
+      case PATH:
         return this.putWire(position, source.memory, source.pathOffset, source.pathLength);
-      case LogField.HOST:
+      case HOST:
         return this.putWire(position, source.memory, source.hostOffset, source.hostLength);
-      case LogField.USER_AGENT:
+      case USER_AGENT:
         return this.putWire(position, source.memory, source.userAgentOffset, source.userAgentLength);
-      case LogField.REFERER:
+      case REFERER:
         return this.putWire(position, source.memory, source.refererOffset, source.refererLength);
-      case LogField.REQUEST_ID:
+      case REQUEST_ID:
         return this.putWire(position, source.memory, source.requestIdOffset, source.requestIdLength);
-      case LogField.CLIENT_ADDRESS:
+      case CLIENT_ADDRESS:
         return this.putClient(position, source);
-      case LogField.PROTOCOL:
+      case PROTOCOL:
         return this.putName(position, protocolBytes[source.protocol]);
-      case LogField.REASON:
+      case REASON:
         return this.putName(position, reasonBytes(source.reason));
-      case LogField.DETAIL:
+      case DETAIL:
         return this.putName(position, detailBytes(source.detail));
-      case LogField.ROUTE:
+      case ROUTE:
         return this.putName(position, source.route);
-      case LogField.BACKEND:
+      case BACKEND:
         return this.putName(position, source.backend);
-      case LogField.ENDPOINT:
+      case ENDPOINT:
         return this.putName(position, source.endpoint);
-      case LogField.LISTENER:
+      case LISTENER:
         return this.putName(position, source.listener);
-      case LogField.STATUS:
+      case STATUS:
         return putNumber(data, position, source.status);
-      case LogField.BYTES_RECEIVED:
+      case BYTES_RECEIVED:
         return putNumber(data, position, source.bytesReceived);
-      case LogField.BYTES_SENT:
+      case BYTES_SENT:
         return putNumber(data, position, source.bytesSent);
-      case LogField.DURATION_MS:
+      case DURATION_MS:
         return putMillis(data, position, source.durationMs);
-      case LogField.UPSTREAM_MS:
+      case UPSTREAM_MS:
         if (source.upstreamMs < 0) return this.putAbsent(position);
         return putMillis(data, position, source.upstreamMs);
-      case LogField.CLIENT_PORT:
+      case CLIENT_PORT:
         return putNumber(data, position, source.client.peerPort);
-      case LogField.ATTEMPTS:
+      case ATTEMPTS:
         return putNumber(data, position, source.attempts);
-      case LogField.EPOCH:
+      case EPOCH:
         return putNumber(data, position, source.epoch);
-      case LogField.WORKER:
+      case WORKER:
         return putNumber(data, position, this.workerIndex);
       default:
         return this.clock.putCommon(data, position, source.wallMs);
@@ -201,19 +230,20 @@ export class AccessLog {
 
   private putWire(position: number, bytes: Uint8Array, offset: number, length: number): number {
     if (length === 0) return this.putAbsent(position);
-    return this.putEscaped(position, bytes, offset, length, this.wireEscapes);
+    const { data, view, wireEscapes } = this;
+    if (!this.format.json) return putWireText(data, view, position, bytes, offset, length, wireEscapes);
+    data[position++] = 0x22;
+    position = putWireText(data, view, position, bytes, offset, length, wireEscapes);
+    data[position++] = 0x22;
+    return position;
   }
 
   private putName(position: number, bytes: Uint8Array): number {
     if (bytes.length === 0) return this.putAbsent(position);
-    return this.putEscaped(position, bytes, 0, bytes.length, this.nameEscapes);
-  }
-
-  private putEscaped(position: number, bytes: Uint8Array, offset: number, length: number, table: Uint8Array): number {
-    const data = this.data;
-    if (!this.format.json) return putText(data, position, bytes, offset, length, table);
+    const { data, nameEscapes } = this;
+    if (!this.format.json) return putText(data, position, bytes, 0, bytes.length, nameEscapes);
     data[position++] = 0x22;
-    position = putText(data, position, bytes, offset, length, table);
+    position = putText(data, position, bytes, 0, bytes.length, nameEscapes);
     data[position++] = 0x22;
     return position;
   }

@@ -7,6 +7,7 @@
 // (text of IPv6 addresses).
 
 import { Family } from '../ffi/sockaddr.ts';
+import { wordView } from '../http1/word-view.ts';
 import type { PeerAddress } from '../io/connection.ts';
 
 /** What a byte of a text becomes. */
@@ -103,6 +104,48 @@ export function putText(
     data[position++] = hexDigits[byte & 15];
   }
   return position;
+}
+
+/**
+ * Marks with 0x80 each byte of a word that is not plain in any of the tables: below 0x20, from 0x7f
+ * up, quote or backslash. A borrow can mark one too many, never one too few.
+ */
+function specialMarks(word: number): number {
+  const quote = word ^ 0x22222222;
+  const backslash = word ^ 0x5c5c5c5c;
+  return (
+    ((word - 0x20202020) | (word + 0x01010101) | word | (quote - 0x01010101) | (backslash - 0x01010101)) & 0x80808080
+  );
+}
+
+/**
+ * Like `putText` for text from the wire, four bytes at a time where they are plain. `view` is over
+ * `data`; the source is the parsers' memory, whose view is kept. May touch FIXED_OVERRUN_BYTES more.
+ */
+export function putWireText(
+  data: Uint8Array,
+  view: DataView,
+  position: number,
+  source: Uint8Array,
+  offset: number,
+  length: number,
+  table: Uint8Array,
+): number {
+  const words = wordView(source);
+  const end = (offset + length) | 0;
+  const lastWord = end - 4;
+  let at = offset | 0;
+  while (at <= lastWord) {
+    const word = words.getInt32(at, true);
+    if (specialMarks(word) === 0) {
+      view.setInt32(position, word, true);
+      position = (position + 4) | 0;
+    } else {
+      position = putText(data, position, source, at, 4, table);
+    }
+    at = (at + 4) | 0;
+  }
+  return putText(data, position, source, at, end - at, table);
 }
 
 /** Writes a whole number, 0 to 2^53; what is below 0 or no number is written as 0. */

@@ -66,7 +66,12 @@ const bad: [status: number, reason: string, what: string, bytes: string][] = [
   [400, 'DPE', 'a method with a colon', `GE:T / HTTP/1.1\r\nHost: ${host}\r\n\r\n`],
   [400, 'DPE', 'TLS', '\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03'],
   [400, 'DPE', 'Connection naming Host', request('GET /', host, 'Connection: host')],
-  [400, 'DPE', 'Connection naming Content-Length', `${request('POST /', host, 'Content-Length: 1', 'Connection: content-length')}a`],
+  [
+    400,
+    'DPE',
+    'Connection naming Content-Length',
+    `${request('POST /', host, 'Content-Length: 1', 'Connection: content-length')}a`,
+  ],
   [505, 'DPE', 'HTTP/2.0', `GET / HTTP/2.0\r\nHost: ${host}\r\n\r\n`],
   [505, 'DPE', 'the preface of HTTP/2', 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'],
   [417, 'DPE', 'an unknown expectation', request('GET /', host, 'Expect: the-unexpected')],

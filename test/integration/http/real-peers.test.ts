@@ -44,7 +44,9 @@ const echo = createServer((incoming, response) => {
   incoming.pipe(response);
 });
 echo.on('upgrade', (incoming, socket) => {
-  socket.write(`HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: ${incoming.headers.upgrade}\r\n\r\n`);
+  socket.write(
+    `HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: ${incoming.headers.upgrade}\r\n\r\n`,
+  );
   socket.pipe(socket);
 });
 echo.listen(0, '127.0.0.1');
@@ -89,9 +91,10 @@ http { access_log off; keepalive_requests 100; ${temporary}
 `,
   );
   const child = spawn('/bin/sh', ['-c', 'PATH=$PATH:/usr/sbin exec nginx -c "$0"', file], { stdio: 'inherit' });
-  after(async () => {
+  const exit = once(child, 'exit');
+  lab.beforeClose(async () => {
     child.kill('SIGTERM');
-    if (child.exitCode === null) await once(child, 'exit');
+    await exit;
     rmSync(directory, { recursive: true, force: true });
   });
   await becomes('nginx', () =>

@@ -63,7 +63,9 @@ test('trailers that would change routing, framing or credentials do not go up', 
   const upstream = lab.upstream();
   const client = await lab.client();
   await client.send(request('POST /', upstream.host, 'Transfer-Encoding: chunked'));
-  await client.send('1\r\na\r\n0\r\nAuthorization: Basic eA==\r\nX-Forwarded-For: 6.6.6.6\r\nCookie: a=b\r\nX-Ok: 1\r\n\r\n');
+  await client.send(
+    '1\r\na\r\n0\r\nAuthorization: Basic eA==\r\nX-Forwarded-For: 6.6.6.6\r\nCookie: a=b\r\nX-Ok: 1\r\n\r\n',
+  );
   const wire = await upstream.connection();
   assert.deepEqual((await wire.request()).trailers, ['X-Ok: 1']);
   await wire.send(ok('x'));

@@ -69,7 +69,13 @@ test('TE: trailers survives, as a hop-by-hop field of the next hop', async () =>
 
 test('end-to-end fields for authentication, cookies and tracing pass', async () => {
   const upstream = lab.upstream();
-  const fields = ['Authorization: Bearer x', 'Cookie: a=b', 'traceparent: 00-a-b-01', 'Range: bytes=0-1', 'Via: 1.0 old'];
+  const fields = [
+    'Authorization: Bearer x',
+    'Cookie: a=b',
+    'traceparent: 00-a-b-01',
+    'Range: bytes=0-1',
+    'Via: 1.0 old',
+  ];
   const head = await forwarded(upstream, request('GET /', upstream.host, ...fields));
   assert.equal(
     head,

@@ -9,7 +9,13 @@ import type { Message, Wire } from './wire.ts';
 const lab = await startLab({ upstreams: 16 });
 
 /** Sends one request and lets the upstream answer it with `bytes`; gives its connection. */
-async function answered(upstream: Upstream, client: Wire, bytes: string, line = 'GET /', version = '1.1'): Promise<Wire> {
+async function answered(
+  upstream: Upstream,
+  client: Wire,
+  bytes: string,
+  line = 'GET /',
+  version = '1.1',
+): Promise<Wire> {
   await client.send(request(line, upstream.host).replace('HTTP/1.1', `HTTP/${version}`));
   const wire = await upstream.connection();
   await wire.request();

@@ -98,6 +98,7 @@ export class Lab {
   readonly upstreams: Upstream[] = [];
   private readonly options: LabOptions;
   private readonly clients: Wire[] = [];
+  private readonly closers: (() => unknown)[] = [];
   private taken = 0;
 
   constructor(options: LabOptions, upstreams: Upstream[], directory: string) {
@@ -180,9 +181,15 @@ export class Lab {
     }
   }
 
+  /** Has something ended before the gateway is checked for what is left: an upstream of another kind. */
+  beforeClose(closer: () => unknown): void {
+    this.closers.push(closer);
+  }
+
   /** Closes everything, and asserts that nothing is left in the gateway. */
   async close(): Promise<void> {
     try {
+      for (const closer of this.closers) await closer();
       for (const client of this.clients) client.close();
       for (const upstream of this.upstreams) upstream.close();
       for (const gauge of ['requests_in_flight', 'downstream_connections_open', 'upstream_connections_open']) {

@@ -54,7 +54,7 @@ function frame(opcode: number, payload: Buffer): Buffer {
 function serve(socket: Socket): void {
   let unread = Buffer.alloc(0);
   socket.on('error', () => {});
-  socket.on('data', (chunk) => {
+  socket.on('data', (chunk: Buffer) => {
     unread = Buffer.concat([unread, chunk]);
     for (let next = takeFrame(unread); next !== undefined; next = takeFrame(unread)) {
       unread = unread.subarray(next.size);
@@ -95,13 +95,16 @@ const lab = await startLab({
 
 /** The next event of a WebSocket; fails on an error. */
 function event<T extends Event>(socket: WebSocket, name: string): Promise<T> {
-  return withLimit(
-    name,
-    new Promise((resolve, reject) => {
-      socket.addEventListener(name, (value) => resolve(value as T), { once: true });
-      socket.addEventListener('error', () => reject(new Error(`error instead of ${name}`)), { once: true });
-    }),
-  );
+  const occurs = new Promise<T>((resolve, reject) => {
+    const fail = (): void => reject(new Error(`error instead of ${name}`));
+    const done = (value: Event): void => {
+      socket.removeEventListener('error', fail);
+      resolve(value as T);
+    };
+    socket.addEventListener(name, done, { once: true });
+    socket.addEventListener('error', fail, { once: true });
+  });
+  return withLimit(name, occurs);
 }
 
 test('messages of every size go both ways, and the close handshake is clean', async () => {

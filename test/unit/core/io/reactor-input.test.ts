@@ -117,6 +117,20 @@ test('kept input has room for a rewritten head before it and a chunk end after i
   }
 });
 
+test('a receive behind kept input leaves the same room after it', () => {
+  const bench = openBench();
+  for (const kept of [1, 448, 449, 5000]) {
+    const { connection, socket } = bench.open();
+    socket.incoming.push(pattern(kept), pattern(RECEIVE_BYTES_MAX, kept));
+    bench.reactor.fill(connection);
+    keepAfter(bench, connection, 0);
+    assert.ok(bench.reactor.fill(connection) > kept);
+    const { inputBlock, inputOffset, inputLength } = connection;
+    assert.ok(inputBlock + bench.reactor.arena.sizeOf(inputBlock) - inputOffset - inputLength >= TAILROOM_BYTES);
+    bench.reactor.close(connection, false);
+  }
+});
+
 test('input that comes byte by byte grows from a small to a large block and ends as FULL', () => {
   const bench = openBench();
   const { connection, socket } = bench.open();
