@@ -191,6 +191,13 @@ export function pathValue(options: Options<string>) {
   });
 }
 
+/** Tokens become part of heads, which have bounded room for what the gateway adds. */
+const TOKEN_LENGTH_MAX = 128;
+
+function tooLong(value: string): string | undefined {
+  return value.length > TOKEN_LENGTH_MAX ? `is longer than ${TOKEN_LENGTH_MAX} characters` : undefined;
+}
+
 /** A token (RFC 9110 §5.6.2), such as a header name; `refuse` may say why some are not wanted. */
 export function token(
   options: Options<string>,
@@ -198,7 +205,7 @@ export function token(
   refuse: (token: string) => string | undefined = () => undefined,
 ) {
   return text(options, 'token', expected, (value) =>
-    new RegExp(TOKEN_PATTERN).test(value) ? refuse(value) : 'is not a token (RFC 9110 §5.6.2)',
+    new RegExp(TOKEN_PATTERN).test(value) ? (tooLong(value) ?? refuse(value)) : 'is not a token (RFC 9110 §5.6.2)',
   );
 }
 

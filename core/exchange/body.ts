@@ -94,7 +94,8 @@ function plain(offset: number, count: number, end: boolean, piece: BodyPiece): v
 }
 
 function readChunks(memory: Uint8Array, offset: number, length: number, state: ChunkedState, piece: BodyPiece): void {
-  piece.error = -decodeChunked(memory, offset, length, state, TRAILER_BYTES_MAX);
+  // `-` alone would make the usual 0 a -0, which is no small integer.
+  piece.error = 0 - decodeChunked(memory, offset, length, state, TRAILER_BYTES_MAX);
   piece.payloadOffset = state.payloadOffset;
   piece.payloadLength = state.payloadLength;
   piece.consumed = state.consumed;
@@ -132,7 +133,7 @@ export function frameChunk(memory: Uint8Array, payloadOffset: number, payloadLen
 /**
  * Writes the end of a chunked body at `at`: the last chunk, the trailer fields that may be
  * forwarded (RFC 9110 §6.5.1), and the empty line. Returns the offset after it.
- * Room needed: the size of the trailer section (TRAILER_BYTES_MAX) and 5 bytes.
+ * Room needed: the size of the trailer section (TRAILER_BYTES_MAX), a byte per field, and 5 bytes.
  */
 export function putBodyEnd(memory: Uint8Array, at: number, trailers: HeaderTable | null): number {
   if (trailers === null) return putBytes(memory, at, lastChunkAndEnd);

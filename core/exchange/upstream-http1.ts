@@ -483,6 +483,11 @@ export class UpstreamHttp1 implements Protocol {
     } else {
       this.close(connection, false);
     }
+    if (exchange.attemptDeadlineMs > 0) {
+      // The backend has done its part; how long the client takes is not its business.
+      exchange.attemptDeadlineMs = 0;
+      downstream.progress(exchange);
+    }
     downstream.responseComplete(exchange);
   }
 

@@ -116,7 +116,7 @@ export class Reactor {
     }
     const count = this.kernel.epollWait(this.epoll, waitMs);
     this.readClocks();
-    // The ready queue first: what became ready in this batch is queued behind what waited before.
+    // Only those that wait already are served: what queues itself in this batch has its turn in the next.
     const waiting = this.readyCount;
     for (let i = 0; i < count; i++) this.dispatch(i);
     for (let i = 0; i < waiting; i++) this.serveReady();

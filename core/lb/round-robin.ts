@@ -7,7 +7,10 @@
 
 import type { Picker } from './picker.ts';
 
-/** Longest round; larger weight sums are scaled down, which changes shares by less than 0.1 %. */
+/**
+ * Longest round; larger weight sums are scaled down to it. A share is then off by at most half a place
+ * of the round per endpoint, and an endpoint always keeps one place.
+ */
 const ROUND_LENGTH_MAX = 16384;
 
 export class RoundRobin implements Picker {

@@ -191,11 +191,11 @@ class World {
     // Upstreams that hang, and kept connections, end now or by the gateway's own timers.
     if (this.random.chance(0.5)) for (const upstream of this.upstreams.values()) upstream.closeAll();
     const settleMs = this.scheduler.nowMs + SETTLE_MS_MAX;
-    // One batch more than seems needed: a connection may still wait to be accepted.
+    // One batch more than seems needed: a connection may still wait to be accepted, or a message to be taken.
     do {
       while (!this.quiet() && this.scheduler.nowMs < settleMs) this.batch();
       this.batch();
-    } while (!this.quiet() && this.scheduler.nowMs < settleMs);
+    } while ((!this.quiet() || this.inbox.length > 0) && this.scheduler.nowMs < settleMs);
     if (this.inbox.length > 0) this.judge.violation('control messages were never taken');
     this.checkLeaks();
     this.checkStop();

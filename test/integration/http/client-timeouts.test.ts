@@ -10,6 +10,8 @@ const lab = await startLab({
   upstreams: 8,
   top: 'timeouts: {requestHead: 1s, idle: 1500ms, streamIdle: 1200ms}',
 });
+// Here only the time for a head is short.
+const patient = await startLab({ upstreams: 1, top: 'timeouts: {requestHead: 500ms, idle: 60s}' });
 
 // The tests run side by side: they mostly wait.
 const together = { concurrency: true };
@@ -60,9 +62,9 @@ test('slow clients', together, async (t) => {
     }),
 
     t.test('the second head of a connection is timed too, from its first byte', async () => {
-      const upstream = lab.upstream();
+      const upstream = patient.upstream();
       upstream.serve(() => ok('x'));
-      const client = await lab.client();
+      const client = await patient.client();
       await client.send(`${request('GET /', upstream.host)}GET /half`);
       assert.equal((await client.response()).status, 200);
       assert.equal((await client.response()).status, 408);

@@ -8,7 +8,9 @@ import { readFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import { connect } from 'node:net';
 import { after, test } from 'node:test';
+import { get } from '../support.ts';
 import { becomes, listen, ok, request, startLab } from './support.ts';
+import type { Message } from './wire.ts';
 
 /** A port on which nobody listens. */
 async function closedPort(): Promise<number> {
@@ -42,7 +44,7 @@ async function fullPort(): Promise<number> {
 
 const lab = await startLab({
   upstreams: 8,
-  rule: 'timeouts: {request: 1500ms, backendRequest: 700ms}',
+  rule: 'timeouts: {backendRequest: 700ms}',
   routes: [
     '{name: refused, hostnames: [refused.test], rules: [{backendRefs: [{name: refused}]}]}',
     '{name: full, hostnames: [full.test], rules: [{backendRefs: [{name: full}]}]}',
@@ -56,6 +58,12 @@ const lab = await startLab({
   ],
 });
 const first = lab.upstream();
+
+/** Asserts that `explain` names a setting as the cause. */
+async function explained(response: Message, setting: RegExp): Promise<void> {
+  const { body } = await get(lab.adminPort, `/explain?id=${response.value('x-request-id')}`);
+  assert.match(body, setting);
+}
 
 /** Status and reason of a request to a host, on a connection that must be kept. */
 async function refusal(host: string): Promise<[status: number, reason: string | undefined]> {
@@ -90,6 +98,7 @@ test('an upstream that does not answer within timeouts.backendRequest gives 504 
   const response = await client.response();
   assert.equal(response.status, 504);
   assert.equal(response.value('x-reason'), 'UT');
+  await explained(response, /timeouts\.backendRequest ran out/);
   assert.equal(await wire.ended(), 'reset');
   assert.equal(client.ending, undefined);
 });
@@ -102,6 +111,7 @@ test('an upstream that does not answer within timeouts.request gives 504 UT', as
   const response = await client.response();
   assert.equal(response.status, 504);
   assert.equal(response.value('x-reason'), 'UT');
+  await explained(response, /timeouts\.request ran out/);
   assert.equal(await wire.ended(), 'reset');
 });
 
@@ -123,8 +133,8 @@ test('a timeout of one request does not outlive it', async () => {
   const client = await lab.client();
   await client.send(request('GET /', upstream.host));
   await client.response();
-  // Longer than both timeouts of the rule; the connection and its upstream must still be there.
-  await new Promise((resolve) => setTimeout(resolve, 1800));
+  // Longer than the timeout of the rule; the connection and its upstream must still be there.
+  await new Promise((resolve) => setTimeout(resolve, 1200));
   await client.send(request('GET /', upstream.host));
   assert.equal((await client.response()).body, 'x');
   assert.equal(upstream.accepted, 1);
