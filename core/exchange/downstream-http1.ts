@@ -23,18 +23,17 @@ import { BULK_RECEIVE_BYTES_MAX, LARGE_BLOCK_BYTES, RECEIVE_BYTES_MAX, SMALL_BLO
 import type { Connection, Protocol } from '../io/connection.ts';
 import { FILL_AGAIN, FILL_END, FILL_ERROR, FILL_FULL, FILL_NO_BUFFER } from '../io/reactor.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
-import { BodyPiece, frameChunk, framedOffset, putBodyEnd, readRequestBody, startRequestChunks } from './body.ts';
+import { BodyPiece, readRequestBody, startRequestChunks } from './body.ts';
 import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 import { valueEquals } from './fields.ts';
-import { GENERATED_BYTES_MAX, GeneratedConnection, writeGenerated } from './generated.ts';
 import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
 import { requestHeadBytesMax, writeRequestHead } from './request-head.ts';
-import { ConnectionOption, OutFraming, rewriteResponseHead } from './response-head.ts';
+import { ResponseWriter } from './response-writer.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { CHUNKED, CLOSE, LENGTH } = BodyFraming;
-const { DOWNSTREAM_ACCEPTED, DOWNSTREAM_BYTES_IN, DOWNSTREAM_BYTES_OUT, DOWNSTREAM_OPEN } = Counter;
+const { DOWNSTREAM_ACCEPTED, DOWNSTREAM_BYTES_IN, DOWNSTREAM_OPEN } = Counter;
 
 /** States of a downstream connection. */
 export const DownstreamState = {
@@ -60,10 +59,12 @@ const emptyBytes = new Uint8Array(0);
 
 export class DownstreamHttp1 implements Protocol {
   private readonly context: ProxyContext;
+  private readonly writer: ResponseWriter;
   private readonly piece = new BodyPiece();
 
   constructor(context: ProxyContext) {
     this.context = context;
+    this.writer = new ResponseWriter(context);
   }
 
   // -- events -------------------------------------------------------------------
@@ -412,119 +413,30 @@ export class DownstreamHttp1 implements Protocol {
   // -- response -------------------------------------------------------------------
 
   /**
-   * Sends the final response head with the first piece of its body. The head lies at `headOffset`,
-   * the piece behind it in the same buffer. Returns false when the client's connection has failed
-   * and the exchange is over.
+   * Sends the final response head with the first piece of its body (see ResponseWriter). Returns
+   * false when the client's connection has failed and the exchange is over.
    */
   sendResponse(exchange: Exchange, headOffset: number, head: ResponseHead, piece: BodyPiece): boolean {
-    const { context } = this;
-    const { memory, reactor, draining, counters } = context;
-    const connection = exchange.downstream!;
     // An early response ends the connection (see `finish`), and the client should know (RFC 9112 §9.6).
-    if (draining || connection.listener!.removed || !exchange.requestComplete) exchange.keepAlive = false;
-    let option: number = ConnectionOption.NONE;
-    if (!exchange.keepAlive) option = ConnectionOption.CLOSE;
-    else if (exchange.versionMinor === 0) option = ConnectionOption.KEEP_ALIVE;
-    exchange.status = head.status;
-    exchange.responseStarted = true;
-    exchange.responseBodyBytes = piece.payloadLength;
-
-    const chunked = exchange.responseOutFraming === CHUNKED;
-    const outFraming = chunked
-      ? OutFraming.CHUNKED
-      : exchange.responseOutFraming === CLOSE || head.status === 204
-        ? OutFraming.NONE
-        : OutFraming.KEEP;
-    let bodyStart = head.endOffset;
-    if (piece.payloadLength > 0) {
-      bodyStart = chunked ? piece.payloadOffset - chunkHeaderBytes(piece.payloadLength) : piece.payloadOffset;
+    if (this.context.draining || exchange.downstream!.listener!.removed || !exchange.requestComplete) {
+      exchange.keepAlive = false;
     }
-    let start = rewriteResponseHead(
-      reactor,
-      headOffset,
-      head,
-      Math.max(bodyStart, head.endOffset),
-      outFraming,
-      option,
-      exchange.runtime!,
-      context.date,
-    );
-    if (bodyStart < head.endOffset) {
-      // The chunk header needs room that the head's end takes: move the head left.
-      const shift = head.endOffset - bodyStart;
-      memory.copyWithin(start - shift, start, head.endOffset);
-      start -= shift;
-    }
-    let end = bodyStart;
-    const ended = piece.end && chunked;
-    if (piece.payloadLength > 0) {
-      end = chunked
-        ? frameChunk(memory, piece.payloadOffset, piece.payloadLength, ended && piece.trailers === null)
-        : piece.payloadOffset + piece.payloadLength;
-    }
-    counters[DOWNSTREAM_BYTES_OUT] += end - start;
-    const bodyEndFollows = ended && (piece.trailers !== null || piece.payloadLength === 0);
-    if (!reactor.send(connection, start, end - start, bodyEndFollows)) {
-      this.writeFailed(connection);
-      return false;
-    }
-    return !bodyEndFollows || this.sendBodyEnd(exchange, piece);
+    return this.sent(exchange, this.writer.response(exchange, headOffset, head, piece));
   }
 
-  /** Sends a further piece of the response body. Returns false when the client's connection has failed. */
+  /** Sends a further piece of the response body. Returns false like `sendResponse`. */
   sendResponseBody(exchange: Exchange, piece: BodyPiece): boolean {
-    const { memory, reactor, counters } = this.context;
-    const connection = exchange.downstream!;
-    const chunked = exchange.responseOutFraming === CHUNKED;
-    const ended = piece.end && chunked;
-    if (piece.payloadLength > 0) {
-      exchange.responseBodyBytes += piece.payloadLength;
-      let start = piece.payloadOffset;
-      let end = start + piece.payloadLength;
-      if (chunked) {
-        end = frameChunk(memory, start, piece.payloadLength, ended && piece.trailers === null);
-        start = framedOffset();
-      }
-      counters[DOWNSTREAM_BYTES_OUT] += end - start;
-      if (!reactor.send(connection, start, end - start, ended && piece.trailers !== null)) {
-        this.writeFailed(connection);
-        return false;
-      }
-    }
-    if (ended && (piece.trailers !== null || piece.payloadLength === 0)) return this.sendBodyEnd(exchange, piece);
-    return true;
+    return this.sent(exchange, this.writer.body(exchange, piece));
   }
 
-  private sendBodyEnd(exchange: Exchange, piece: BodyPiece): boolean {
-    const { memory, reactor, counters } = this.context;
-    const start = reactor.arena.scratchOffset;
-    const end = putBodyEnd(memory, start, piece.trailers);
-    counters[DOWNSTREAM_BYTES_OUT] += end - start;
-    if (reactor.send(exchange.downstream!, start, end - start, false)) return true;
-    this.writeFailed(exchange.downstream!);
-    return false;
-  }
-
-  /** Passes a 1xx head on (not 101). Returns false when the client's connection has failed. */
+  /** Passes a 1xx head on (not 101). Returns false like `sendResponse`. */
   sendInformational(exchange: Exchange, headOffset: number, head: ResponseHead): boolean {
-    const { reactor, counters, date } = this.context;
-    // HTTP/1.0 clients do not know 1xx (RFC 9110 §15.2).
-    if (exchange.versionMinor === 0) return true;
-    const start = rewriteResponseHead(
-      reactor,
-      headOffset,
-      head,
-      head.endOffset,
-      OutFraming.NONE,
-      ConnectionOption.NONE,
-      exchange.runtime!,
-      date,
-    );
-    const length = head.endOffset - start;
-    counters[DOWNSTREAM_BYTES_OUT] += length;
-    if (reactor.send(exchange.downstream!, start, length, false)) return true;
-    this.writeFailed(exchange.downstream!);
-    return false;
+    return this.sent(exchange, this.writer.informational(exchange, headOffset, head));
+  }
+
+  private sent(exchange: Exchange, ok: boolean): boolean {
+    if (!ok) this.writeFailed(exchange.downstream!);
+    return ok;
   }
 
   /** The response is complete and handed over; the upstream has been let go. */
@@ -568,8 +480,6 @@ export class DownstreamHttp1 implements Protocol {
    * while none has begun, else by cutting the connection so that the client sees the truncation.
    */
   fail(exchange: Exchange, status: number, reason: number, detail: number, errno: number): void {
-    const { reactor, counters, date } = this.context;
-    const connection = exchange.downstream!;
     exchange.reason = reason;
     exchange.detail = detail;
     exchange.errno = errno;
@@ -578,37 +488,11 @@ export class DownstreamHttp1 implements Protocol {
       return;
     }
     if (!exchange.requestComplete || this.context.draining) exchange.keepAlive = false;
-    exchange.status = status;
-    exchange.generated = true;
-    exchange.responseStarted = true;
-    let option: number = GeneratedConnection.DEFAULT;
-    if (!exchange.keepAlive) option = GeneratedConnection.CLOSE;
-    else if (exchange.versionMinor === 0) option = GeneratedConnection.KEEP_ALIVE;
-    const start = reactor.arena.scratchOffset;
-    const end = writeGenerated(
-      reactor,
-      start,
-      status,
-      reason,
-      detail,
-      exchange.requestIdOffset,
-      exchange.requestIdLength,
-      option,
-      exchange.method !== Method.HEAD,
-      exchange.runtime!,
-      date,
-    );
-    if (end - start > GENERATED_BYTES_MAX) throw new Error('a generated response is longer than its room');
-    counters[DOWNSTREAM_BYTES_OUT] += end - start;
     // The deadline that has just passed must not cut off the answer that says so.
     exchange.requestDeadlineMs = 0;
     exchange.attemptDeadlineMs = 0;
     this.progress(exchange);
-    if (!reactor.send(connection, start, end - start, false)) {
-      this.writeFailed(connection);
-      return;
-    }
-    this.responseComplete(exchange);
+    if (this.sent(exchange, this.writer.generated(exchange, status))) this.responseComplete(exchange);
   }
 
   /** Cuts a connection in the middle of its response. */
@@ -763,10 +647,6 @@ export class DownstreamHttp1 implements Protocol {
     this.close(connection, CloseCause.DRAIN, false);
     return true;
   }
-}
-
-function chunkHeaderBytes(payloadLength: number): number {
-  return ((35 - Math.clz32(payloadLength)) >> 2) + 2;
 }
 
 /**

@@ -104,7 +104,8 @@ export class UpstreamHttp1 implements Protocol {
       downstream.progress(exchange);
     }
     // A retry, like a tunnel, gets a connection that nothing else has used.
-    const kept = exchange.attempts === 1 && exchange.method !== Method.CONNECT ? endpoint.takeIdle() : null;
+    const kept =
+      exchange.attempts === 1 && exchange.method !== Method.CONNECT ? this.takeKept(exchange, endpoint) : null;
     if (kept === null) {
       this.connect(exchange, endpoint);
       return;
@@ -116,6 +117,22 @@ export class UpstreamHttp1 implements Protocol {
     exchange.upstreamConnectionAgeMs = reactor.nowMs - kept.openedMs;
     reactor.clearTimer(kept);
     this.use(exchange, kept);
+  }
+
+  /**
+   * Takes a kept connection of an endpoint, or null. One that has ended since the last batch costs an
+   * idempotent request a retry, but any other request its answer: for those it is looked at once more.
+   */
+  private takeKept(exchange: Exchange, endpoint: Endpoint): Connection | null {
+    const { reactor } = this.context;
+    for (;;) {
+      const kept = endpoint.idle;
+      if (kept === null) return null;
+      if (isIdempotent(exchange.method)) break;
+      if (reactor.kernel.recv(kept.fd, reactor.arena.scratchOffset, 1) === -Errno.EAGAIN) break;
+      this.closeIdle(kept);
+    }
+    return endpoint.takeIdle();
   }
 
   private connect(exchange: Exchange, endpoint: Endpoint): void {

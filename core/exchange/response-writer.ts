@@ -1,0 +1,162 @@
+// Writes responses to the client's connection: the upstream's, in place, and generated ones.
+//
+// Bytes that the socket does not take stay queued with the connection. Nothing here decides about
+// connections or exchanges: a failed send is only reported, and downstream-http1.ts acts on it.
+// Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
+// Spec: RFC 9112 §6 (framing), §7.1 (chunked), §9.6 (Connection: close).
+
+import { Method, type ResponseHead } from '../http1/message.ts';
+import { Counter } from '../telemetry/metrics.ts';
+import { type BodyPiece, frameChunk, framedOffset, putBodyEnd } from './body.ts';
+import type { ProxyContext } from './context.ts';
+import { BodyFraming, type Exchange } from './exchange.ts';
+import { GENERATED_BYTES_MAX, GeneratedConnection, writeGenerated } from './generated.ts';
+import { ConnectionOption, OutFraming, rewriteResponseHead } from './response-head.ts';
+
+// Constants of other modules are read through a cell on every use; local copies are compiled in.
+const { CHUNKED, CLOSE } = BodyFraming;
+const { DOWNSTREAM_BYTES_OUT } = Counter;
+
+/** Writes responses of one worker. Every method returns false when the client's connection has failed. */
+export class ResponseWriter {
+  private readonly context: ProxyContext;
+
+  constructor(context: ProxyContext) {
+    this.context = context;
+  }
+
+  /**
+   * Writes the final response head with the first piece of its body. The head lies at `headOffset`,
+   * the piece behind it in the same buffer; both are rewritten there.
+   */
+  response(exchange: Exchange, headOffset: number, head: ResponseHead, piece: BodyPiece): boolean {
+    const { context } = this;
+    const { memory, reactor, counters } = context;
+    const connection = exchange.downstream!;
+    let option: number = ConnectionOption.NONE;
+    if (!exchange.keepAlive) option = ConnectionOption.CLOSE;
+    else if (exchange.versionMinor === 0) option = ConnectionOption.KEEP_ALIVE;
+    exchange.status = head.status;
+    exchange.responseStarted = true;
+    exchange.responseBodyBytes = piece.payloadLength;
+
+    const chunked = exchange.responseOutFraming === CHUNKED;
+    const outFraming = chunked
+      ? OutFraming.CHUNKED
+      : exchange.responseOutFraming === CLOSE || head.status === 204
+        ? OutFraming.NONE
+        : OutFraming.KEEP;
+    let bodyStart = head.endOffset;
+    if (piece.payloadLength > 0) {
+      bodyStart = chunked ? piece.payloadOffset - chunkHeaderBytes(piece.payloadLength) : piece.payloadOffset;
+    }
+    let start = rewriteResponseHead(
+      reactor,
+      headOffset,
+      head,
+      Math.max(bodyStart, head.endOffset),
+      outFraming,
+      option,
+      exchange.runtime!,
+      context.date,
+    );
+    if (bodyStart < head.endOffset) {
+      // The chunk header needs room that the head's end takes: move the head left.
+      const shift = head.endOffset - bodyStart;
+      memory.copyWithin(start - shift, start, head.endOffset);
+      start -= shift;
+    }
+    let end = bodyStart;
+    const ended = piece.end && chunked;
+    if (piece.payloadLength > 0) {
+      end = chunked
+        ? frameChunk(memory, piece.payloadOffset, piece.payloadLength, ended && piece.trailers === null)
+        : piece.payloadOffset + piece.payloadLength;
+    }
+    counters[DOWNSTREAM_BYTES_OUT] += end - start;
+    const bodyEndFollows = ended && (piece.trailers !== null || piece.payloadLength === 0);
+    if (!reactor.send(connection, start, end - start, bodyEndFollows)) return false;
+    return !bodyEndFollows || this.bodyEnd(exchange, piece);
+  }
+
+  /** Writes a further piece of the response body. */
+  body(exchange: Exchange, piece: BodyPiece): boolean {
+    const { memory, reactor, counters } = this.context;
+    const connection = exchange.downstream!;
+    const chunked = exchange.responseOutFraming === CHUNKED;
+    const ended = piece.end && chunked;
+    if (piece.payloadLength > 0) {
+      exchange.responseBodyBytes += piece.payloadLength;
+      let start = piece.payloadOffset;
+      let end = start + piece.payloadLength;
+      if (chunked) {
+        end = frameChunk(memory, start, piece.payloadLength, ended && piece.trailers === null);
+        start = framedOffset();
+      }
+      counters[DOWNSTREAM_BYTES_OUT] += end - start;
+      if (!reactor.send(connection, start, end - start, ended && piece.trailers !== null)) return false;
+    }
+    if (ended && (piece.trailers !== null || piece.payloadLength === 0)) return this.bodyEnd(exchange, piece);
+    return true;
+  }
+
+  /** Passes a 1xx head on (not 101). */
+  informational(exchange: Exchange, headOffset: number, head: ResponseHead): boolean {
+    const { reactor, counters, date } = this.context;
+    // HTTP/1.0 clients do not know 1xx (RFC 9110 §15.2).
+    if (exchange.versionMinor === 0) return true;
+    const start = rewriteResponseHead(
+      reactor,
+      headOffset,
+      head,
+      head.endOffset,
+      OutFraming.NONE,
+      ConnectionOption.NONE,
+      exchange.runtime!,
+      date,
+    );
+    const length = head.endOffset - start;
+    counters[DOWNSTREAM_BYTES_OUT] += length;
+    return reactor.send(exchange.downstream!, start, length, false);
+  }
+
+  /** Writes a response of this proxy's own; its body is left out for HEAD. */
+  generated(exchange: Exchange, status: number): boolean {
+    const { reactor, counters, date } = this.context;
+    exchange.status = status;
+    exchange.generated = true;
+    exchange.responseStarted = true;
+    let option: number = GeneratedConnection.DEFAULT;
+    if (!exchange.keepAlive) option = GeneratedConnection.CLOSE;
+    else if (exchange.versionMinor === 0) option = GeneratedConnection.KEEP_ALIVE;
+    const start = reactor.arena.scratchOffset;
+    const end = writeGenerated(
+      reactor,
+      start,
+      status,
+      exchange.reason,
+      exchange.detail,
+      exchange.requestIdOffset,
+      exchange.requestIdLength,
+      option,
+      exchange.method !== Method.HEAD,
+      exchange.runtime!,
+      date,
+    );
+    if (end - start > GENERATED_BYTES_MAX) throw new Error('a generated response is longer than its room');
+    counters[DOWNSTREAM_BYTES_OUT] += end - start;
+    return reactor.send(exchange.downstream!, start, end - start, false);
+  }
+
+  private bodyEnd(exchange: Exchange, piece: BodyPiece): boolean {
+    const { memory, reactor, counters } = this.context;
+    const start = reactor.arena.scratchOffset;
+    const end = putBodyEnd(memory, start, piece.trailers);
+    counters[DOWNSTREAM_BYTES_OUT] += end - start;
+    return reactor.send(exchange.downstream!, start, end - start, false);
+  }
+}
+
+function chunkHeaderBytes(payloadLength: number): number {
+  return ((35 - Math.clz32(payloadLength)) >> 2) + 2;
+}
