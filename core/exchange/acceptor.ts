@@ -83,6 +83,8 @@ export class Acceptor implements Protocol {
 
   writable(): void {}
 
+  sendFailed(): void {}
+
   /** A pause is over. */
   expired(watch: Connection): void {
     this.context.reactor.pauseWatch(watch, false);

@@ -529,6 +529,10 @@ export class DownstreamHttp1 implements Protocol {
     this.close(connection, errno === 0 ? CloseCause.CLIENT : CloseCause.CLIENT_RESET, false);
   }
 
+  sendFailed(connection: Connection): void {
+    this.writeFailed(connection);
+  }
+
   /** A send has failed; `connection.errno` says how. */
   writeFailed(connection: Connection): void {
     const exchange = connection.exchange;
@@ -578,7 +582,8 @@ export class DownstreamHttp1 implements Protocol {
       detail = Detail.REQUEST_BODY_TIMER;
     }
     upstream.cancel(exchange);
-    if (exchange.responseComplete || (exchange.responseStarted && blockedOnClient)) {
+    if (exchange.responseComplete || blockedOnClient) {
+      // It has not even taken the response before, or is in the middle of this one: nobody to answer.
       exchange.reason = reason;
       exchange.detail = detail;
       connection.exchange = null;
@@ -624,6 +629,12 @@ export class DownstreamHttp1 implements Protocol {
   /** Closes a connection that has no exchange. */
   close(connection: Connection, cause: number, abort: boolean): void {
     const { reactor, metrics, counters } = this.context;
+    if (connection.deferred && !abort) {
+      // The response before is still to be sent; that may fail, and then the connection is closed already.
+      const { generation } = connection;
+      reactor.flushDeferred();
+      if (connection.generation !== generation) return;
+    }
     metrics.countClose(cause);
     counters[DOWNSTREAM_OPEN]--;
     reactor.close(connection, abort);
@@ -644,6 +655,7 @@ export class DownstreamHttp1 implements Protocol {
   /** Closes a connection that is between requests; others are left to end by themselves. Returns whether it did. */
   closeIfIdle(connection: Connection): boolean {
     if (connection.state !== IDLE || connection.inputLength > 0 || connection.readReady) return false;
+    if (connection.outputBytes > 0) return false;
     this.close(connection, CloseCause.DRAIN, false);
     return true;
   }

@@ -6,6 +6,7 @@
 // Spec: RFC 9112 §6 (framing), §7.1 (chunked), §9.6 (Connection: close).
 
 import { Method, type ResponseHead } from '../http1/message.ts';
+import type { Connection } from '../io/connection.ts';
 import { Counter } from '../telemetry/metrics.ts';
 import { type BodyPiece, frameChunk, framedOffset, putBodyEnd } from './body.ts';
 import type { ProxyContext } from './context.ts';
@@ -16,6 +17,9 @@ import { ConnectionOption, OutFraming, rewriteResponseHead } from './response-he
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { CHUNKED, CLOSE } = BodyFraming;
 const { DOWNSTREAM_BYTES_OUT } = Counter;
+
+/** Larger responses are sent at once: they would crowd the receive area. */
+const DEFERRED_BYTES_MAX = 16 * 1024;
 
 /** Writes responses of one worker. Every method returns false when the client's connection has failed. */
 export class ResponseWriter {
@@ -75,8 +79,12 @@ export class ResponseWriter {
     }
     counters[DOWNSTREAM_BYTES_OUT] += end - start;
     const bodyEndFollows = ended && (piece.trailers !== null || piece.payloadLength === 0);
-    if (!reactor.send(connection, start, end - start, bodyEndFollows)) return false;
-    return !bodyEndFollows || this.bodyEnd(exchange, piece);
+    if (bodyEndFollows) return reactor.send(connection, start, end - start, true) && this.bodyEnd(exchange, piece);
+    if (piece.end && mayDefer(exchange, connection) && end - start <= DEFERRED_BYTES_MAX) {
+      reactor.sendDeferred(connection, start, end - start);
+      return true;
+    }
+    return reactor.send(connection, start, end - start, false);
   }
 
   /** Writes a further piece of the response body. */
@@ -159,4 +167,19 @@ export class ResponseWriter {
 
 function chunkHeaderBytes(payloadLength: number): number {
   return ((35 - Math.clz32(payloadLength)) >> 2) + 2;
+}
+
+/**
+ * Whether a complete response may wait for the end of the batch: it lies in the receive area, nothing
+ * of this connection is waiting, and the connection goes on afterwards.
+ */
+function mayDefer(exchange: Exchange, connection: Connection): boolean {
+  return (
+    exchange.keepAlive &&
+    exchange.requestComplete &&
+    connection.outputBytes === 0 &&
+    !connection.deferred &&
+    !connection.readHangup &&
+    exchange.upstream!.inputBlock === 0
+  );
 }

@@ -139,6 +139,11 @@ export class Tunnel implements Protocol {
     else reactor.resume(peer);
   }
 
+  sendFailed(connection: Connection): void {
+    const exchange = (connection.exchange ?? connection.tunnelPeer!.exchange)!;
+    this.failed(exchange, connection);
+  }
+
   expired(connection: Connection): void {
     const exchange = connection.exchange;
     if (exchange === null || !exchange.tunnel) return;

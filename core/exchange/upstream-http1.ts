@@ -207,6 +207,13 @@ export class UpstreamHttp1 implements Protocol {
     }
   }
 
+  sendFailed(connection: Connection): void {
+    const exchange = connection.exchange!;
+    // Not one byte of the head has gone, unless what is left of it found no buffer.
+    exchange.requestSent = connection.errno === Errno.ENOBUFS;
+    this.writeFailed(exchange);
+  }
+
   private connected(connection: Connection, exchange: Exchange): void {
     const { reactor, counters, downstream, tunnel } = this.context;
     const errno = reactor.kernel.socketError(connection.fd);
@@ -246,8 +253,13 @@ export class UpstreamHttp1 implements Protocol {
     ) {
       sent = this.sendHeadWithBody(exchange, connection);
     } else {
-      sent = reactor.send(connection, exchange.headOffset, exchange.headLength, false);
       counters[UPSTREAM_BYTES_OUT] += exchange.headLength;
+      if (exchange.requestComplete) {
+        reactor.sendDeferred(connection, exchange.headOffset, exchange.headLength);
+        sent = true;
+      } else {
+        sent = reactor.send(connection, exchange.headOffset, exchange.headLength, false);
+      }
     }
     if (!sent) {
       this.writeFailed(exchange);
@@ -338,6 +350,12 @@ export class UpstreamHttp1 implements Protocol {
     const { reactor, counters, downstream } = this.context;
     const exchange = connection.exchange!;
     const client = exchange.downstream!;
+    if (connection.deferred) {
+      // If it has ended, or spoken, that was before the request was sent on it.
+      if (reactor.fill(connection) === FILL_AGAIN) return;
+      this.fault(exchange, Reason.UPSTREAM_CONNECTION_TERMINATION, Detail.UPSTREAM_FIN, 0);
+      return;
+    }
     for (let turn = 0; ; turn++) {
       // Paused while the client has not taken what it was sent; resumed by its writable event.
       if (client.outputBytes > 0 || !connection.readReady) return;
@@ -538,6 +556,7 @@ export class UpstreamHttp1 implements Protocol {
     const { counters, downstream } = this.context;
     const connection = exchange.upstream!;
     const answered = exchange.firstByteMs > 0;
+    if (connection.deferred) exchange.requestSent = false;
     this.close(connection, reason !== Reason.UPSTREAM_CONNECTION_TERMINATION);
     if (reason === Reason.UPSTREAM_CONNECTION_TERMINATION && exchange.reusedConnection && !answered) {
       if (!exchange.bodyStreamed && (!exchange.requestSent || isIdempotent(exchange.method))) {

@@ -26,14 +26,17 @@ export const TAILROOM_BYTES = 64;
 /** Most bytes one receive takes where what is left over must fit into one large block. */
 export const RECEIVE_BYTES_MAX = LARGE_BLOCK_BYTES - HEADROOM_BYTES - TAILROOM_BYTES;
 
-/** The receive area: as much as one receive of body bytes can take, with the room around it. */
-const RECEIVE_AREA_BYTES = 128 * 1024;
-
 /**
  * Most bytes one receive takes in the middle of a large body, and so most bytes that one stream
  * holds for a slow reader. Fewer, larger receives cost less CPU per byte.
  */
-export const BULK_RECEIVE_BYTES_MAX = RECEIVE_AREA_BYTES - HEADROOM_BYTES - TAILROOM_BYTES;
+export const BULK_RECEIVE_BYTES_MAX = 128 * 1024 - HEADROOM_BYTES - TAILROOM_BYTES;
+
+/**
+ * The receive area. Messages whose sending is put off to the end of the batch stay in it while
+ * further ones are received behind them: at 256 KiB more than a hundred small ones.
+ */
+export const RECEIVE_AREA_BYTES = 256 * 1024;
 
 /** Scratch for building generated responses and rewritten heads. */
 export const SCRATCH_BYTES = LARGE_BLOCK_BYTES + SMALL_BLOCK_BYTES;

@@ -17,6 +17,8 @@ export interface Protocol {
   writable(connection: Connection): void;
   /** The timer set with `reactor.setTimer` has run out. */
   expired(connection: Connection): void;
+  /** Bytes given to `reactor.sendDeferred` could not be sent; `connection.errno` says why. */
+  sendFailed(connection: Connection): void;
 }
 
 /** Words of a peer address kept as numbers: no text until somebody asks. */
@@ -59,6 +61,9 @@ export class Connection implements PeerAddress {
   inputLength = 0;
   /** How far the search for the end of a partial head has come, relative to inputOffset. */
   inputScanned = 0;
+
+  /** Bytes wait for the end of the batch (see `reactor.sendDeferred`). */
+  deferred = false;
 
   // -- unsent output: a chain of large blocks --------------------------------
   outputFirst = 0;

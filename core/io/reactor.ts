@@ -13,6 +13,7 @@ import {
   Arena,
   HEADROOM_BYTES,
   LARGE_BLOCK_BYTES,
+  RECEIVE_AREA_BYTES,
   RECEIVE_BYTES_MAX,
   SMALL_BLOCK_BYTES,
   TAILROOM_BYTES,
@@ -22,6 +23,11 @@ import { TimerWheel } from './timer-wheel.ts';
 
 /** A stream socket: everything, edge-triggered, registered once for its whole life. */
 const STREAM_EVENTS = Epoll.IN | Epoll.OUT | Epoll.RDHUP | Epoll.ET;
+
+/** Most sends put off to the end of a batch. */
+const DEFERRED_MAX = 1024;
+
+const CACHE_LINE_BYTES = 64;
 
 /** How often the wall clock is read: a clock that is set shows after at most this time. */
 const WALL_CHECK_MS = 500;
@@ -67,6 +73,13 @@ export class Reactor {
   private readonly readyQueue: Int32Array;
   private readyHead = 0;
   private readyCount = 0;
+  /** Deferred sends of this batch, and the next one to do: generation, offset and length of each. */
+  private readonly deferredConnections: Connection[] = [];
+  private readonly deferredWords = new Int32Array(DEFERRED_MAX * 3);
+  private deferredCount = 0;
+  private deferredNext = 0;
+  /** Bytes of the receive area that deferred sends still need. */
+  private stagedBytes = 0;
   private readonly segments = new Int32Array(SEGMENTS_MAX * 2);
   private readonly expire = (slot: number): void => {
     const connection = this.connections[slot];
@@ -121,6 +134,7 @@ export class Reactor {
     for (let i = 0; i < count; i++) this.dispatch(i);
     for (let i = 0; i < waiting; i++) this.serveReady();
     if (this.timers.isDue(this.nowMs)) this.timers.advance(this.nowMs, this.expire);
+    if (this.deferredCount > 0) this.flushDeferred();
     return Math.max(count, 0);
   }
 
@@ -209,7 +223,8 @@ export class Reactor {
    * default only when at most RECEIVE_BYTES_MAX of them will have to be kept as input.
    */
   fill(connection: Connection, bytesMax = RECEIVE_BYTES_MAX): number {
-    let offset = this.arena.receiveOffset;
+    if (this.stagedBytes + HEADROOM_BYTES + bytesMax + TAILROOM_BYTES > RECEIVE_AREA_BYTES) this.flushDeferred();
+    let offset = this.arena.receiveOffset + this.stagedBytes;
     let capacity = bytesMax;
     if (connection.inputLength > 0) {
       const status = this.makeInputRoom(connection);
@@ -320,6 +335,7 @@ export class Reactor {
    * says how) or no block is left (`errno` is ENOBUFS); the caller must then close it.
    */
   send(connection: Connection, offset: number, length: number, more: boolean): boolean {
+    if (connection.deferred) this.flushDeferred();
     if (connection.outputBytes > 0) return this.keepOutput(connection, offset, length);
     const count = this.kernel.send(connection.fd, offset, length, more);
     if (count === length) return true;
@@ -328,6 +344,7 @@ export class Reactor {
 
   /** Like `send` for two pieces that lie apart, with one system call. */
   sendPair(connection: Connection, offset1: number, length1: number, offset2: number, length2: number): boolean {
+    if (connection.deferred) this.flushDeferred();
     if (connection.outputBytes > 0) {
       return this.keepOutput(connection, offset1, length1) && this.keepOutput(connection, offset2, length2);
     }
@@ -342,6 +359,49 @@ export class Reactor {
     const kept = this.sentPart(connection, count, offset1, length1) && this.keepOutput(connection, offset2, length2);
     // After an interruption the socket may have room, so that no event would come for the second piece.
     return kept && (count !== -Errno.EINTR || this.flush(connection));
+  }
+
+  /**
+   * Sends bytes at the end of the batch, all such sends of the batch in a row: the kernel's send path
+   * and the JavaScript between two of them then do not push each other out of the processor's caches.
+   * The bytes lie in the receive area, or in a block that stays as it is until the end of the batch.
+   * A failure is told to `protocol.sendFailed`.
+   */
+  sendDeferred(connection: Connection, offset: number, length: number): void {
+    if (connection.deferred || this.deferredCount === DEFERRED_MAX) this.flushDeferred();
+    const index = this.deferredCount++;
+    connection.deferred = true;
+    this.deferredConnections[index] = connection;
+    this.deferredWords[index * 3] = connection.generation;
+    this.deferredWords[index * 3 + 1] = offset;
+    this.deferredWords[index * 3 + 2] = length;
+    const end = offset + length - this.arena.receiveOffset;
+    if (end > 0 && end <= RECEIVE_AREA_BYTES) {
+      // The next receive goes behind it, with room in front for a head of its own.
+      this.stagedBytes = ((end + CACHE_LINE_BYTES - 1) & -CACHE_LINE_BYTES) + HEADROOM_BYTES;
+    }
+  }
+
+  /** Does all deferred sends now. A failure handler may defer, send or flush again. */
+  flushDeferred(): void {
+    while (this.deferredNext < this.deferredCount) {
+      const index = this.deferredNext++;
+      const connection = this.deferredConnections[index];
+      if (connection.generation !== this.deferredWords[index * 3] || !connection.deferred) continue;
+      connection.deferred = false;
+      const offset = this.deferredWords[index * 3 + 1];
+      const length = this.deferredWords[index * 3 + 2];
+      if (connection.outputBytes > 0) {
+        if (!this.keepOutput(connection, offset, length)) connection.protocol!.sendFailed(connection);
+        continue;
+      }
+      const count = this.kernel.send(connection.fd, offset, length, false);
+      if (count === length) continue;
+      if (!this.sentPart(connection, count, offset, length)) connection.protocol!.sendFailed(connection);
+    }
+    this.deferredNext = 0;
+    this.deferredCount = 0;
+    this.stagedBytes = 0;
   }
 
   /**
@@ -493,6 +553,7 @@ export class Reactor {
     connection.readEnded = false;
     connection.writeEnded = false;
     connection.errno = 0;
+    connection.deferred = false;
     connection.inputScanned = 0;
     connection.exchanges = 0;
     connection.reusable = true;

@@ -325,5 +325,7 @@ class WakeUp implements Protocol {
 
   writable(): void {}
 
+  sendFailed(): void {}
+
   expired(): void {}
 }

@@ -153,8 +153,8 @@ const SELDOM: [path: string, name: string, why: string][] = [
   ['core/exchange/body.ts', 'startResponseChunks', 'a pooled exchange makes its decoder at its first chunked body'],
   ['core/exchange/context.ts', 'beginExchange', 'the pool grows to the most exchanges at one time'],
   [
-    'core/exchange/downstream-http1.ts',
-    'fail',
+    'core/exchange/response-writer.ts',
+    'generated',
     'a response beyond its room is a broken invariant, which stops the worker',
   ],
   ['core/exchange/generated.ts', 'parseSentence', 'once per kind of error'],

@@ -209,6 +209,7 @@ export class RecordingProtocol implements Protocol {
   onReadable: (connection: Connection) => void = () => undefined;
   onWritable: (connection: Connection) => void = () => undefined;
   onExpired: (connection: Connection) => void = () => undefined;
+  onSendFailed: (connection: Connection) => void = () => undefined;
 
   readable(connection: Connection): void {
     this.calls.push(`readable ${connection.slot}`);
@@ -221,6 +222,10 @@ export class RecordingProtocol implements Protocol {
   expired(connection: Connection): void {
     this.calls.push(`expired ${connection.slot}`);
     this.onExpired(connection);
+  }
+  sendFailed(connection: Connection): void {
+    this.calls.push(`sendFailed ${connection.slot}`);
+    this.onSendFailed(connection);
   }
 
   /** The calls so far; forgets them. */
