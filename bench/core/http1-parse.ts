@@ -1,5 +1,5 @@
 // Micro benchmark: nanoseconds per HTTP/1 head parsed, for a browser-like GET and an ordinary response.
-// Run: node_modules/.bin/node bench/core/http1-parse.ts
+// Run: scripts/node bench/core/http1-parse.ts
 // Heads lie at changing offsets of a large block, as they do in a worker's arena. Prints the best and the
 // median of many short rounds; the best is the figure to compare, the median shows the noise.
 
