@@ -104,7 +104,10 @@ export class DownstreamHttp1 implements Protocol {
       return;
     }
     const exchange = connection.exchange;
-    if (connection.outputBytes < before && exchange !== null) this.progress(exchange);
+    if (connection.outputBytes < before) {
+      if (exchange !== null) this.progress(exchange);
+      else if (connection.state === IDLE) reactor.setTimer(connection, this.context.runtime.http.idleTimeoutMs);
+    }
     if (connection.outputBytes > 0) return;
     if (exchange === null) return;
     if (exchange.responseComplete) this.finish(exchange);
@@ -629,12 +632,8 @@ export class DownstreamHttp1 implements Protocol {
   /** Closes a connection that has no exchange. */
   close(connection: Connection, cause: number, abort: boolean): void {
     const { reactor, metrics, counters } = this.context;
-    if (connection.deferred && !abort) {
-      // The response before is still to be sent; that may fail, and then the connection is closed already.
-      const { generation } = connection;
-      reactor.flushDeferred();
-      if (connection.generation !== generation) return;
-    }
+    // The response before may still wait for the end of the batch.
+    if (connection.deferred && !abort) reactor.flushOwn(connection);
     metrics.countClose(cause);
     counters[DOWNSTREAM_OPEN]--;
     reactor.close(connection, abort);

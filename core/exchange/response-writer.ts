@@ -81,8 +81,7 @@ export class ResponseWriter {
     const bodyEndFollows = ended && (piece.trailers !== null || piece.payloadLength === 0);
     if (bodyEndFollows) return reactor.send(connection, start, end - start, true) && this.bodyEnd(exchange, piece);
     if (piece.end && mayDefer(exchange, connection) && end - start <= DEFERRED_BYTES_MAX) {
-      reactor.sendDeferred(connection, start, end - start);
-      return true;
+      return reactor.sendDeferred(connection, start, end - start);
     }
     return reactor.send(connection, start, end - start, false);
   }

@@ -121,14 +121,14 @@ export class UpstreamHttp1 implements Protocol {
 
   /**
    * Takes a kept connection of an endpoint, or null. One that has ended since the last batch costs an
-   * idempotent request a retry, but any other request its answer: for those it is looked at once more.
+   * idempotent request without body a retry, but any other its answer: for those it is looked at once more.
    */
   private takeKept(exchange: Exchange, endpoint: Endpoint): Connection | null {
     const { reactor } = this.context;
     for (;;) {
       const kept = endpoint.idle;
       if (kept === null) return null;
-      if (isIdempotent(exchange.method)) break;
+      if (exchange.requestComplete && isIdempotent(exchange.method)) break;
       if (reactor.kernel.recv(kept.fd, reactor.arena.scratchOffset, 1) === -Errno.EAGAIN) break;
       this.closeIdle(kept);
     }
@@ -255,8 +255,7 @@ export class UpstreamHttp1 implements Protocol {
     } else {
       counters[UPSTREAM_BYTES_OUT] += exchange.headLength;
       if (exchange.requestComplete) {
-        reactor.sendDeferred(connection, exchange.headOffset, exchange.headLength);
-        sent = true;
+        sent = reactor.sendDeferred(connection, exchange.headOffset, exchange.headLength);
       } else {
         sent = reactor.send(connection, exchange.headOffset, exchange.headLength, false);
       }

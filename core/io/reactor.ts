@@ -223,7 +223,12 @@ export class Reactor {
    * default only when at most RECEIVE_BYTES_MAX of them will have to be kept as input.
    */
   fill(connection: Connection, bytesMax = RECEIVE_BYTES_MAX): number {
-    if (this.stagedBytes + HEADROOM_BYTES + bytesMax + TAILROOM_BYTES > RECEIVE_AREA_BYTES) this.flushDeferred();
+    if (this.stagedBytes + HEADROOM_BYTES + bytesMax + TAILROOM_BYTES > RECEIVE_AREA_BYTES) {
+      const { generation } = connection;
+      this.flushDeferred();
+      // A failure handler may have closed this very connection.
+      if (connection.generation !== generation) return FILL_AGAIN;
+    }
     let offset = this.arena.receiveOffset + this.stagedBytes;
     let capacity = bytesMax;
     if (connection.inputLength > 0) {
@@ -335,7 +340,7 @@ export class Reactor {
    * says how) or no block is left (`errno` is ENOBUFS); the caller must then close it.
    */
   send(connection: Connection, offset: number, length: number, more: boolean): boolean {
-    if (connection.deferred) this.flushDeferred();
+    if (connection.deferred && !this.flushOwn(connection)) return false;
     if (connection.outputBytes > 0) return this.keepOutput(connection, offset, length);
     const count = this.kernel.send(connection.fd, offset, length, more);
     if (count === length) return true;
@@ -344,7 +349,7 @@ export class Reactor {
 
   /** Like `send` for two pieces that lie apart, with one system call. */
   sendPair(connection: Connection, offset1: number, length1: number, offset2: number, length2: number): boolean {
-    if (connection.deferred) this.flushDeferred();
+    if (connection.deferred && !this.flushOwn(connection)) return false;
     if (connection.outputBytes > 0) {
       return this.keepOutput(connection, offset1, length1) && this.keepOutput(connection, offset2, length2);
     }
@@ -365,10 +370,11 @@ export class Reactor {
    * Sends bytes at the end of the batch, all such sends of the batch in a row: the kernel's send path
    * and the JavaScript between two of them then do not push each other out of the processor's caches.
    * The bytes lie in the receive area, or in a block that stays as it is until the end of the batch.
-   * A failure is told to `protocol.sendFailed`.
+   * A failure is told to `protocol.sendFailed`. When too many wait already, it sends at once and
+   * returns what `send` does; else true.
    */
-  sendDeferred(connection: Connection, offset: number, length: number): void {
-    if (connection.deferred || this.deferredCount === DEFERRED_MAX) this.flushDeferred();
+  sendDeferred(connection: Connection, offset: number, length: number): boolean {
+    if (connection.deferred || this.deferredCount === DEFERRED_MAX) return this.send(connection, offset, length, false);
     const index = this.deferredCount++;
     connection.deferred = true;
     this.deferredConnections[index] = connection;
@@ -380,6 +386,28 @@ export class Reactor {
       // The next receive goes behind it, with room in front for a head of its own.
       this.stagedBytes = ((end + CACHE_LINE_BYTES - 1) & -CACHE_LINE_BYTES) + HEADROOM_BYTES;
     }
+    return true;
+  }
+
+  /**
+   * Sends now what one connection has deferred, so that what follows keeps its place. Calls no handler:
+   * returns false when the connection has failed (`errno` says how).
+   */
+  flushOwn(connection: Connection): boolean {
+    connection.deferred = false;
+    for (let index = this.deferredCount - 1; index >= this.deferredNext; index--) {
+      const word = index * 3;
+      if (this.deferredConnections[index] !== connection) continue;
+      if (this.deferredWords[word] !== connection.generation) continue;
+      // Done, even if the connection defers again in this batch.
+      this.deferredWords[word] = (connection.generation - 1) | 0;
+      const offset = this.deferredWords[word + 1];
+      const length = this.deferredWords[word + 2];
+      if (connection.outputBytes > 0) return this.keepOutput(connection, offset, length);
+      const count = this.kernel.send(connection.fd, offset, length, false);
+      return count === length || this.sentPart(connection, count, offset, length);
+    }
+    return true;
   }
 
   /** Does all deferred sends now. A failure handler may defer, send or flush again. */

@@ -3,8 +3,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Errno } from '../../../../core/ffi/errno.ts';
-import { RECEIVE_BYTES_MAX } from '../../../../core/io/arena.ts';
+import { BULK_RECEIVE_BYTES_MAX, RECEIVE_BYTES_MAX } from '../../../../core/io/arena.ts';
 import type { Connection } from '../../../../core/io/connection.ts';
+import { FILL_AGAIN } from '../../../../core/io/reactor.ts';
 import { openBench, pattern } from './fake-kernel.ts';
 
 test('a deferred send leaves at the end of the batch', () => {
@@ -102,4 +103,46 @@ test('a connection closed before the end of the batch sends nothing, nor does it
   bench.reactor.runBatch(0);
   assert.equal(socket.sendCalls, 0);
   assert.equal(successor.socket.sendCalls, 0);
+});
+
+test('a send after a deferred one that fails reports the failure itself and calls no handler', () => {
+  const bench = openBench();
+  const { connection, socket } = bench.open();
+  const { scratchOffset } = bench.reactor.arena;
+  socket.answers.push(-Errno.ECONNRESET);
+  assert.equal(bench.reactor.sendDeferred(connection, scratchOffset, 2), true);
+  assert.equal(bench.reactor.send(connection, scratchOffset, 2, false), false);
+  assert.equal(connection.errno, Errno.ECONNRESET);
+  assert.deepEqual(bench.protocol.takeCalls(), []);
+  bench.reactor.runBatch(0);
+  assert.deepEqual(bench.protocol.takeCalls(), [], 'the failed piece is not sent again');
+});
+
+test('a connection whose deferred send fails during its own receive is recycled once', () => {
+  const bench = openBench({ slots: 300 });
+  bench.protocol.onSendFailed = (failed: Connection) => bench.reactor.close(failed, true);
+  const victim = bench.open();
+  const receive = ({ connection, socket }: typeof victim, bytes: number) => {
+    socket.incoming.push(pattern(bytes));
+    const length = bench.reactor.fill(connection);
+    bench.reactor.sendDeferred(connection, bench.reactor.inputOffset, length);
+  };
+  receive(victim, 100);
+  victim.socket.answers.push(-Errno.EPIPE);
+  for (let index = 0; index < 55; index++) receive(bench.open(), 2000);
+  // There is no room for this one before the deferred sends are done.
+  assert.equal(bench.reactor.fill(victim.connection, BULK_RECEIVE_BYTES_MAX), FILL_AGAIN);
+  bench.reactor.runBatch(0);
+  const [first, second] = [bench.open().connection, bench.open().connection];
+  assert.notEqual(first, second, 'no slot is given out twice');
+});
+
+test('more deferred sends than the queue holds all leave', () => {
+  const bench = openBench({ slots: 1100 });
+  const { scratchOffset } = bench.reactor.arena;
+  bench.reactor.memory.set([9], scratchOffset);
+  const opened = Array.from({ length: 1100 }, () => bench.open());
+  for (const { connection } of opened) assert.equal(bench.reactor.sendDeferred(connection, scratchOffset, 1), true);
+  bench.reactor.runBatch(0);
+  assert.ok(opened.every(({ socket }) => socket.takenBytes.equals(Buffer.from([9]))));
 });
