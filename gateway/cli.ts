@@ -13,7 +13,7 @@ export interface CommandIo {
   err: (text: string) => void;
 }
 
-const HELP = `Portcullis: an edge gateway and service mesh in one binary.
+const HELP = `Portcullis: an edge gateway, and on its way to a service mesh.
 
 Usage:
   portcullis run [--config FILE]     serve; without a file, a built-in demo on 127.0.0.1:8080
@@ -30,7 +30,7 @@ Signals of a running process:
   SIGINT   stop at once
   SIGUSR1  reopen the access log
 
-Exit codes: 0 done, 1 configuration invalid, 2 usage, 3 cannot listen, 4 unsupported machine or
+Exit codes: 0 done, 1 configuration invalid or nothing found, 2 usage, 3 cannot listen, 4 unsupported machine or
 missing runtime, 5 too few file descriptors, 6 connections were cut, 70 internal error.
 `;
 

@@ -66,6 +66,14 @@ function parseSentence(error: number): Text {
   return bytes;
 }
 
+/** Body bytes of the response that `writeGenerated` wrote last. */
+let writtenBodyBytes = 0;
+
+/** Body bytes of the response that `writeGenerated` wrote last; 0 when the body was left out. */
+export function generatedBodyBytes(): number {
+  return writtenBodyBytes;
+}
+
 /** Upper bound of the size of a generated response. */
 export const GENERATED_BYTES_MAX = 2048;
 
@@ -97,6 +105,7 @@ export function writeGenerated(
   const parse = detail >= DETAIL_PARSE ? parseSentence(detail - DETAIL_PARSE) : noText;
   const idBytes = idLength > 0 ? requestIdText.length + idLength : 0;
   const bodyLength = statusText.length + sentence.length + parse.length + idBytes + newline.length;
+  writtenBodyBytes = withBody ? bodyLength : 0;
   let dest = putText(view, at, statusLine);
   dest = putText(view, dest, date.at(reactor.wallMs));
   dest = putText(view, dest, runtime.serverLine.length > 0 ? runtime.serverLine : defaultServer);

@@ -11,7 +11,7 @@ import { Counter } from '../telemetry/metrics.ts';
 import { type BodyPiece, frameChunk, framedOffset, putBodyEnd } from './body.ts';
 import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
-import { GENERATED_BYTES_MAX, GeneratedConnection, writeGenerated } from './generated.ts';
+import { GENERATED_BYTES_MAX, GeneratedConnection, generatedBodyBytes, writeGenerated } from './generated.ts';
 import { ConnectionOption, OutFraming, rewriteResponseHead } from './response-head.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
@@ -150,6 +150,7 @@ export class ResponseWriter {
       exchange.runtime!,
       date,
     );
+    exchange.responseBodyBytes = generatedBodyBytes();
     if (end - start > GENERATED_BYTES_MAX) throw new Error('a generated response is longer than its room');
     counters[DOWNSTREAM_BYTES_OUT] += end - start;
     return reactor.send(exchange.downstream!, start, end - start, false);

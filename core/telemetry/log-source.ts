@@ -53,7 +53,7 @@ export class LogSource {
 
   // -- names from the configuration, UTF-8; empty: none -----------------------
   listener: Uint8Array = noBytes;
-  /** Route and rule that applied, for people: `shop rule 0`. */
+  /** Route and rule that applied, for people: `shop rule 1`. */
   route: Uint8Array = noBytes;
   backend: Uint8Array = noBytes;
   endpoint: Uint8Array = noBytes;

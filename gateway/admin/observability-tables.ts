@@ -1,6 +1,6 @@
 // The tables of docs/observability.md, made from the code that they describe.
 //
-// `node gateway/admin/observability-tables.ts` writes them into the page; a unit test fails when the
+// `scripts/node gateway/admin/observability-tables.ts` writes them into the page; a unit test fails when the
 // page and the code differ. Not part of the running gateway.
 
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -34,7 +34,7 @@ const fieldHelp: Record<string, [type: string, meaning: string]> = {
   requestId: ['text', 'X-Request-Id, for `portcullis explain`.'],
   userAgent: ['text', 'User-Agent.'],
   referer: ['text', 'Referer.'],
-  route: ['text', 'Route and rule that matched, such as `shop rule 0`; absent when none did.'],
+  route: ['text', 'Route and rule that matched, such as `shop rule 1` (rules count from 1); absent when none did.'],
   backend: ['text', 'Backend of the rule.'],
   endpoint: ['text', 'Endpoint of the last attempt, `address:port`.'],
   listener: ['text', 'Name of the listener.'],
