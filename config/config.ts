@@ -9,6 +9,8 @@ export interface Config {
   file: string;
   /** Number of packet workers, 1 to 256. */
   workers: number | 'auto';
+  /** Whether batches of system calls may go through io_uring. */
+  ioUring: 'auto' | 'off';
   /** Admin listener; null: off. */
   admin: AdminConfig | null;
   log: { level: LogLevel };

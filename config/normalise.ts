@@ -25,6 +25,7 @@ export function normalise(input: ConfigInput, file: string): Config {
   return {
     file: path,
     workers: input.workers!,
+    ioUring: input.ioUring!,
     admin: adminConfig(input.admin!),
     log: { level: input.log!.level! },
     accessLog:

@@ -137,7 +137,7 @@ const listenerSchema = mapping(
     name: name('Name of the listener, unique among listeners. Routes, logs and metrics use it.'),
     address: listenAddress({
       description:
-        'IP address and port. `:8080` is every IPv4 address, `[::]:8080` every IPv6 (and usually IPv4) address; port 0 takes a free port.',
+        'IP address and port. `:8080` is every IPv4 address, `[::]:8080` every IPv6 address and no IPv4 one; port 0 takes a free port. Of several listeners on one port, the one with the most specific address takes a connection.',
     }),
     allowConnect: maybe(
       boolean({
@@ -336,6 +336,13 @@ export const configSchema = mapping(
         min: 1,
         max: 256,
         description: 'Number of packet workers (threads). `auto` is one per core that the process may use.',
+      }),
+    ),
+    ioUring: maybe(
+      oneOf(['auto', 'off'], {
+        default: 'auto',
+        description:
+          'Whether many small receives and sends are given to the kernel with one system call. `auto` does so where the system has and allows io_uring; containers often do not.',
       }),
     ),
     admin: maybe(adminSchema),

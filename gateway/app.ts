@@ -10,6 +10,7 @@ import { compileRoutesOffThread } from '../config/compile-off-thread.ts';
 import type { Config } from '../config/config.ts';
 import { type ConfigError, formatConfigError } from '../config/errors.ts';
 import { formatAddress } from '../config/names.ts';
+import { errnoSentence } from '../core/ffi/errno.ts';
 import { raiseDescriptorLimit } from '../core/ffi/process.ts';
 import type { HostPort } from '../core/ffi/sockaddr.ts';
 import { ListeningSockets, type ListenPlan } from '../core/workers/listening-sockets.ts';
@@ -104,6 +105,7 @@ export class App {
       workerFile: WORKER_FILE,
       bufferBytes: config.limits.bufferBytes,
       connectionsMax,
+      ioUring: config.ioUring === 'auto',
       shared: (index) => state.areas[index]!,
       sockets,
       log: logger.log,
@@ -129,6 +131,13 @@ export class App {
     return this.admin?.address;
   }
 
+  /** Whether packet workers batch their system calls through io_uring, and if not, why; for the log. */
+  get ioUring(): string {
+    if (this.startConfig.ioUring === 'off') return 'off';
+    const { ringErrno } = this.supervisor;
+    return ringErrno === 0 ? 'on' : `not available: ${errnoSentence(ringErrno)}`;
+  }
+
   /**
    * Reads the configuration again and brings all workers to it. A configuration with errors, or one
    * that the machine refuses, is logged and changes nothing. Calls during a reload that has not yet
@@ -144,8 +153,7 @@ export class App {
 
   /** Opens the access log again under its name, after it was rotated away. */
   reopenAccessLog(): void {
-    this.accessLog.reopen();
-    this.logger.log('info', 'access log reopened');
+    void this.accessLog.reopen();
   }
 
   /**

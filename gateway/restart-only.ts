@@ -23,6 +23,7 @@ export function restartOnlyChanges(before: Config, after: Config): string[] {
     if (old !== now) sentences.push(`${key} stays ${old}: a change to ${now} takes effect at the next restart`);
   };
   note('workers', workerCountOf(before), workerCountOf(after));
+  note('ioUring', before.ioUring, after.ioUring);
   note('limits.maxConnections', before.limits.connectionsMax, after.limits.connectionsMax);
   note('limits.bufferMemory', before.limits.bufferBytes, after.limits.bufferBytes);
   return sentences;

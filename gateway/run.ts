@@ -47,6 +47,7 @@ export async function runGateway(file: string | undefined, io: CommandIo): Promi
     version: app.state.version,
     pid: process.pid,
     workers: app.state.workers.length,
+    ioUring: app.ioUring,
     config: summary(app.state.config),
     startMs: Math.round(performance.now()),
   });

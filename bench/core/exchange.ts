@@ -5,7 +5,7 @@
 import { compileSnapshot } from '../../config/compile.ts';
 import { loadConfig } from '../../config/load.ts';
 import { Errno } from '../../core/ffi/errno.ts';
-import { Epoll, EVENTS_MAX, type Kernel } from '../../core/ffi/kernel.ts';
+import { BATCH_MAX, BATCH_WORDS, Epoll, EVENTS_MAX, type Kernel, recvEach, sendEach } from '../../core/ffi/kernel.ts';
 import { kernelMemoryBytes } from '../../core/io/arena.ts';
 import { createByteRing } from '../../core/telemetry/byte-ring.ts';
 import { createFlightBuffer } from '../../core/telemetry/flight-recorder.ts';
@@ -33,6 +33,7 @@ class NullKernel implements Kernel {
   readonly events = new Int32Array(EVENTS_MAX * 3);
   readonly eventStride = 3;
   readonly eventDataIndex = 1;
+  readonly batch = new Int32Array(BATCH_MAX * BATCH_WORDS);
   readonly addressOffset = 0;
   /** Requests whose response has been sent. */
   answered = 0;
@@ -118,6 +119,14 @@ class NullKernel implements Kernel {
     this.push(fd);
     return length;
   }
+  recvBatch(count: number): void {
+    recvEach(this, 0, count);
+  }
+
+  sendBatch(count: number): void {
+    sendEach(this, 0, count);
+  }
+
   writev(): number {
     return -Errno.EPIPE;
   }

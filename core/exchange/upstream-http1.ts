@@ -129,7 +129,7 @@ export class UpstreamHttp1 implements Protocol {
       const kept = endpoint.idle;
       if (kept === null) return null;
       if (exchange.requestComplete && isIdempotent(exchange.method)) break;
-      if (reactor.kernel.recv(kept.fd, reactor.arena.scratchOffset, 1) === -Errno.EAGAIN) break;
+      if (reactor.isSilent(kept)) break;
       this.closeIdle(kept);
     }
     return endpoint.takeIdle();

@@ -32,6 +32,12 @@ export const EVENTS_MAX = 512;
 /** Most segments one `writev` takes. */
 export const SEGMENTS_MAX = 64;
 
+/** Most operations of one `recvBatch` or `sendBatch`. */
+export const BATCH_MAX = 64;
+
+/** Words of an operation in `Kernel.batch`: descriptor, offset, length, result. */
+export const BATCH_WORDS = 4;
+
 /**
  * System calls of one packet thread. Unless stated otherwise each returns a value >= 0, or a
  * negative error number (`-Errno.EAGAIN`). All sockets are non-blocking and close-on-exec.
@@ -84,6 +90,12 @@ export interface Kernel {
   recv(fd: number, offset: number, length: number): number;
   /** Writes from memory; never raises SIGPIPE. `more` tells TCP that further bytes follow at once. */
   send(fd: number, offset: number, length: number, more: boolean): number;
+  /** Operations of the next batch, BATCH_WORDS words each; results are stored there. */
+  readonly batch: Int32Array;
+  /** Does `recv` for the first `count` operations of `batch`, where possible with one system call. */
+  recvBatch(count: number): void;
+  /** Does `send` for the first `count` operations of `batch`; no two are for the same descriptor. */
+  sendBatch(count: number): void;
   /** Writes `count` segments, given as (offset, length) pairs in `segments`. */
   writev(fd: number, segments: Int32Array, count: number): number;
   shutdown(fd: number, how: number): number;
@@ -93,4 +105,20 @@ export interface Kernel {
 
   /** Gives the pages wholly inside a range back to the system; its bytes read as zero afterwards. */
   release(offset: number, length: number): number;
+}
+
+/** Does the operations `first` to `count` of `kernel.batch` as single receives. */
+export function recvEach(kernel: Kernel, first: number, count: number): void {
+  const { batch } = kernel;
+  for (let word = first * BATCH_WORDS; word < count * BATCH_WORDS; word += BATCH_WORDS) {
+    batch[word + 3] = kernel.recv(batch[word], batch[word + 1], batch[word + 2]);
+  }
+}
+
+/** Does the operations `first` to `count` of `kernel.batch` as single sends. */
+export function sendEach(kernel: Kernel, first: number, count: number): void {
+  const { batch } = kernel;
+  for (let word = first * BATCH_WORDS; word < count * BATCH_WORDS; word += BATCH_WORDS) {
+    batch[word + 3] = kernel.send(batch[word], batch[word + 1], batch[word + 2], false);
+  }
 }

@@ -8,7 +8,17 @@
 
 import koffi from 'koffi';
 import { Errno } from './errno.ts';
-import { EVENTS_MAX, KERNEL_RESERVED_BYTES, type Kernel, SEGMENTS_MAX } from './kernel.ts';
+import { BatchRing, type RingMemory } from './io-uring.ts';
+import {
+  BATCH_MAX,
+  BATCH_WORDS,
+  EVENTS_MAX,
+  KERNEL_RESERVED_BYTES,
+  type Kernel,
+  recvEach,
+  SEGMENTS_MAX,
+  sendEach,
+} from './kernel.ts';
 import { type MappedMemory, viewMemory } from './memory.ts';
 
 const SOCK_STREAM = 1;
@@ -81,19 +91,22 @@ class LinuxKernel implements Kernel {
   readonly eventStride = EVENT_STRIDE_WORDS;
   readonly eventDataIndex = EVENT_DATA_WORD;
   readonly addressOffset = ADDRESS_OFFSET;
+  readonly batch = new Int32Array(BATCH_MAX * BATCH_WORDS);
 
   private readonly base: number;
   private readonly size: number;
   private readonly view: DataView;
   private readonly libc = bindLibc();
+  private readonly ring: BatchRing | null;
 
-  constructor(memory: MappedMemory) {
+  constructor(memory: MappedMemory, ring: RingMemory | null) {
     const buffer = viewMemory(memory);
     this.memory = new Uint8Array(buffer);
     this.events = new Int32Array(buffer, EVENTS_OFFSET, EVENTS_MAX * EVENT_STRIDE_WORDS);
     this.view = new DataView(buffer);
     this.base = memory.address;
     this.size = memory.bytes;
+    this.ring = ring === null ? null : new BatchRing(ring);
   }
 
   nowMs(): number {
@@ -190,6 +203,22 @@ class LinuxKernel implements Kernel {
     return count < 0 ? -koffi.errno() : count;
   }
 
+  recvBatch(count: number): void {
+    recvEach(this, this.runBatch(count, false), count);
+  }
+
+  sendBatch(count: number): void {
+    sendEach(this, this.runBatch(count, true), count);
+  }
+
+  /** Operations done through the ring; the caller does the others one by one. */
+  private runBatch(count: number, sending: boolean): number {
+    if (this.ring === null || count < 2) return 0;
+    const { batch } = this;
+    for (let i = 0; i < count; i++) this.check(batch[i * BATCH_WORDS + 1], batch[i * BATCH_WORDS + 2]);
+    return this.ring.run(batch, count, this.base, sending);
+  }
+
   writev(fd: number, segments: Int32Array, count: number): number {
     if (count > SEGMENTS_MAX) throw new RangeError(`writev of ${count} segments`);
     for (let i = 0; i < count; i++) {
@@ -253,8 +282,9 @@ function result(value: number): number {
 
 /**
  * Opens the kernel for the calling thread over mapped memory (see memory.ts), of which the first
- * KERNEL_RESERVED_BYTES are its own. The memory must outlive the kernel.
+ * KERNEL_RESERVED_BYTES are its own, and, where there is one, a ring for batches. Both must
+ * outlive the kernel.
  */
-export function createLinuxKernel(memory: MappedMemory): Kernel {
-  return new LinuxKernel(memory);
+export function createLinuxKernel(memory: MappedMemory, ring: RingMemory | null): Kernel {
+  return new LinuxKernel(memory, ring);
 }

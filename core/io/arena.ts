@@ -9,7 +9,7 @@
 // that few pages are ever touched; large ones beyond a reserve go back to the system.
 // Owned by one worker. Hot module: no allocation.
 
-import { KERNEL_RESERVED_BYTES, type Kernel } from '../ffi/kernel.ts';
+import { BATCH_MAX, KERNEL_RESERVED_BYTES, type Kernel } from '../ffi/kernel.ts';
 
 /** Small blocks keep request heads (a browser's is 350 to 1,500 bytes). */
 export const SMALL_BLOCK_BYTES = 2 * 1024;
@@ -32,11 +32,18 @@ export const RECEIVE_BYTES_MAX = LARGE_BLOCK_BYTES - HEADROOM_BYTES - TAILROOM_B
  */
 export const BULK_RECEIVE_BYTES_MAX = 128 * 1024 - HEADROOM_BYTES - TAILROOM_BYTES;
 
+/** Most bytes that are received ahead for one connection (see Reactor.receiveAhead). */
+export const AHEAD_BYTES_MAX = 2 * 1024 - TAILROOM_BYTES;
+
+/** Distance between messages received ahead: each has room around it. */
+export const AHEAD_STRIDE_BYTES = HEADROOM_BYTES + AHEAD_BYTES_MAX + TAILROOM_BYTES;
+
 /**
- * The receive area. Messages whose sending is put off to the end of the batch stay in it while
- * further ones are received behind them: at 256 KiB more than a hundred small ones.
+ * The receive area. Messages received ahead, and those whose sending is put off to the end of the batch,
+ * stay in it while further ones are received behind them; a whole batch ahead leaves room for the
+ * largest receive.
  */
-export const RECEIVE_AREA_BYTES = 256 * 1024;
+export const RECEIVE_AREA_BYTES = BATCH_MAX * AHEAD_STRIDE_BYTES + 192 * 1024;
 
 /** Scratch for building generated responses and rewritten heads. */
 export const SCRATCH_BYTES = LARGE_BLOCK_BYTES + SMALL_BLOCK_BYTES;

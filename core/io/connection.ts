@@ -62,6 +62,15 @@ export class Connection implements PeerAddress {
   /** How far the search for the end of a partial head has come, relative to inputOffset. */
   inputScanned = 0;
 
+  // -- input received ahead of its turn (reactor.receiveAhead) ------------------
+  /** Result of that receive, which the next `fill` gives: a count, 0 for none, or an AHEAD_ or negative error number. */
+  ahead = 0;
+  aheadOffset = 0;
+  /** Block that keeps the bytes of a connection that did not read in its turn; 0: they are in the receive area. */
+  aheadBlock = 0;
+  /** The last receive brought so few bytes that the next message is worth receiving ahead. */
+  smallInput = false;
+
   /** Bytes wait for the end of the batch (see `reactor.sendDeferred`). */
   deferred = false;
 

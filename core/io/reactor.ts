@@ -7,9 +7,11 @@
 // Hot module: no allocation, exception, promise, closure or log line per event.
 
 import { Errno } from '../ffi/errno.ts';
-import { Epoll, type Kernel, SEGMENTS_MAX } from '../ffi/kernel.ts';
+import { BATCH_MAX, BATCH_WORDS, Epoll, type Kernel, SEGMENTS_MAX } from '../ffi/kernel.ts';
 import { Family } from '../ffi/sockaddr.ts';
 import {
+  AHEAD_BYTES_MAX,
+  AHEAD_STRIDE_BYTES,
   Arena,
   HEADROOM_BYTES,
   LARGE_BLOCK_BYTES,
@@ -26,6 +28,16 @@ const STREAM_EVENTS = Epoll.IN | Epoll.OUT | Epoll.RDHUP | Epoll.ET;
 
 /** Most sends put off to the end of a batch. */
 const DEFERRED_MAX = 1024;
+
+/** A receive this short makes its connection one whose next message is received ahead. */
+const SMALL_INPUT_BYTES = 1024;
+
+/** Results of a receive ahead besides counts and negative error numbers: end of the stream, no block to keep it. */
+const AHEAD_END = -0x10000;
+const AHEAD_NO_BUFFER = -0x10001;
+
+/** Why a connection that was ready is not: nothing had come. */
+const NOTHING_AHEAD = -Errno.EAGAIN;
 
 const CACHE_LINE_BYTES = 64;
 
@@ -78,7 +90,20 @@ export class Reactor {
   private readonly deferredWords = new Int32Array(DEFERRED_MAX * 3);
   private deferredCount = 0;
   private deferredNext = 0;
-  /** Bytes of the receive area that deferred sends still need. */
+  /** Connections whose deferred send has failed, and the next one to be told; with their generations. */
+  private readonly failedConnections: Connection[] = [];
+  private readonly failedGenerations: number[] = [];
+  private failedCount = 0;
+  private failedNext = 0;
+  /** Connections of the operations in `kernel.batch`, while it is sent. */
+  private readonly sending: Connection[] = [];
+  /** Connections of the present group that something was received for ahead of their turn. */
+  private readonly aheadConnections: Connection[] = [];
+  private readonly aheadGenerations = new Int32Array(BATCH_MAX);
+  private aheadCount = 0;
+  /** Bytes of the receive area that messages received ahead still need. */
+  private aheadBytes = 0;
+  /** Bytes of the receive area that those and deferred sends still need. */
   private stagedBytes = 0;
   private readonly segments = new Int32Array(SEGMENTS_MAX * 2);
   private readonly expire = (slot: number): void => {
@@ -131,7 +156,13 @@ export class Reactor {
     this.readClocks();
     // Only those that wait already are served: what queues itself in this batch has its turn in the next.
     const waiting = this.readyCount;
-    for (let i = 0; i < count; i++) this.dispatch(i);
+    for (let first = 0; first < count; first += BATCH_MAX) {
+      const end = first + BATCH_MAX < count ? first + BATCH_MAX : count;
+      if (first > 0 && this.deferredCount > 0) this.flushDeferred();
+      if (end - first > 1) this.receiveAhead(first, end);
+      for (let i = first; i < end; i++) this.dispatch(i);
+      if (this.aheadCount > 0) this.endAhead();
+    }
     for (let i = 0; i < waiting; i++) this.serveReady();
     if (this.timers.isDue(this.nowMs)) this.timers.advance(this.nowMs, this.expire);
     if (this.deferredCount > 0) this.flushDeferred();
@@ -172,6 +203,7 @@ export class Reactor {
     if (abort) this.kernel.abortOnClose(connection.fd);
     this.kernel.close(connection.fd);
     this.freeInput(connection);
+    this.freeAhead(connection);
     this.freeOutput(connection);
     this.recycle(connection);
   }
@@ -223,6 +255,7 @@ export class Reactor {
    * default only when at most RECEIVE_BYTES_MAX of them will have to be kept as input.
    */
   fill(connection: Connection, bytesMax = RECEIVE_BYTES_MAX): number {
+    if (connection.ahead !== 0) return this.takeAhead(connection);
     if (this.stagedBytes + HEADROOM_BYTES + bytesMax + TAILROOM_BYTES > RECEIVE_AREA_BYTES) {
       const { generation } = connection;
       this.flushDeferred();
@@ -241,6 +274,7 @@ export class Reactor {
     if (count > 0) {
       // A short read has emptied the socket, unless the end of the stream is waiting behind it.
       if (count < capacity && !connection.readHangup) connection.readReady = false;
+      connection.smallInput = count <= SMALL_INPUT_BYTES;
       if (connection.inputLength > 0) {
         connection.inputLength += count;
         this.inputOffset = connection.inputOffset;
@@ -264,6 +298,123 @@ export class Reactor {
     if (count === 0) return FILL_END;
     connection.errno = -count;
     return FILL_ERROR;
+  }
+
+  /**
+   * Receives small messages of a group of events with one system call, before any of them is handled.
+   * Handlers notice nothing: the bytes wait for their `fill`. Which connections get it is learnt from
+   * what they received last, since bytes beyond AHEAD_BYTES_MAX would take a second receive.
+   */
+  private receiveAhead(first: number, end: number): void {
+    const { kernel, connections } = this;
+    const { batch, events, eventStride, eventDataIndex } = kernel;
+    let offset = this.arena.receiveOffset + this.stagedBytes;
+    let count = 0;
+    for (let i = first; i < end; i++) {
+      const word = i * eventStride;
+      const bits = events[word];
+      if ((bits & (Epoll.IN | Epoll.RDHUP | Epoll.HUP | Epoll.ERR)) !== Epoll.IN) continue;
+      const connection = connections[events[word + eventDataIndex]];
+      if (connection === undefined || !connection.smallInput) continue;
+      if (connection.generation !== events[word + eventDataIndex + 1]) continue;
+      if (connection.inputLength > 0 || connection.ahead !== 0) continue;
+      const operation = count * BATCH_WORDS;
+      batch[operation] = connection.fd;
+      batch[operation + 1] = offset;
+      batch[operation + 2] = AHEAD_BYTES_MAX;
+      this.aheadConnections[count] = connection;
+      this.aheadGenerations[count] = connection.generation;
+      offset += AHEAD_STRIDE_BYTES;
+      count++;
+    }
+    if (count < 2) return;
+    kernel.recvBatch(count);
+    this.aheadCount = count;
+    this.aheadBytes = offset - this.arena.receiveOffset;
+    this.stagedBytes = this.aheadBytes;
+    for (let i = 0; i < count; i++) {
+      const connection = this.aheadConnections[i];
+      const result = batch[i * BATCH_WORDS + 3];
+      connection.ahead = result === 0 ? AHEAD_END : result;
+      connection.aheadOffset = batch[i * BATCH_WORDS + 1];
+    }
+  }
+
+  /** What was received ahead, as `fill` gives it. */
+  private takeAhead(connection: Connection): number {
+    const result = connection.ahead;
+    connection.ahead = 0;
+    if (result > 0) {
+      // A message that fills the room may go on behind it, and so may one that has waited for its turn.
+      if (result === AHEAD_BYTES_MAX) connection.smallInput = false;
+      else if (!connection.readHangup && connection.aheadBlock === 0) connection.readReady = false;
+      this.inputOffset = connection.aheadOffset;
+      this.inputLength = result;
+      if (connection.aheadBlock !== 0) {
+        // Handlers rewrite what they get in place, and need the room around it.
+        if (this.stagedBytes + HEADROOM_BYTES + RECEIVE_BYTES_MAX + TAILROOM_BYTES > RECEIVE_AREA_BYTES) {
+          const { generation } = connection;
+          this.flushDeferred();
+          if (connection.generation !== generation) return FILL_AGAIN;
+        }
+        const offset = this.arena.receiveOffset + this.stagedBytes;
+        this.memory.copyWithin(offset, connection.aheadOffset, connection.aheadOffset + result);
+        this.inputOffset = offset;
+        this.freeAhead(connection);
+      }
+      return result;
+    }
+    if (result === AHEAD_NO_BUFFER) return FILL_NO_BUFFER;
+    if (result === -Errno.EINTR) {
+      this.enqueue(connection);
+      return FILL_AGAIN;
+    }
+    connection.readReady = false;
+    if (result === NOTHING_AHEAD) return FILL_AGAIN;
+    connection.readEnded = true;
+    if (result === AHEAD_END) return FILL_END;
+    connection.errno = -result;
+    return FILL_ERROR;
+  }
+
+  /** After the group: what a paused connection has not taken moves out of the receive area. */
+  private endAhead(): void {
+    for (let i = 0; i < this.aheadCount; i++) {
+      const connection = this.aheadConnections[i];
+      if (connection.ahead === 0 || connection.generation !== this.aheadGenerations[i]) continue;
+      if (connection.ahead === NOTHING_AHEAD) {
+        connection.ahead = 0;
+        connection.readReady = false;
+      } else if (connection.ahead > 0) {
+        const block = this.arena.allocate(connection.ahead);
+        if (block === 0) {
+          connection.ahead = AHEAD_NO_BUFFER;
+        } else {
+          this.memory.copyWithin(block, connection.aheadOffset, connection.aheadOffset + connection.ahead);
+          connection.aheadBlock = block;
+          connection.aheadOffset = block;
+        }
+      }
+    }
+    this.aheadCount = 0;
+    this.aheadBytes = 0;
+    if (this.deferredCount === 0) this.stagedBytes = 0;
+  }
+
+  private freeAhead(connection: Connection): void {
+    connection.ahead = 0;
+    if (connection.aheadBlock === 0) return;
+    this.arena.free(connection.aheadBlock);
+    connection.aheadBlock = 0;
+  }
+
+  /**
+   * Whether nothing has come on a connection that nothing is expected from: neither bytes nor its end.
+   * Takes them if there are any, so the connection is of no use when the answer is no.
+   */
+  isSilent(connection: Connection): boolean {
+    if (connection.ahead !== 0 && connection.ahead !== NOTHING_AHEAD) return false;
+    return this.kernel.recv(connection.fd, this.arena.scratchOffset, 1) === -Errno.EAGAIN;
   }
 
   /**
@@ -384,7 +535,8 @@ export class Reactor {
     const end = offset + length - this.arena.receiveOffset;
     if (end > 0 && end <= RECEIVE_AREA_BYTES) {
       // The next receive goes behind it, with room in front for a head of its own.
-      this.stagedBytes = ((end + CACHE_LINE_BYTES - 1) & -CACHE_LINE_BYTES) + HEADROOM_BYTES;
+      const stagedBytes = ((end + CACHE_LINE_BYTES - 1) & -CACHE_LINE_BYTES) + HEADROOM_BYTES;
+      if (stagedBytes > this.stagedBytes) this.stagedBytes = stagedBytes;
     }
     return true;
   }
@@ -412,24 +564,57 @@ export class Reactor {
 
   /** Does all deferred sends now. A failure handler may defer, send or flush again. */
   flushDeferred(): void {
+    const { batch } = this.kernel;
+    const words = this.deferredWords;
     while (this.deferredNext < this.deferredCount) {
-      const index = this.deferredNext++;
-      const connection = this.deferredConnections[index];
-      if (connection.generation !== this.deferredWords[index * 3] || !connection.deferred) continue;
-      connection.deferred = false;
-      const offset = this.deferredWords[index * 3 + 1];
-      const length = this.deferredWords[index * 3 + 2];
-      if (connection.outputBytes > 0) {
-        if (!this.keepOutput(connection, offset, length)) connection.protocol!.sendFailed(connection);
-        continue;
+      const first = this.deferredNext;
+      let count = 0;
+      let index = first;
+      for (; index < this.deferredCount && count < BATCH_MAX; index++) {
+        const connection = this.deferredConnections[index];
+        const word = index * 3;
+        if (connection.generation !== words[word] || !connection.deferred) continue;
+        connection.deferred = false;
+        if (connection.outputBytes > 0) {
+          if (!this.keepOutput(connection, words[word + 1], words[word + 2])) this.noteFailed(connection);
+          continue;
+        }
+        const operation = count++ * BATCH_WORDS;
+        batch[operation] = connection.fd;
+        batch[operation + 1] = words[word + 1];
+        batch[operation + 2] = words[word + 2];
+        this.sending[count - 1] = connection;
       }
-      const count = this.kernel.send(connection.fd, offset, length, false);
-      if (count === length) continue;
-      if (!this.sentPart(connection, count, offset, length)) connection.protocol!.sendFailed(connection);
+      this.deferredNext = index;
+      if (count > 0) this.kernel.sendBatch(count);
+      // No handler runs before all results are known: one may send more on a connection further down.
+      for (let i = 0; i < count; i++) {
+        const operation = i * BATCH_WORDS;
+        const result = batch[operation + 3];
+        if (result === batch[operation + 2]) continue;
+        const connection = this.sending[i];
+        if (!this.sentPart(connection, result, batch[operation + 1], batch[operation + 2])) this.noteFailed(connection);
+      }
+      if (this.failedCount > 0) this.tellFailed();
     }
     this.deferredNext = 0;
     this.deferredCount = 0;
-    this.stagedBytes = 0;
+    this.stagedBytes = this.aheadBytes;
+  }
+
+  private noteFailed(connection: Connection): void {
+    this.failedConnections[this.failedCount] = connection;
+    this.failedGenerations[this.failedCount++] = connection.generation;
+  }
+
+  private tellFailed(): void {
+    while (this.failedNext < this.failedCount) {
+      const index = this.failedNext++;
+      const connection = this.failedConnections[index];
+      if (connection.generation === this.failedGenerations[index]) connection.protocol!.sendFailed(connection);
+    }
+    this.failedNext = 0;
+    this.failedCount = 0;
   }
 
   /**
@@ -582,6 +767,7 @@ export class Reactor {
     connection.writeEnded = false;
     connection.errno = 0;
     connection.deferred = false;
+    connection.smallInput = false;
     connection.inputScanned = 0;
     connection.exchanges = 0;
     connection.reusable = true;

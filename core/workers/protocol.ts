@@ -1,6 +1,7 @@
 // Messages between the control thread and a packet worker, and what a worker is started with.
 // Control to worker: a message on the port, then a write to the worker's eventfd to wake it.
 
+import type { RingMemory } from '../ffi/io-uring.ts';
 import type { MappedMemory } from '../ffi/memory.ts';
 import type { Snapshot } from './snapshot.ts';
 
@@ -27,6 +28,8 @@ export interface PacketWorkerStart {
 export interface WorkerStart extends PacketWorkerStart {
   /** Mapped once per worker; a replacement thread takes it over. */
   memory: MappedMemory;
+  /** For batches of system calls; null where the system has or allows none. */
+  ring: RingMemory | null;
 }
 
 /** What the control thread tells a worker. */

@@ -3,6 +3,7 @@
 // Owned by the control thread. Knows snapshots and sockets, not configuration.
 // Invariant: a listening socket is closed only after its worker has let go of it.
 
+import { openRing, type RingMemory } from '../ffi/io-uring.ts';
 import { mapMemory } from '../ffi/memory.ts';
 import { openWakeup } from '../ffi/process.ts';
 import { kernelMemoryBytes } from '../io/arena.ts';
@@ -35,6 +36,8 @@ export interface SupervisorOptions {
   /** Bytes of buffers and connection slots of each worker. */
   bufferBytes: number;
   connectionsMax: number;
+  /** Whether batches of system calls go through io_uring where the system allows it. */
+  ioUring: boolean;
   /** Shared areas of one worker; called once per index. */
   shared: (index: number) => Pick<WorkerStart, 'metrics' | 'accessLog' | 'flightRecords'>;
   sockets: ListeningSockets;
@@ -55,6 +58,8 @@ export class Supervisor {
   private readonly sockets: ListeningSockets;
   private readonly log: Log;
   private pingTimer: NodeJS.Timeout | undefined;
+  /** Why batches of system calls do not go through io_uring: a positive error number, or 0. */
+  ringErrno = 0;
 
   /** Starts all threads; they wait for the first `apply`. Throws when no wake-up descriptor can be had. */
   constructor(options: SupervisorOptions) {
@@ -67,6 +72,7 @@ export class Supervisor {
         index,
         wakeFd,
         memory: mapMemory(kernelMemoryBytes(options.bufferBytes)),
+        ring: options.ioUring ? this.openRing() : null,
         connectionsMax: options.connectionsMax,
         descriptors: new SharedArrayBuffer((options.connectionsMax + EXTRA_DESCRIPTORS) * 4),
         ...options.shared(index),
@@ -146,6 +152,13 @@ export class Supervisor {
   /** State of every worker, by index. */
   states(): WorkerState[] {
     return this.slots.map((slot) => slot.state());
+  }
+
+  private openRing(): RingMemory | null {
+    const ring = openRing();
+    if (typeof ring !== 'number') return ring;
+    this.ringErrno = ring;
+    return null;
   }
 }
 

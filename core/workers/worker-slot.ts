@@ -9,6 +9,7 @@
 //   any state --retire (drain or stop)--> the next death is final: gone
 
 import { Worker } from 'node:worker_threads';
+import { closeRing } from '../ffi/io-uring.ts';
 import { closeDescriptor } from '../ffi/listen.ts';
 import { unmapMemory } from '../ffi/memory.ts';
 import { wake } from '../ffi/process.ts';
@@ -237,6 +238,7 @@ export class WorkerSlot {
       if (this.cause !== undefined) this.logDeath(code, left, undefined);
       this.drained(left);
       unmapMemory(this.start.memory);
+      if (this.start.ring !== null) closeRing(this.start.ring);
       for (const resolve of this.exitWaiters.splice(0)) resolve();
       return;
     }

@@ -19,7 +19,7 @@ const start = workerData as WorkerStart;
 const port = parentPort;
 if (port === null) throw new Error('core/workers/worker.ts runs as a worker thread only');
 
-const kernel = createLinuxKernel(start.memory);
+const kernel = createLinuxKernel(start.memory, start.ring);
 const worker = new PacketWorker(kernel, start, (message: WorkerMessage) => port.postMessage(message));
 
 function takeMessages(): void {

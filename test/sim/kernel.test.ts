@@ -39,7 +39,13 @@ function recordOnLinux(name: string): string[] {
   const deadPort = localPort(dead);
   closeDescriptor(dead);
   try {
-    return record(createLinuxKernel(mapMemory(PARITY_MEMORY_BYTES)), listener, localPort(listener), deadPort, name);
+    return record(
+      createLinuxKernel(mapMemory(PARITY_MEMORY_BYTES), null),
+      listener,
+      localPort(listener),
+      deadPort,
+      name,
+    );
   } finally {
     closeDescriptor(listener);
   }

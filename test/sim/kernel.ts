@@ -9,7 +9,16 @@
 // outside the caller's part, receives of no bytes.
 
 import { Errno } from '../../core/ffi/errno.ts';
-import { EVENTS_MAX, KERNEL_RESERVED_BYTES, type Kernel, SEGMENTS_MAX } from '../../core/ffi/kernel.ts';
+import {
+  BATCH_MAX,
+  BATCH_WORDS,
+  EVENTS_MAX,
+  KERNEL_RESERVED_BYTES,
+  type Kernel,
+  recvEach,
+  SEGMENTS_MAX,
+  sendEach,
+} from '../../core/ffi/kernel.ts';
 import { decodeSockaddr, encodeSockaddr, type HostPort } from '../../core/ffi/sockaddr.ts';
 import { SimEpoll, SimEventfd, type SimFile } from './epoll.ts';
 import type { Random } from './random.ts';
@@ -77,6 +86,7 @@ export interface SimKernelOptions {
 /** The simulated kernel of one packet worker. */
 export class SimKernel implements Kernel {
   readonly memory: Uint8Array;
+  readonly batch = new Int32Array(BATCH_MAX * BATCH_WORDS);
   readonly events: Int32Array;
   readonly eventStride: number;
   readonly eventDataIndex: number;
@@ -279,6 +289,16 @@ export class SimKernel implements Kernel {
     const count = this.sendBytes(fd, this.range(offset, length, 'send'));
     this.trace?.(`send ${fd} ${length} = ${count}${this.preview(offset, count)}`);
     return count;
+  }
+
+  recvBatch(count: number): void {
+    if (count < 1 || count > BATCH_MAX) throw new SimMisuse(`recvBatch of ${count} operations`);
+    recvEach(this, 0, count);
+  }
+
+  sendBatch(count: number): void {
+    if (count < 1 || count > BATCH_MAX) throw new SimMisuse(`sendBatch of ${count} operations`);
+    sendEach(this, 0, count);
   }
 
   writev(fd: number, segments: Int32Array, count: number): number {

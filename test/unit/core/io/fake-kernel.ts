@@ -4,7 +4,7 @@
 // whole runs with faults belong to test/sim.
 
 import { Errno } from '../../../../core/ffi/errno.ts';
-import { EVENTS_MAX, type Kernel } from '../../../../core/ffi/kernel.ts';
+import { BATCH_MAX, BATCH_WORDS, EVENTS_MAX, type Kernel, recvEach, sendEach } from '../../../../core/ffi/kernel.ts';
 import { BUFFER_BYTES_MIN, kernelMemoryBytes } from '../../../../core/io/arena.ts';
 import type { Connection, Protocol } from '../../../../core/io/connection.ts';
 import { Reactor } from '../../../../core/io/reactor.ts';
@@ -48,6 +48,7 @@ export class FakeKernel implements Kernel {
   readonly events: Int32Array;
   readonly eventStride = 3;
   readonly eventDataIndex = 1;
+  readonly batch = new Int32Array(BATCH_MAX * BATCH_WORDS);
   readonly addressOffset = 16 * 1024;
   /** Time of both clocks; tests set it. */
   timeMs = 1000;
@@ -160,6 +161,14 @@ export class FakeKernel implements Kernel {
     this.socket(fd).more = more;
     return this.take(fd, [[offset, length]]);
   }
+  recvBatch(count: number): void {
+    recvEach(this, 0, count);
+  }
+
+  sendBatch(count: number): void {
+    sendEach(this, 0, count);
+  }
+
   writev(fd: number, segments: Int32Array, count: number): number {
     const list = Array.from({ length: count }, (_, i) => [segments[i * 2], segments[i * 2 + 1]] as const);
     return this.take(fd, list);

@@ -29,6 +29,7 @@ class Harness {
     this.controls[0]![Word.FAIL_AT_START] = failuresAtStart;
     this.sockets = new ListeningSockets(workerCount);
     this.supervisor = new Supervisor({
+      ioUring: true,
       workerCount,
       workerFile: new URL('./fake-worker.ts', import.meta.url),
       bufferBytes: 4096,
