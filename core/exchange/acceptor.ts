@@ -70,14 +70,14 @@ export class Acceptor implements Protocol {
         kernel.close(fd);
         continue;
       }
-      const connection = reactor.openStream(fd, context.downstream);
+      const connection = reactor.openStream(fd, context.downstreamHttp1);
       if (connection === null) {
         counters[Counter.CONNECTIONS_SHED]++;
         continue;
       }
       reactor.readPeer(connection);
       connection.listener = watch.listener;
-      context.downstream.accepted(connection);
+      context.downstreamHttp1.accepted(connection);
     }
   }
 

@@ -7,10 +7,11 @@ import { ChunkedState, ChunkPhase, decodeChunked, writeChunkHeader } from '../ht
 import { HeaderId } from '../http1/header-ids.ts';
 import type { HeaderTable } from '../http1/header-table.ts';
 import { putBytes, putRange } from '../io/bytes.ts';
+import type { Connection } from '../io/connection.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
-const { CHUNKED, CLOSE, LENGTH } = BodyFraming;
+const { CHUNKED, CLOSE, LENGTH, STREAM } = BodyFraming;
 
 /** Largest trailer section, and so what a sender of trailers can make us keep. */
 export const TRAILER_BYTES_MAX = 8 * 1024;
@@ -41,6 +42,10 @@ export function readRequestBody(
     readChunks(memory, offset, length, exchange.requestChunks!, piece);
     return;
   }
+  if (exchange.requestFraming === STREAM) {
+    stream(offset, length, exchange.downstream!, piece);
+    return;
+  }
   const count = Math.min(length, exchange.requestRemaining);
   exchange.requestRemaining -= count;
   plain(offset, count, exchange.requestRemaining === 0, piece);
@@ -67,6 +72,9 @@ export function readResponseBody(
     case CLOSE:
       plain(offset, length, false, piece);
       return;
+    case STREAM:
+      stream(offset, length, exchange.upstream!, piece);
+      return;
     default:
       plain(offset, 0, true, piece);
   }
@@ -91,6 +99,12 @@ function plain(offset: number, count: number, end: boolean, piece: BodyPiece): v
   piece.end = end;
   piece.error = 0;
   piece.trailers = null;
+}
+
+/** Bytes of an HTTP/2 stream; none: its end has come by itself. */
+function stream(offset: number, length: number, connection: Connection, piece: BodyPiece): void {
+  plain(offset, length, length === 0 || connection.inputEnds, piece);
+  if (piece.end) piece.trailers = connection.trailers;
 }
 
 function readChunks(memory: Uint8Array, offset: number, length: number, state: ChunkedState, piece: BodyPiece): void {

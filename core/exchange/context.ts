@@ -3,25 +3,37 @@
 // Owned by one worker. Hot module: no allocation per request.
 
 import { RequestHead, ResponseHead } from '../http1/message.ts';
+import { noBytes } from '../io/bytes.ts';
 import type { Reactor } from '../io/reactor.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
 import type { AccessLog } from '../telemetry/access-log.ts';
-import { type FlightRecorder, SLOW_MS_DEFAULT } from '../telemetry/flight-recorder.ts';
+import type { FlightRecorder } from '../telemetry/flight-recorder.ts';
 import { LogSource } from '../telemetry/log-source.ts';
 import { Counter, type WorkerMetrics } from '../telemetry/metrics.ts';
+import type { Connector } from './connector.ts';
 import type { DownstreamHttp1 } from './downstream-http1.ts';
 import { Exchange } from './exchange.ts';
 import { readForwardedClient } from './forwarded-client.ts';
+import { Reason } from './reasons.ts';
 import type { RequestIds } from './request-id.ts';
 import { DateLine } from './response-head.ts';
 import type { Runtime } from './runtime.ts';
 import type { Tunnel } from './tunnel.ts';
+import type { Upstream } from './upstream.ts';
 import type { UpstreamHttp1 } from './upstream-http1.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { FLIGHT_RECORDS, REQUESTS_IN_FLIGHT } = Counter;
+const { UPSTREAM_CONNECT_FAILURE } = Reason;
 
-const noBytes = new Uint8Array(0);
+/**
+ * Least time between two reports that the same endpoint fails. They are repeated as long as it
+ * fails, so that whoever puts the reports of all workers together can tell old ones from true ones.
+ */
+export const ENDPOINT_REPORT_INTERVAL_MS = 10_000;
+
+/** Told of an endpoint that fails, or works again (`detail` 0), see workers/protocol.ts. */
+export type EndpointListener = (endpoint: Endpoint, backend: string, detail: number, errno: number) => void;
 
 export class ProxyContext {
   readonly reactor: Reactor;
@@ -43,10 +55,16 @@ export class ProxyContext {
   draining = false;
   /** Exchanges begun and not ended. */
   exchanges = 0;
+  /** Endpoints in use that are marked as failing; while there are none, nobody looks for one. */
+  endpointsFailing = 0;
+  /** Called at most once per endpoint and ENDPOINT_REPORT_INTERVAL_MS, and when it works again. */
+  onEndpoint: EndpointListener = () => {};
 
   // Set once by PacketWorker, which creates them with this context.
-  downstream!: DownstreamHttp1;
-  upstream!: UpstreamHttp1;
+  downstreamHttp1!: DownstreamHttp1;
+  upstream!: Upstream;
+  upstreamHttp1!: UpstreamHttp1;
+  connector!: Connector;
   tunnel!: Tunnel;
 
   private readonly pool: Exchange[] = [];
@@ -77,9 +95,12 @@ export class ProxyContext {
     const { reactor, metrics } = this;
     const durationMs = reactor.nowMs - exchange.startMs;
     metrics.countOutcome(exchange.status, exchange.reason);
+    if (exchange.reason === UPSTREAM_CONNECT_FAILURE) this.endpointFailed(exchange);
+    else if (this.endpointsFailing > 0) this.endpointAnswered(exchange);
     if (!exchange.tunnel) metrics.recordLatency(durationMs);
     if (exchange.firstByteMs > 0) metrics.recordUpstreamLatency(exchange.firstByteMs - exchange.connectedMs);
-    if (this.accessLog.enabled || exchange.reason !== 0 || exchange.status >= 500 || durationMs >= SLOW_MS_DEFAULT) {
+    const isSlow = durationMs >= this.flight.slowThresholdMs;
+    if (this.accessLog.enabled || exchange.reason !== 0 || exchange.status >= 500 || isSlow) {
       this.record(exchange);
     }
     this.counters[REQUESTS_IN_FLIGHT]--;
@@ -87,6 +108,40 @@ export class ProxyContext {
     if (exchange.headBlock !== 0) reactor.arena.free(exchange.headBlock);
     exchange.reset();
     this.pool.push(exchange);
+  }
+
+  /** Forgets an endpoint that no snapshot refers to any more. */
+  dropEndpoint(endpoint: Endpoint): void {
+    if (endpoint.failing) this.endpointsFailing--;
+    endpoint.failing = false;
+    this.endpoints.delete(endpoint.address);
+  }
+
+  private endpointFailed(exchange: Exchange): void {
+    const backend = exchange.runtime!.backends[exchange.backend];
+    const endpoint = backend.endpoints[exchange.endpoint];
+    if (endpoint.removed) return;
+    if (!endpoint.failing) this.endpointsFailing++;
+    const { nowMs } = this.reactor;
+    endpoint.failing = true;
+    endpoint.failedMs = nowMs;
+    if (nowMs - endpoint.failureReportedMs < ENDPOINT_REPORT_INTERVAL_MS) return;
+    endpoint.failureReportedMs = nowMs;
+    endpoint.failureOpen = true;
+    this.onEndpoint(endpoint, backend.settings.name, exchange.detail, exchange.errno);
+  }
+
+  /** A connection from before the failure, kept or busy until now, proves nothing: only a newer one does. */
+  private endpointAnswered(exchange: Exchange): void {
+    if (exchange.endpoint < 0 || exchange.connectedMs === 0 || exchange.reusedConnection) return;
+    const backend = exchange.runtime!.backends[exchange.backend];
+    const endpoint = backend.endpoints[exchange.endpoint];
+    if (!endpoint.failing || exchange.connectedMs <= endpoint.failedMs) return;
+    endpoint.failing = false;
+    this.endpointsFailing--;
+    if (!endpoint.failureOpen) return;
+    endpoint.failureOpen = false;
+    this.onEndpoint(endpoint, backend.settings.name, 0, 0);
   }
 
   private record(exchange: Exchange): void {

@@ -8,7 +8,9 @@
 
 import type { ChunkedState } from '../http1/chunked.ts';
 import type { Connection } from '../io/connection.ts';
+import type { Downstream } from './downstream.ts';
 import type { Runtime } from './runtime.ts';
+import type { UpstreamSide } from './upstream-side.ts';
 
 /** State of one exchange's request or response body. */
 export const BodyFraming = {
@@ -20,6 +22,8 @@ export const BodyFraming = {
   CLOSE: 3,
   /** Raw bytes in both directions (101, CONNECT). */
   TUNNEL: 4,
+  /** Until the end of an HTTP/2 stream. */
+  STREAM: 5,
 } as const;
 
 export class Exchange {
@@ -27,6 +31,9 @@ export class Exchange {
   runtime: Runtime | null = null;
   downstream: Connection | null = null;
   upstream: Connection | null = null;
+  /** The protocols of both; that of the upstream from the moment it has a connection. */
+  downstreamSide: Downstream | null = null;
+  upstreamSide: UpstreamSide | null = null;
 
   // -- request ---------------------------------------------------------------
   /** Arena block that holds the rewritten head; 0: none. */
@@ -121,6 +128,8 @@ export class Exchange {
     this.runtime = null;
     this.downstream = null;
     this.upstream = null;
+    this.downstreamSide = null;
+    this.upstreamSide = null;
     this.headBlock = 0;
     this.headOffset = 0;
     this.headLength = 0;

@@ -3,7 +3,7 @@
 // positions of pickers. Exchanges in flight keep the runtime they started with.
 
 import type { ParserLimits } from '../http1/message.ts';
-import { Text } from '../io/bytes.ts';
+import { noBytes, Text } from '../io/bytes.ts';
 import type { Connection } from '../io/connection.ts';
 import { Endpoint } from '../lb/endpoint.ts';
 import type { Picker } from '../lb/picker.ts';
@@ -117,7 +117,7 @@ export class Runtime {
 
   /** Label of a rule for logs and records; empty for -1. */
   ruleLabel(rule: number): Uint8Array {
-    if (rule < 0) return emptyBytes;
+    if (rule < 0) return noBytes;
     let label = this.ruleLabels[rule];
     if (label === undefined) {
       label = encoder.encode(this.routes.ruleLabel(rule));
@@ -126,5 +126,3 @@ export class Runtime {
     return label;
   }
 }
-
-const emptyBytes = new Uint8Array(0);

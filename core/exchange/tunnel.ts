@@ -7,7 +7,6 @@
 // Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
 // Spec: RFC 9110 §7.8 (Upgrade), §9.3.6 (CONNECT); RFC 6455 §1.3.
 
-import { Shutdown } from '../ffi/kernel.ts';
 import type { ResponseHead } from '../http1/message.ts';
 import { putText, Text } from '../io/bytes.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
@@ -32,7 +31,7 @@ export class Tunnel implements Protocol {
 
   /** The upstream answered 101: passes its head on and joins the connections. */
   startUpgrade(exchange: Exchange, offset: number, length: number, head: ResponseHead): void {
-    const { reactor, downstream, date } = this.context;
+    const { reactor, date } = this.context;
     const client = exchange.downstream!;
     const upstream = exchange.upstream!;
     const headEnd = head.endOffset;
@@ -53,7 +52,7 @@ export class Tunnel implements Protocol {
     exchange.responseBodyBytes += early;
     this.count(Counter.DOWNSTREAM_BYTES_OUT, headEnd - start + early);
     if (!reactor.send(client, start, headEnd - start + early, false)) {
-      downstream.writeFailed(client);
+      exchange.downstreamSide!.writeFailed(client);
       return;
     }
     reactor.freeInput(upstream);
@@ -62,7 +61,7 @@ export class Tunnel implements Protocol {
 
   /** The connection that a CONNECT asked for is established: says so and joins the connections. */
   startConnect(exchange: Exchange): void {
-    const { reactor, downstream } = this.context;
+    const { reactor } = this.context;
     const client = exchange.downstream!;
     exchange.status = 200;
     exchange.responseStarted = true;
@@ -70,7 +69,7 @@ export class Tunnel implements Protocol {
     const end = putText(reactor.view, start, connectEstablished);
     this.count(Counter.DOWNSTREAM_BYTES_OUT, end - start);
     if (!reactor.send(client, start, end - start, false)) {
-      downstream.writeFailed(client);
+      exchange.downstreamSide!.writeFailed(client);
       return;
     }
     this.join(exchange);
@@ -175,7 +174,7 @@ export class Tunnel implements Protocol {
     const { reactor } = this.context;
     if (connection.outputBytes > 0 || connection.writeEnded) return;
     connection.writeEnded = true;
-    reactor.kernel.shutdown(connection.fd, Shutdown.WRITE);
+    reactor.shutdownWrite(connection);
     const peer = connection.tunnelPeer!;
     if (peer.writeEnded) this.end(exchange, false);
   }
@@ -190,9 +189,10 @@ export class Tunnel implements Protocol {
 
   private end(exchange: Exchange, abort: boolean): void {
     const { context } = this;
-    const { reactor, counters, downstream } = context;
+    const { reactor, counters } = context;
     const client = exchange.downstream!;
     const upstream = exchange.upstream!;
+    const downstream = exchange.downstreamSide!;
     counters[Counter.TUNNELS_OPEN]--;
     counters[Counter.UPSTREAM_OPEN]--;
     exchange.responseComplete = !abort;

@@ -1,9 +1,8 @@
 // The upstream's side of HTTP/1: choosing an endpoint, getting a connection, the request out and
 // the response back.
 //
-//   CONNECTING --> ACTIVE <--> IDLE (in its endpoint's pool)
-//        \            \---> closed (close-delimited, not reusable, failed)
-//         \---> closed (refused, timed out)
+//   established --> HEAD --> BODY --> IDLE (in its endpoint's pool) --> HEAD ...
+//                     \--------\---> closed (close-delimited, not reusable, failed)
 //
 // A kept connection may be closed by the other side at the very moment a request is sent on it. If
 // not one byte of an answer came, the request is sent again, once, on a new connection, provided
@@ -21,9 +20,12 @@ import { FILL_AGAIN, FILL_END, FILL_ERROR } from '../io/reactor.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
 import { Counter } from '../telemetry/metrics.ts';
 import { BodyPiece, frameChunk, framedOffset, putBodyEnd, readResponseBody, startResponseChunks } from './body.ts';
+import type { ConnectOwner } from './connector.ts';
 import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
+import { isIdempotent } from './upstream.ts';
+import type { UpstreamSide } from './upstream-side.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { CHUNKED, CLOSE, LENGTH, NONE } = BodyFraming;
@@ -31,17 +33,13 @@ const {
   STALE_RETRIES,
   UPSTREAM_BYTES_IN,
   UPSTREAM_BYTES_OUT,
-  UPSTREAM_CONNECT_FAILURES,
   UPSTREAM_IDLE,
   UPSTREAM_OPEN,
-  UPSTREAM_OPENED,
   UPSTREAM_REUSED,
 } = Counter;
 
 /** States of an upstream connection. */
 export const UpstreamState = {
-  /** The system is still connecting. */
-  CONNECTING: 0,
   /** An exchange uses it; the response head is awaited. */
   HEAD: 1,
   /** An exchange uses it; the response body is passing. */
@@ -50,14 +48,12 @@ export const UpstreamState = {
   IDLE: 3,
 } as const;
 
-const { BODY, CONNECTING, HEAD, IDLE } = UpstreamState;
+const { BODY, HEAD, IDLE } = UpstreamState;
 
 /** Receives per turn of one connection, so that a fast upstream does not starve the others. */
 const RECEIVES_PER_TURN = 8;
 
-const emptyBytes = new Uint8Array(0);
-
-export class UpstreamHttp1 implements Protocol {
+export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
   private readonly context: ProxyContext;
   private readonly piece = new BodyPiece();
 
@@ -65,44 +61,12 @@ export class UpstreamHttp1 implements Protocol {
     this.context = context;
   }
 
-  // -- choice -------------------------------------------------------------------
+  // -- connections --------------------------------------------------------------
 
-  /**
-   * Chooses backend and endpoint for an exchange whose rule is known, and gives the endpoint's
-   * address (empty if there is none to choose).
-   */
-  choose(exchange: Exchange): Uint8Array {
-    const runtime = exchange.runtime!;
-    const { routes } = runtime;
-    const rule = exchange.rule;
-    const count = routes.backendRefCount(rule);
-    if (count === 0) return emptyBytes;
-    let ref = 0;
-    if (count > 1) {
-      let share = (this.context.ids.next() >>> 1) % routes.backendRefWeightTotal(rule);
-      while (share >= routes.backendRefWeight(rule, ref)) share -= routes.backendRefWeight(rule, ref++);
-    }
-    exchange.backend = routes.backendRefIndex(rule, ref);
-    const backend = runtime.backends[exchange.backend];
-    exchange.endpoint = backend.picker.pick();
-    return exchange.endpoint < 0 ? emptyBytes : backend.endpoints[exchange.endpoint].addressBytes;
-  }
-
-  /** Sends the exchange to its endpoint, on a kept connection if there is one. */
-  start(exchange: Exchange): void {
-    const { reactor, counters, downstream } = this.context;
-    if (exchange.endpoint < 0) {
-      downstream.fail(exchange, 503, Reason.NO_HEALTHY_UPSTREAM, Detail.NO_ENDPOINTS, 0);
-      return;
-    }
-    const runtime = exchange.runtime!;
-    const endpoint = runtime.backends[exchange.backend].endpoints[exchange.endpoint];
-    const timeoutMs = runtime.routes.backendRequestTimeoutMs(exchange.rule);
-    exchange.attempts++;
-    if (timeoutMs > 0) {
-      exchange.attemptDeadlineMs = reactor.nowMs + timeoutMs;
-      downstream.progress(exchange);
-    }
+  /** Sends the exchange to an endpoint, on a kept connection if there is one. */
+  begin(exchange: Exchange, endpoint: Endpoint): void {
+    const { reactor, counters } = this.context;
+    exchange.upstreamSide = this;
     // A retry, like a tunnel, gets a connection that nothing else has used.
     const kept =
       exchange.attempts === 1 && exchange.method !== Method.CONNECT ? this.takeKept(exchange, endpoint) : null;
@@ -136,33 +100,41 @@ export class UpstreamHttp1 implements Protocol {
   }
 
   private connect(exchange: Exchange, endpoint: Endpoint): void {
-    const { reactor, counters, downstream } = this.context;
     exchange.reusedConnection = false;
     exchange.upstreamConnectionUses = 0;
     exchange.upstreamConnectionAgeMs = 0;
-    const fd = reactor.kernel.connect(endpoint.sockaddr);
-    if (fd < 0) {
-      counters[UPSTREAM_CONNECT_FAILURES]++;
-      if (fd === -Errno.EMFILE || fd === -Errno.ENFILE || fd === -Errno.ENOBUFS || fd === -Errno.ENOMEM) {
-        downstream.fail(exchange, 503, Reason.OVERLOAD, Detail.NO_DESCRIPTORS, -fd);
-      } else {
-        downstream.fail(exchange, 503, Reason.UPSTREAM_CONNECT_FAILURE, Detail.CONNECT_ERRNO, -fd);
-      }
-      return;
-    }
-    const connection = reactor.openStream(fd, this);
+    const { settings } = exchange.runtime!.backends[exchange.backend];
+    const connection = this.context.connector.connect(endpoint, settings, this);
     if (connection === null) {
-      downstream.fail(exchange, 503, Reason.OVERLOAD, Detail.NO_CONNECTION_SLOTS, 0);
+      this.connectFailed(exchange);
       return;
     }
-    counters[UPSTREAM_OPENED]++;
-    counters[UPSTREAM_OPEN]++;
-    connection.state = CONNECTING;
-    connection.endpoint = endpoint;
     connection.exchange = exchange;
     exchange.upstream = connection;
-    const { settings } = exchange.runtime!.backends[exchange.backend];
-    reactor.setTimer(connection, settings.connectTimeoutMs);
+  }
+
+  established(connection: Connection): void {
+    const { reactor, tunnel } = this.context;
+    const exchange = connection.exchange!;
+    if (exchange.method === Method.CONNECT) {
+      exchange.connectedMs = reactor.nowMs;
+      connection.exchanges++;
+      tunnel.startConnect(exchange);
+      return;
+    }
+    this.use(exchange, connection);
+  }
+
+  notEstablished(connection: Connection): void {
+    const exchange = connection.exchange!;
+    this.close(connection, false);
+    this.connectFailed(exchange);
+  }
+
+  private connectFailed(exchange: Exchange): void {
+    const { reason, detail, errno } = this.context.connector;
+    const status = detail === Detail.CONNECT_TIMER ? 504 : 503;
+    exchange.downstreamSide!.fail(exchange, status, reason, detail, errno);
   }
 
   // -- events -------------------------------------------------------------------
@@ -173,8 +145,6 @@ export class UpstreamHttp1 implements Protocol {
         // The end of a kept connection, or bytes that nobody asked for: either way of no more use.
         if (this.context.reactor.fill(connection) !== FILL_AGAIN) this.closeIdle(connection);
         return;
-      case CONNECTING:
-        return;
       default:
         this.pumpResponse(connection);
     }
@@ -182,29 +152,19 @@ export class UpstreamHttp1 implements Protocol {
 
   writable(connection: Connection): void {
     const exchange = connection.exchange;
-    if (connection.state === CONNECTING) {
-      this.connected(connection, exchange!);
-      return;
-    }
     if (connection.outputBytes === 0 || exchange === null) return;
-    const { reactor, downstream } = this.context;
+    const { reactor } = this.context;
     if (!reactor.flush(connection)) {
       this.writeFailed(exchange);
       return;
     }
+    const downstream = exchange.downstreamSide!;
     downstream.progress(exchange);
     if (connection.outputBytes === 0 && !exchange.requestComplete) downstream.pumpRequest(exchange);
   }
 
   expired(connection: Connection): void {
-    if (connection.state === CONNECTING) {
-      const exchange = connection.exchange!;
-      this.context.counters[UPSTREAM_CONNECT_FAILURES]++;
-      this.close(connection, false);
-      this.context.downstream.fail(exchange, 504, Reason.UPSTREAM_CONNECT_FAILURE, Detail.CONNECT_TIMER, 0);
-    } else if (connection.state === IDLE) {
-      this.closeIdle(connection);
-    }
+    if (connection.state === IDLE) this.closeIdle(connection);
   }
 
   sendFailed(connection: Connection): void {
@@ -214,30 +174,12 @@ export class UpstreamHttp1 implements Protocol {
     this.writeFailed(exchange);
   }
 
-  private connected(connection: Connection, exchange: Exchange): void {
-    const { reactor, counters, downstream, tunnel } = this.context;
-    const errno = reactor.kernel.socketError(connection.fd);
-    if (errno !== 0) {
-      counters[UPSTREAM_CONNECT_FAILURES]++;
-      this.close(connection, false);
-      downstream.fail(exchange, 503, Reason.UPSTREAM_CONNECT_FAILURE, Detail.CONNECT_ERRNO, errno);
-      return;
-    }
-    reactor.clearTimer(connection);
-    if (exchange.method === Method.CONNECT) {
-      exchange.connectedMs = reactor.nowMs;
-      connection.exchanges++;
-      tunnel.startConnect(exchange);
-      return;
-    }
-    this.use(exchange, connection);
-  }
-
   // -- request --------------------------------------------------------------------
 
   /** Puts an exchange on a connection that is ready, and sends its head. */
   private use(exchange: Exchange, connection: Connection): void {
-    const { reactor, counters, downstream } = this.context;
+    const { reactor, counters } = this.context;
+    const downstream = exchange.downstreamSide!;
     connection.state = HEAD;
     connection.exchange = exchange;
     connection.exchanges++;
@@ -290,7 +232,7 @@ export class UpstreamHttp1 implements Protocol {
   acceptsBody(exchange: Exchange): boolean {
     const connection = exchange.upstream;
     return (
-      connection !== null && connection.state !== CONNECTING && connection.outputBytes === 0 && !connection.writeEnded
+      connection !== null && connection.protocol === this && connection.outputBytes === 0 && !connection.writeEnded
     );
   }
 
@@ -330,7 +272,7 @@ export class UpstreamHttp1 implements Protocol {
     reactor.freeOutput(connection);
     if (connection.errno === Errno.ENOBUFS) {
       this.close(connection, true);
-      this.context.downstream.fail(exchange, 503, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
+      exchange.downstreamSide!.fail(exchange, 503, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
       return;
     }
     if (exchange.requestSent) {
@@ -346,8 +288,9 @@ export class UpstreamHttp1 implements Protocol {
   // -- response -------------------------------------------------------------------
 
   private pumpResponse(connection: Connection): void {
-    const { reactor, counters, downstream } = this.context;
+    const { reactor, counters } = this.context;
     const exchange = connection.exchange!;
+    const downstream = exchange.downstreamSide!;
     const client = exchange.downstream!;
     if (connection.deferred) {
       // If it has ended, or spoken, that was before the request was sent on it.
@@ -382,7 +325,8 @@ export class UpstreamHttp1 implements Protocol {
 
   /** Takes one or more heads (1xx come first) and the first body bytes. Returns whether to read on. */
   private readHead(connection: Connection, exchange: Exchange, offset: number, length: number): boolean {
-    const { reactor, memory, responseHead: head, downstream, tunnel } = this.context;
+    const { reactor, memory, responseHead: head, tunnel } = this.context;
+    const downstream = exchange.downstreamSide!;
     const limits = exchange.runtime!.responseLimits;
     if (connection.inputScanned > 0 && length <= limits.headBytesMax) {
       // A head that comes in pieces is parsed again only once its end is here.
@@ -440,7 +384,8 @@ export class UpstreamHttp1 implements Protocol {
   }
 
   private readBody(connection: Connection, exchange: Exchange, offset: number, length: number): boolean {
-    const { memory, downstream } = this.context;
+    const { memory } = this.context;
+    const downstream = exchange.downstreamSide!;
     const { piece } = this;
     readResponseBody(memory, offset, length, exchange, piece);
     if (piece.error !== 0) {
@@ -490,7 +435,8 @@ export class UpstreamHttp1 implements Protocol {
 
   /** The response is complete: lets the connection go, then the client's side goes on. */
   private complete(exchange: Exchange, leftOver: boolean): void {
-    const { reactor, counters, downstream, draining } = this.context;
+    const { reactor, counters, draining } = this.context;
+    const downstream = exchange.downstreamSide!;
     const connection = exchange.upstream!;
     const endpoint = connection.endpoint!;
     const { settings } = exchange.runtime!.backends[exchange.backend];
@@ -535,7 +481,7 @@ export class UpstreamHttp1 implements Protocol {
         piece.consumed = 0;
         piece.end = true;
         piece.trailers = null;
-        if (this.context.downstream.sendResponseBody(exchange, piece)) this.complete(exchange, false);
+        if (exchange.downstreamSide!.sendResponseBody(exchange, piece)) this.complete(exchange, false);
         return;
       }
       this.fault(exchange, Reason.UPSTREAM_CONNECTION_TERMINATION, Detail.UPSTREAM_FIN, 0);
@@ -552,7 +498,8 @@ export class UpstreamHttp1 implements Protocol {
 
   /** The attempt has failed: sends the request again where that is safe, else answers or cuts. */
   private fault(exchange: Exchange, reason: number, detail: number, errno: number): void {
-    const { counters, downstream } = this.context;
+    const { counters } = this.context;
+    const downstream = exchange.downstreamSide!;
     const connection = exchange.upstream!;
     const answered = exchange.firstByteMs > 0;
     if (connection.deferred) exchange.requestSent = false;
@@ -561,7 +508,7 @@ export class UpstreamHttp1 implements Protocol {
       if (!exchange.bodyStreamed && (!exchange.requestSent || isIdempotent(exchange.method))) {
         counters[STALE_RETRIES]++;
         exchange.requestSent = false;
-        this.start(exchange);
+        this.context.upstream.start(exchange);
         return;
       }
       reason = Reason.STALE_UPSTREAM_CONNECTION;
@@ -586,20 +533,5 @@ export class UpstreamHttp1 implements Protocol {
     connection.endpoint!.removeIdle(connection);
     this.context.counters[UPSTREAM_IDLE]--;
     this.close(connection, false);
-  }
-}
-
-/** Methods that may be sent twice (RFC 9110 §9.2.2). */
-function isIdempotent(method: number): boolean {
-  switch (method) {
-    case Method.GET:
-    case Method.HEAD:
-    case Method.PUT:
-    case Method.DELETE:
-    case Method.OPTIONS:
-    case Method.TRACE:
-      return true;
-    default:
-      return false;
   }
 }

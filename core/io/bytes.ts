@@ -11,6 +11,9 @@ import type { PeerAddress } from './connection.ts';
 
 const encoder = new TextEncoder();
 
+/** No bytes: stands for a text that is absent. */
+export const noBytes = new Uint8Array(0);
+
 /** Bytes that a text or number may spill beyond its end. */
 export const SPILL_BYTES = 8;
 

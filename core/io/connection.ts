@@ -5,9 +5,12 @@
 // Between batches a connection is only numbers and references to other plain objects, never a
 // closure, promise or timer. Owned by one worker.
 
+import type { ConnectOwner } from '../exchange/connector.ts';
 import type { Exchange } from '../exchange/exchange.ts';
 import type { ListenerRuntime } from '../exchange/runtime.ts';
+import type { HeaderTable } from '../http1/header-table.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
+import type { Transport } from './transport.ts';
 
 /** What the reactor calls on a connection. Handlers may close any connection, this one included. */
 export interface Protocol {
@@ -36,7 +39,10 @@ export interface PeerAddress {
 export class Connection implements PeerAddress {
   readonly slot: number;
   generation = 0;
+  /** -1 for a stream inside another connection. */
   fd = -1;
+  /** How bytes travel; null: by plain socket calls. */
+  transport: Transport | null = null;
   protocol: Protocol | null = null;
   /** State within the protocol; meaning is the protocol's. */
   state = 0;
@@ -68,6 +74,10 @@ export class Connection implements PeerAddress {
   aheadOffset = 0;
   /** Block that keeps the bytes of a connection that did not read in its turn; 0: they are in the receive area. */
   aheadBlock = 0;
+  /** Streams: the bytes that the last `fill` gave are the last ones. */
+  inputEnds = false;
+  /** Streams: trailer fields that came after the last bytes; valid from `inputEnds` on. */
+  trailers: HeaderTable | null = null;
   /** The last receive brought so few bytes that the next message is worth receiving ahead. */
   smallInput = false;
 
@@ -105,6 +115,8 @@ export class Connection implements PeerAddress {
   endpoint: Endpoint | null = null;
   idleNext: Connection | null = null;
   idlePrevious: Connection | null = null;
+  /** Upstream, until it is established: whose it will be. */
+  connectOwner: ConnectOwner | null = null;
 
   constructor(slot: number) {
     this.slot = slot;

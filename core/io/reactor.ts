@@ -7,7 +7,7 @@
 // Hot module: no allocation, exception, promise, closure or log line per event.
 
 import { Errno } from '../ffi/errno.ts';
-import { BATCH_MAX, BATCH_WORDS, Epoll, type Kernel, SEGMENTS_MAX } from '../ffi/kernel.ts';
+import { BATCH_MAX, BATCH_WORDS, Epoll, type Kernel, SEGMENTS_MAX, Shutdown } from '../ffi/kernel.ts';
 import { Family } from '../ffi/sockaddr.ts';
 import {
   AHEAD_BYTES_MAX,
@@ -22,6 +22,7 @@ import {
 } from './arena.ts';
 import { Connection, type Protocol } from './connection.ts';
 import { TimerWheel } from './timer-wheel.ts';
+import type { Transport } from './transport.ts';
 
 /** A stream socket: everything, edge-triggered, registered once for its whole life. */
 const STREAM_EVENTS = Epoll.IN | Epoll.OUT | Epoll.RDHUP | Epoll.ET;
@@ -157,7 +158,7 @@ export class Reactor {
     // Only those that wait already are served: what queues itself in this batch has its turn in the next.
     const waiting = this.readyCount;
     for (let first = 0; first < count; first += BATCH_MAX) {
-      const end = first + BATCH_MAX < count ? first + BATCH_MAX : count;
+      const end = Math.min(first + BATCH_MAX, count);
       if (first > 0 && this.deferredCount > 0) this.flushDeferred();
       if (end - first > 1) this.receiveAhead(first, end);
       for (let i = first; i < end; i++) this.dispatch(i);
@@ -187,6 +188,19 @@ export class Reactor {
     return this.register(fd, protocol, Epoll.IN);
   }
 
+  /**
+   * Takes a slot for a stream inside another connection: no descriptor, no events; whoever drives the
+   * transport calls its protocol. Returns null when no slot is free.
+   */
+  openVirtual(protocol: Protocol, transport: Transport): Connection | null {
+    const connection = this.takeSlot();
+    if (connection === null) return null;
+    connection.protocol = protocol;
+    connection.transport = transport;
+    connection.openedMs = this.nowMs;
+    return connection;
+  }
+
   /** Stops watching a descriptor that the control thread owns, without closing it. */
   closeWatch(connection: Connection): void {
     this.kernel.epollDelete(this.epoll, connection.fd);
@@ -200,12 +214,28 @@ export class Reactor {
 
   /** Closes the socket, frees its buffers and its slot. With `abort` the peer sees a reset. */
   close(connection: Connection, abort: boolean): void {
-    if (abort) this.kernel.abortOnClose(connection.fd);
-    this.kernel.close(connection.fd);
+    if (connection.transport !== null) {
+      connection.transport.close(connection, abort);
+    } else {
+      if (abort) this.kernel.abortOnClose(connection.fd);
+      this.kernel.close(connection.fd);
+    }
     this.freeInput(connection);
     this.freeAhead(connection);
     this.freeOutput(connection);
     this.recycle(connection);
+  }
+
+  /** Tells the peer that our side is finished. Everything must have been sent. */
+  shutdownWrite(connection: Connection): void {
+    if (connection.transport !== null) connection.transport.shutdownWrite(connection);
+    else this.kernel.shutdown(connection.fd, Shutdown.WRITE);
+  }
+
+  /** Why a connection failed, or 0. */
+  socketError(connection: Connection): number {
+    if (connection.transport !== null) return connection.transport.error(connection);
+    return this.kernel.socketError(connection.fd);
   }
 
   /** Has `protocol.expired` called after `delayMs` (a whole number); replaces an earlier timer. */
@@ -270,11 +300,19 @@ export class Reactor {
       offset = connection.inputOffset + connection.inputLength;
       capacity = connection.inputBlock + this.arena.sizeOf(connection.inputBlock) - TAILROOM_BYTES - offset;
     }
-    const count = this.kernel.recv(connection.fd, offset, capacity);
+    const { transport } = connection;
+    const count =
+      transport === null
+        ? this.kernel.recv(connection.fd, offset, capacity)
+        : transport.recv(connection, offset, capacity);
     if (count > 0) {
-      // A short read has emptied the socket, unless the end of the stream is waiting behind it.
-      if (count < capacity && !connection.readHangup) connection.readReady = false;
-      connection.smallInput = count <= SMALL_INPUT_BYTES;
+      if (transport === null) {
+        // A short read has emptied the socket, unless the end of the stream is waiting behind it.
+        if (count < capacity && !connection.readHangup) connection.readReady = false;
+        connection.smallInput = count <= SMALL_INPUT_BYTES;
+      } else {
+        connection.readReady = transport.hasMore(connection);
+      }
       if (connection.inputLength > 0) {
         connection.inputLength += count;
         this.inputOffset = connection.inputOffset;
@@ -346,7 +384,8 @@ export class Reactor {
     connection.ahead = 0;
     if (result > 0) {
       // A message that fills the room may go on behind it, and so may one that has waited for its turn.
-      if (result === AHEAD_BYTES_MAX) connection.smallInput = false;
+      if (connection.transport !== null) connection.readReady = connection.transport.hasMore(connection);
+      else if (result === AHEAD_BYTES_MAX) connection.smallInput = false;
       else if (!connection.readHangup && connection.aheadBlock === 0) connection.readReady = false;
       this.inputOffset = connection.aheadOffset;
       this.inputLength = result;
@@ -414,7 +453,9 @@ export class Reactor {
    */
   isSilent(connection: Connection): boolean {
     if (connection.ahead !== 0 && connection.ahead !== NOTHING_AHEAD) return false;
-    return this.kernel.recv(connection.fd, this.arena.scratchOffset, 1) === -Errno.EAGAIN;
+    const { scratchOffset } = this.arena;
+    if (connection.transport !== null) return connection.transport.recv(connection, scratchOffset, 1) === -Errno.EAGAIN;
+    return this.kernel.recv(connection.fd, scratchOffset, 1) === -Errno.EAGAIN;
   }
 
   /**
@@ -493,7 +534,10 @@ export class Reactor {
   send(connection: Connection, offset: number, length: number, more: boolean): boolean {
     if (connection.deferred && !this.flushOwn(connection)) return false;
     if (connection.outputBytes > 0) return this.keepOutput(connection, offset, length);
-    const count = this.kernel.send(connection.fd, offset, length, more);
+    const count =
+      connection.transport === null
+        ? this.kernel.send(connection.fd, offset, length, more)
+        : connection.transport.send(connection, offset, length);
     if (count === length) return true;
     return this.sentPart(connection, count, offset, length);
   }
@@ -503,6 +547,9 @@ export class Reactor {
     if (connection.deferred && !this.flushOwn(connection)) return false;
     if (connection.outputBytes > 0) {
       return this.keepOutput(connection, offset1, length1) && this.keepOutput(connection, offset2, length2);
+    }
+    if (connection.transport !== null) {
+      return this.send(connection, offset1, length1, true) && this.send(connection, offset2, length2, false);
     }
     const segments = this.segments;
     segments[0] = offset1;
@@ -556,7 +603,7 @@ export class Reactor {
       const offset = this.deferredWords[word + 1];
       const length = this.deferredWords[word + 2];
       if (connection.outputBytes > 0) return this.keepOutput(connection, offset, length);
-      const count = this.kernel.send(connection.fd, offset, length, false);
+      const count = this.sendOnce(connection, offset, length);
       return count === length || this.sentPart(connection, count, offset, length);
     }
     return true;
@@ -577,6 +624,13 @@ export class Reactor {
         connection.deferred = false;
         if (connection.outputBytes > 0) {
           if (!this.keepOutput(connection, words[word + 1], words[word + 2])) this.noteFailed(connection);
+          continue;
+        }
+        if (connection.transport !== null) {
+          const sent = connection.transport.send(connection, words[word + 1], words[word + 2]);
+          if (sent !== words[word + 2] && !this.sentPart(connection, sent, words[word + 1], words[word + 2])) {
+            this.noteFailed(connection);
+          }
           continue;
         }
         const operation = count++ * BATCH_WORDS;
@@ -648,6 +702,11 @@ export class Reactor {
     connection.outputBytes = 0;
   }
 
+  private sendOnce(connection: Connection, offset: number, length: number): number {
+    if (connection.transport !== null) return connection.transport.send(connection, offset, length);
+    return this.kernel.send(connection.fd, offset, length, false);
+  }
+
   private sentPart(connection: Connection, count: number, offset: number, length: number): boolean {
     if (count >= 0) return this.keepOutput(connection, offset + count, length - count);
     if (count === -Errno.EAGAIN) return this.keepOutput(connection, offset, length);
@@ -689,7 +748,11 @@ export class Reactor {
   private writeChain(connection: Connection): number {
     const first = connection.outputFirst;
     if (first === connection.outputLast) {
-      return this.kernel.send(connection.fd, connection.outputStart, connection.outputBytes, false);
+      return this.sendOnce(connection, connection.outputStart, connection.outputBytes);
+    }
+    if (connection.transport !== null) {
+      const length = first + LARGE_BLOCK_BYTES - connection.outputStart;
+      return connection.transport.send(connection, connection.outputStart, length);
     }
     const segments = this.segments;
     let count = 0;
@@ -725,13 +788,8 @@ export class Reactor {
   // -- slots and events --------------------------------------------------------
 
   private register(fd: number, protocol: Protocol, events: number): Connection | null {
-    let connection: Connection;
-    if (this.freeSlotCount > 0) {
-      connection = this.connections[this.freeSlots[--this.freeSlotCount]]!;
-    } else if (this.connections.length < this.slotsMax) {
-      connection = new Connection(this.connections.length);
-      this.connections.push(connection);
-    } else {
+    const connection = this.takeSlot();
+    if (connection === null) {
       if (events === STREAM_EVENTS) this.kernel.close(fd);
       return null;
     }
@@ -750,6 +808,14 @@ export class Reactor {
     return connection;
   }
 
+  private takeSlot(): Connection | null {
+    if (this.freeSlotCount > 0) return this.connections[this.freeSlots[--this.freeSlotCount]]!;
+    if (this.connections.length === this.slotsMax) return null;
+    const connection = new Connection(this.connections.length);
+    this.connections.push(connection);
+    return connection;
+  }
+
   /** Returns a slot to the free list with everything reset; its old references become stale. */
   private recycle(connection: Connection): void {
     if (this.descriptors[connection.slot] !== 0) {
@@ -759,6 +825,9 @@ export class Reactor {
     this.timers.clear(connection.slot);
     connection.generation = (connection.generation + 1) | 0;
     connection.fd = -1;
+    connection.transport = null;
+    connection.inputEnds = false;
+    connection.trailers = null;
     connection.protocol = null;
     connection.state = 0;
     connection.readReady = false;
@@ -777,6 +846,7 @@ export class Reactor {
     connection.endpoint = null;
     connection.idleNext = null;
     connection.idlePrevious = null;
+    connection.connectOwner = null;
     this.freeSlots[this.freeSlotCount++] = connection.slot;
   }
 

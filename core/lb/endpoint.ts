@@ -17,6 +17,14 @@ export class Endpoint {
   /** Head of the idle list, most recently used first. */
   idle: Connection | null = null;
   idleCount = 0;
+  /** The last attempt to connect failed. */
+  failing = false;
+  /** Reactor time of the last failed attempt, in milliseconds. */
+  failedMs = 0;
+  /** Reactor time of the last report that it fails, in milliseconds. */
+  failureReportedMs = Number.NEGATIVE_INFINITY;
+  /** A failure has been reported that no success has followed yet. */
+  failureOpen = false;
   /** No snapshot of this worker refers to it any more: connections end with their exchange. */
   removed = false;
 

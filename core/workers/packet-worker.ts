@@ -3,11 +3,13 @@
 // simulation runs it on a simulated one.
 
 import { Acceptor } from '../exchange/acceptor.ts';
+import { Connector } from '../exchange/connector.ts';
 import { ProxyContext } from '../exchange/context.ts';
 import { DownstreamHttp1, DownstreamState } from '../exchange/downstream-http1.ts';
 import { type RandomWords, RequestIds } from '../exchange/request-id.ts';
 import { ListenerRuntime, Runtime } from '../exchange/runtime.ts';
 import { Tunnel } from '../exchange/tunnel.ts';
+import { Upstream } from '../exchange/upstream.ts';
 import { UpstreamHttp1 } from '../exchange/upstream-http1.ts';
 import { type Kernel, Shutdown } from '../ffi/kernel.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
@@ -76,8 +78,13 @@ export class PacketWorker {
       new FlightRecorder(start.flightRecords),
       new RequestIds(random),
     );
-    this.context.downstream = new DownstreamHttp1(this.context);
-    this.context.upstream = new UpstreamHttp1(this.context);
+    this.context.onEndpoint = ({ address }, backend, detail, errno) => {
+      post({ type: 'endpoint', report: { address, backend, detail, errno } });
+    };
+    this.context.downstreamHttp1 = new DownstreamHttp1(this.context);
+    this.context.upstream = new Upstream(this.context);
+    this.context.upstreamHttp1 = new UpstreamHttp1(this.context);
+    this.context.connector = new Connector(this.context);
     this.context.tunnel = new Tunnel(this.context);
     this.acceptor = new Acceptor(this.context);
     const wake = this.reactor.openWatch(start.wakeFd, new WakeUp(this, kernel));
@@ -154,19 +161,20 @@ export class PacketWorker {
     for (const endpoint of context.endpoints.values()) endpoint.removed = true;
     const runtime = new Runtime(snapshot, context.endpoints, () => (context.ids.next() >>> 1) / 2 ** 31);
     context.runtime = runtime;
+    context.flight.slowThresholdMs = snapshot.flightRecords.slowThresholdMs;
     context.accessLog = new AccessLog(
       this.start.accessLog,
       snapshot.accessLog.enabled ? snapshot.accessLog.format : '',
       this.start.index,
       this.metrics,
     );
-    for (const [address, endpoint] of context.endpoints) {
+    for (const endpoint of context.endpoints.values()) {
       if (!endpoint.removed) continue;
       while (endpoint.idle !== null) {
-        context.upstream.closeIdle(endpoint.idle);
+        context.upstreamHttp1.closeIdle(endpoint.idle);
         report.upstreamClosed++;
       }
-      context.endpoints.delete(address);
+      context.dropEndpoint(endpoint);
     }
     this.applyListeners(snapshot, listenerFds);
     reactor.forEach((connection) => {
@@ -223,8 +231,8 @@ export class PacketWorker {
   }
 
   private closeIfIdle(connection: Connection): boolean {
-    const { downstream } = this.context;
-    return connection.protocol === downstream && downstream.closeIfIdle(connection);
+    const { downstreamHttp1 } = this.context;
+    return connection.protocol === downstreamHttp1 && downstreamHttp1.closeIfIdle(connection);
   }
 
   // -- shutdown -------------------------------------------------------------------
@@ -238,7 +246,7 @@ export class PacketWorker {
     this.idleCloseMs = nowMs + idleGraceMs;
     this.drainEndMs = nowMs + timeoutMs;
     for (const endpoint of context.endpoints.values()) {
-      while (endpoint.idle !== null) context.upstream.closeIdle(endpoint.idle);
+      while (endpoint.idle !== null) context.upstreamHttp1.closeIdle(endpoint.idle);
     }
     this.continueDrain();
   }
@@ -274,7 +282,7 @@ export class PacketWorker {
     for (const listener of this.listeners.values()) this.unwatch(listener);
     this.terminateAll();
     for (const endpoint of this.context.endpoints.values()) {
-      while (endpoint.idle !== null) this.context.upstream.closeIdle(endpoint.idle);
+      while (endpoint.idle !== null) this.context.upstreamHttp1.closeIdle(endpoint.idle);
     }
     this.reactor.closeWatch(this.wake);
     this.acceptor.close();
@@ -282,10 +290,10 @@ export class PacketWorker {
   }
 
   private terminateAll(): void {
-    const { downstream, tunnel } = this.context;
+    const { downstreamHttp1, tunnel } = this.context;
     this.forEachDownstream((connection) => {
       if (connection.protocol === tunnel) tunnel.terminate(connection);
-      else downstream.terminate(connection);
+      else downstreamHttp1.terminate(connection);
     });
   }
 

@@ -59,10 +59,23 @@ export interface ReloadReport {
   pauseMs: number;
 }
 
+/** What a worker has seen of an endpoint. */
+export interface EndpointReport {
+  /** `ip:port`. */
+  address: string;
+  /** Backend of the request that showed it. */
+  backend: string;
+  /** Why connecting failed, as a `Detail` of exchange/reasons.ts; 0: it works again. */
+  detail: number;
+  /** Error number of the system, positive; 0: none. */
+  errno: number;
+}
+
 /** What a worker tells the control thread. */
 export type WorkerMessage =
   | { type: 'ready' }
   | { type: 'applied'; epoch: number; report: ReloadReport }
   | { type: 'drained'; remaining: number }
   | { type: 'pong'; token: number }
+  | { type: 'endpoint'; report: EndpointReport }
   | { type: 'log'; level: 'debug' | 'info' | 'warn' | 'error'; message: string };

@@ -86,6 +86,12 @@ export interface AccessLogSettings {
   format: string;
 }
 
+/** Which exchanges the flight recorder keeps. */
+export interface FlightRecordSettings {
+  /** Duration from which a good exchange is kept as slow; 0 keeps every one. */
+  slowThresholdMs: number;
+}
+
 /** Everything a packet worker needs to know of one generation of the configuration. */
 export interface Snapshot {
   /** Number of this generation; grows by one with every accepted load. */
@@ -96,4 +102,5 @@ export interface Snapshot {
   listeners: ListenerSettings[];
   backends: BackendSettings[];
   accessLog: AccessLogSettings;
+  flightRecords: FlightRecordSettings;
 }

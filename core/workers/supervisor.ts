@@ -7,6 +7,7 @@ import { openRing, type RingMemory } from '../ffi/io-uring.ts';
 import { mapMemory } from '../ffi/memory.ts';
 import { openWakeup } from '../ffi/process.ts';
 import { kernelMemoryBytes } from '../io/arena.ts';
+import { EndpointLog } from './endpoint-log.ts';
 import type { ListeningSockets, ListenPlan } from './listening-sockets.ts';
 import type { Log } from './log.ts';
 import type { ReloadReport, WorkerStart } from './protocol.ts';
@@ -57,6 +58,7 @@ export class Supervisor {
   private readonly slots: WorkerSlot[] = [];
   private readonly sockets: ListeningSockets;
   private readonly log: Log;
+  private readonly endpoints: EndpointLog;
   private pingTimer: NodeJS.Timeout | undefined;
   /** Why batches of system calls do not go through io_uring: a positive error number, or 0. */
   ringErrno = 0;
@@ -65,6 +67,7 @@ export class Supervisor {
   constructor(options: SupervisorOptions) {
     this.sockets = options.sockets;
     this.log = options.log;
+    this.endpoints = new EndpointLog(options.log);
     for (let index = 0; index < options.workerCount; index++) {
       const wakeFd = openWakeup();
       if (wakeFd < 0) throw new Error(`no wake-up descriptor for worker ${index} (error ${-wakeFd})`);
@@ -77,7 +80,7 @@ export class Supervisor {
         descriptors: new SharedArrayBuffer((options.connectionsMax + EXTRA_DESCRIPTORS) * 4),
         ...options.shared(index),
       };
-      const slot = new WorkerSlot(options.workerFile, start, options.log);
+      const slot = new WorkerSlot(options.workerFile, start, options.log, (report) => this.endpoints.note(report));
       this.slots.push(slot);
       slot.launch();
     }

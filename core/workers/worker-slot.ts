@@ -14,7 +14,7 @@ import { closeDescriptor } from '../ffi/listen.ts';
 import { unmapMemory } from '../ffi/memory.ts';
 import { wake } from '../ffi/process.ts';
 import type { Log } from './log.ts';
-import type { ControlMessage, ReloadReport, WorkerMessage, WorkerStart } from './protocol.ts';
+import type { ControlMessage, EndpointReport, ReloadReport, WorkerMessage, WorkerStart } from './protocol.ts';
 import { RestartBackoff } from './restart-backoff.ts';
 import type { Snapshot } from './snapshot.ts';
 
@@ -55,6 +55,7 @@ export class WorkerSlot {
   private readonly file: URL;
   private readonly start: WorkerStart;
   private readonly log: Log;
+  private readonly onEndpoint: (report: EndpointReport) => void;
   private readonly backoff = new RestartBackoff();
 
   private thread: Worker | undefined;
@@ -76,11 +77,13 @@ export class WorkerSlot {
   private onDrained: ((remaining: number) => void) | undefined;
   private readonly exitWaiters: (() => void)[] = [];
 
-  constructor(file: URL, start: WorkerStart, log: Log) {
+  /** `onEndpoint` gets what the worker has seen of an endpoint. */
+  constructor(file: URL, start: WorkerStart, log: Log, onEndpoint: (report: EndpointReport) => void) {
     this.file = file;
     this.index = start.index;
     this.start = start;
     this.log = log;
+    this.onEndpoint = onEndpoint;
   }
 
   /** Starts the thread; `apply` may be called right after. */
@@ -196,6 +199,9 @@ export class WorkerSlot {
         break;
       case 'drained':
         this.drained(message.remaining);
+        break;
+      case 'endpoint':
+        this.onEndpoint(message.report);
         break;
       case 'log':
         this.log(message.level, message.message, { worker: this.index });

@@ -1,0 +1,395 @@
+// The client's side of an exchange, whatever its protocol: routing a request, moving its body, the
+// deadlines, generated answers and failures. downstream-http1.ts and downstream-http2.ts add how
+// messages are read and written.
+// Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
+
+import { Errno } from '../ffi/errno.ts';
+import { Method, type ResponseHead, TargetForm } from '../http1/message.ts';
+import { BULK_RECEIVE_BYTES_MAX, LARGE_BLOCK_BYTES, RECEIVE_BYTES_MAX, SMALL_BLOCK_BYTES } from '../io/arena.ts';
+import { noBytes } from '../io/bytes.ts';
+import type { Connection, Protocol } from '../io/connection.ts';
+import { FILL_AGAIN, FILL_END, FILL_FULL, FILL_NO_BUFFER } from '../io/reactor.ts';
+import { CloseCause, Counter } from '../telemetry/metrics.ts';
+import { BodyPiece, readRequestBody } from './body.ts';
+import type { ProxyContext } from './context.ts';
+import { BodyFraming, type Exchange } from './exchange.ts';
+import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
+import { requestHeadBytesMax, writeRequestHead } from './request-head.ts';
+
+// Constants of other modules are read through a cell on every use; local copies are compiled in.
+const { CLOSE, LENGTH, STREAM } = BodyFraming;
+const { DOWNSTREAM_BYTES_IN } = Counter;
+
+/** Receives per turn of one connection, so that a fast sender does not starve the others. */
+const RECEIVES_PER_TURN = 8;
+
+export abstract class Downstream implements Protocol {
+  protected readonly context: ProxyContext;
+  protected readonly piece = new BodyPiece();
+
+  constructor(context: ProxyContext) {
+    this.context = context;
+  }
+
+  abstract readable(connection: Connection): void;
+  abstract writable(connection: Connection): void;
+  abstract expired(connection: Connection): void;
+
+  /** Writes the final response head with the first piece of its body. False: the connection has failed. */
+  protected abstract writeResponse(
+    exchange: Exchange,
+    headOffset: number,
+    head: ResponseHead,
+    piece: BodyPiece,
+  ): boolean;
+  /** Writes a further piece of the response body. False: the connection has failed. */
+  protected abstract writeBody(exchange: Exchange, piece: BodyPiece): boolean;
+  /** Writes a 1xx head (not 101). False: the connection has failed. */
+  protected abstract writeInformational(exchange: Exchange, headOffset: number, head: ResponseHead): boolean;
+  /** Writes a response of this proxy's own. False: the connection has failed. */
+  protected abstract writeGenerated(exchange: Exchange, status: number): boolean;
+  /** The response is complete and its last byte has gone: ends the exchange. */
+  protected abstract finish(exchange: Exchange): void;
+  /** Closes a connection, or resets a stream, that has no exchange. */
+  abstract close(connection: Connection, cause: number, abort: boolean): void;
+
+  // -- request head ---------------------------------------------------------------
+
+  protected attach(connection: Connection): Exchange {
+    const exchange = this.context.beginExchange();
+    exchange.downstream = connection;
+    exchange.downstreamSide = this;
+    connection.exchange = exchange;
+    connection.exchanges++;
+    return exchange;
+  }
+
+  /**
+   * Routes the head being worked on, chooses an endpoint, and writes the head as it goes upstream into
+   * the exchange's block. Returns 0, or the status to refuse with. Afterwards the head's bytes may move.
+   */
+  protected prepare(exchange: Exchange): number {
+    const { reactor, runtime, requestHead: head } = this.context;
+    const connection = exchange.downstream!;
+    const rule = this.route(connection.listener!.index);
+    let endpointAddress: Uint8Array = noBytes;
+    if (rule >= 0) {
+      exchange.rule = rule;
+      const requestTimeoutMs = runtime.routes.requestTimeoutMs(rule);
+      if (requestTimeoutMs > 0) exchange.requestDeadlineMs = reactor.nowMs + requestTimeoutMs;
+      endpointAddress = this.context.upstream.choose(exchange);
+    }
+    const bytes = requestHeadBytesMax(head, runtime, endpointAddress.length);
+    if (bytes > LARGE_BLOCK_BYTES) return 431;
+    const block = reactor.arena.allocate(bytes);
+    if (block === 0) return 503;
+    exchange.headBlock = block;
+    writeRequestHead(reactor, block, head, exchange, runtime, connection, endpointAddress, this.context.ids);
+    return 0;
+  }
+
+  /** Refuses a prepared exchange (`status` as `prepare` returned it), or sends it upstream. */
+  protected dispatch(exchange: Exchange, status: number): void {
+    const { reactor, runtime } = this.context;
+    const connection = exchange.downstream!;
+    const { requestBodyBytesMax } = runtime.http;
+    if (status === 431) {
+      this.refuse(exchange, 431, Reason.REQUEST_TOO_LARGE, Detail.HEAD_TOO_LARGE);
+    } else if (status !== 0) {
+      this.refuse(exchange, 503, Reason.OVERLOAD, Detail.NO_BUFFERS);
+    } else if (exchange.method === Method.CONNECT && !connection.listener!.settings.allowConnect) {
+      this.refuse(exchange, 501, Reason.CONNECT_REFUSED, Detail.NONE);
+    } else if (exchange.rule < 0) {
+      this.refuse(exchange, 404, Reason.NO_ROUTE, Detail.NONE);
+    } else if (requestBodyBytesMax > 0 && exchange.requestRemaining > requestBodyBytesMax) {
+      this.refuse(exchange, 413, Reason.REQUEST_TOO_LARGE, Detail.BODY_TOO_LARGE);
+    } else if (exchange.clientFinished && reactor.socketError(connection) !== 0) {
+      // Reset before its request was read: no event will say so again.
+      connection.errno = Errno.ECONNRESET;
+      this.clientLeft(connection);
+    } else {
+      this.progress(exchange);
+      this.context.upstream.start(exchange);
+    }
+  }
+
+  /** Rule for the head being worked on, or -1. */
+  protected route(listener: number): number {
+    const { memory, reactor, runtime, requestHead: head } = this.context;
+    let pathOffset = head.pathOffset;
+    let pathLength = head.pathOnlyLength;
+    if (pathLength === 0 || head.targetForm >= TargetForm.AUTHORITY) {
+      // "*", a CONNECT authority or an absolute target without path: routed like "/".
+      pathOffset = reactor.arena.scratchOffset;
+      pathLength = 1;
+      memory[pathOffset] = 47;
+    }
+    return runtime.routes.lookup(memory, listener, head.authorityOffset, head.hostLength, pathOffset, pathLength);
+  }
+
+  /** Gives an exchange whose head cannot be used what an answer needs: a request id. */
+  protected identify(exchange: Exchange): void {
+    const { reactor, ids } = this.context;
+    const block = reactor.arena.allocate(SMALL_BLOCK_BYTES);
+    if (block === 0) return;
+    exchange.headBlock = block;
+    exchange.requestIdOffset = block;
+    exchange.requestIdLength = ids.put(reactor.view, block) - block;
+  }
+
+  // -- request body ---------------------------------------------------------------
+
+  /** Moves request body bytes upstream for as long as both sides allow. Also called to resume. */
+  pumpRequest(exchange: Exchange): void {
+    const { reactor, memory, counters, upstream } = this.context;
+    const connection = exchange.downstream!;
+    const { piece } = this;
+    // Kept bytes that did not end in progress (a partial trailer section) need more behind them.
+    let fresh = connection.inputLength > 0 && connection.inputScanned === 0;
+    for (let turn = 0; ; turn++) {
+      if (exchange.responseComplete || !upstream.acceptsBody(exchange)) return;
+      let offset = connection.inputOffset;
+      let length = connection.inputLength;
+      if (fresh) {
+        fresh = false;
+      } else {
+        if (!connection.readReady) return;
+        if (turn >= RECEIVES_PER_TURN) {
+          reactor.enqueue(connection);
+          return;
+        }
+        const status = reactor.fill(connection, bulkBytes(exchange));
+        if (status > 0) {
+          counters[DOWNSTREAM_BYTES_IN] += status - length;
+          offset = reactor.inputOffset;
+          length = reactor.inputLength;
+        } else if (status !== FILL_END || exchange.requestFraming !== STREAM) {
+          this.bodyFillFailed(exchange, status);
+          return;
+        }
+      }
+      readRequestBody(memory, offset, length, exchange, piece);
+      if (piece.error !== 0) {
+        this.context.metrics.countParseError(piece.error);
+        upstream.cancel(exchange);
+        this.fail(exchange, 400, Reason.DOWNSTREAM_PROTOCOL_ERROR, DETAIL_PARSE + piece.error, 0);
+        return;
+      }
+      exchange.requestBodyBytes += piece.payloadLength;
+      const bytesMax = exchange.runtime!.http.requestBodyBytesMax;
+      if (bytesMax > 0 && exchange.requestBodyBytes > bytesMax) {
+        upstream.cancel(exchange);
+        this.fail(exchange, 413, Reason.REQUEST_TOO_LARGE, Detail.BODY_TOO_LARGE, 0);
+        return;
+      }
+      exchange.requestComplete = piece.end;
+      exchange.clientFinished = connection.readHangup;
+      this.progress(exchange);
+      const alive = upstream.sendBody(exchange, piece);
+      const rest = length - piece.consumed;
+      if (!reactor.keepInput(connection, offset + piece.consumed, rest)) {
+        if (connection.exchange !== exchange) return;
+        upstream.cancel(exchange);
+        this.fail(exchange, 503, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
+        return;
+      }
+      if (!alive) {
+        upstream.writeFailed(exchange);
+        return;
+      }
+      if (piece.end) {
+        connection.inputScanned = 0;
+        return;
+      }
+      connection.inputScanned = rest;
+    }
+  }
+
+  protected bodyFillFailed(exchange: Exchange, status: number): void {
+    switch (status) {
+      case FILL_AGAIN:
+        return;
+      case FILL_FULL:
+      case FILL_NO_BUFFER:
+        this.context.upstream.cancel(exchange);
+        this.fail(exchange, 503, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
+        return;
+      default:
+        this.clientLeft(exchange.downstream!);
+    }
+  }
+
+  // -- response -------------------------------------------------------------------
+
+  /**
+   * Sends the final response head with the first piece of its body. Returns false when the client's
+   * connection has failed and the exchange is over.
+   */
+  sendResponse(exchange: Exchange, headOffset: number, head: ResponseHead, piece: BodyPiece): boolean {
+    return this.sent(exchange, this.writeResponse(exchange, headOffset, head, piece));
+  }
+
+  /** Sends a further piece of the response body. Returns false like `sendResponse`. */
+  sendResponseBody(exchange: Exchange, piece: BodyPiece): boolean {
+    return this.sent(exchange, this.writeBody(exchange, piece));
+  }
+
+  /** Passes a 1xx head on (not 101). Returns false like `sendResponse`. */
+  sendInformational(exchange: Exchange, headOffset: number, head: ResponseHead): boolean {
+    return this.sent(exchange, this.writeInformational(exchange, headOffset, head));
+  }
+
+  protected sent(exchange: Exchange, ok: boolean): boolean {
+    if (!ok) this.writeFailed(exchange.downstream!);
+    return ok;
+  }
+
+  /** The response is complete and handed over; the upstream has been let go. */
+  responseComplete(exchange: Exchange): void {
+    exchange.responseComplete = true;
+    if (exchange.downstream!.outputBytes === 0) this.finish(exchange);
+  }
+
+  // -- generated responses and failures -----------------------------------------------
+
+  /** Answers before anything was sent upstream. The rest of the request is not read. */
+  refuse(exchange: Exchange, status: number, reason: number, detail: number): void {
+    this.fail(exchange, status, reason, detail, 0);
+  }
+
+  /**
+   * Ends an exchange that went wrong and whose upstream has been let go: with a generated response
+   * while none has begun, else by cutting the connection so that the client sees the truncation.
+   */
+  fail(exchange: Exchange, status: number, reason: number, detail: number, errno: number): void {
+    exchange.reason = reason;
+    exchange.detail = detail;
+    exchange.errno = errno;
+    if (exchange.responseStarted) {
+      this.cut(exchange, CloseCause.UPSTREAM_ABORT);
+      return;
+    }
+    if (!exchange.requestComplete || this.context.draining) exchange.keepAlive = false;
+    // The deadline that has just passed must not cut off the answer that says so.
+    exchange.requestDeadlineMs = 0;
+    exchange.attemptDeadlineMs = 0;
+    this.progress(exchange);
+    if (this.sent(exchange, this.writeGenerated(exchange, status))) this.responseComplete(exchange);
+  }
+
+  /** Cuts a connection in the middle of its response. */
+  protected cut(exchange: Exchange, cause: number): void {
+    const connection = exchange.downstream!;
+    // Without a length or chunks a plain close would look like the regular end of the body.
+    const abort = exchange.responseOutFraming === CLOSE || exchange.tunnel;
+    connection.exchange = null;
+    this.context.endExchange(exchange);
+    this.close(connection, cause, abort);
+  }
+
+  /** The client has closed or reset while its exchange was in progress. */
+  protected clientLeft(connection: Connection): void {
+    const exchange = connection.exchange!;
+    const errno = connection.errno !== 0 ? connection.errno : this.context.reactor.socketError(connection);
+    if (exchange.reason === Reason.NONE) {
+      exchange.reason = Reason.DOWNSTREAM_CONNECTION_TERMINATION;
+      exchange.detail = errno === 0 ? Detail.DOWNSTREAM_FIN : Detail.DOWNSTREAM_RESET;
+      exchange.errno = errno;
+    }
+    this.context.upstream.cancel(exchange);
+    connection.exchange = null;
+    this.context.endExchange(exchange);
+    this.close(connection, errno === 0 ? CloseCause.CLIENT : CloseCause.CLIENT_RESET, false);
+  }
+
+  sendFailed(connection: Connection): void {
+    this.writeFailed(connection);
+  }
+
+  /** A send has failed; `connection.errno` says how. */
+  writeFailed(connection: Connection): void {
+    const exchange = connection.exchange;
+    if (exchange !== null) {
+      if (exchange.reason === Reason.NONE) {
+        exchange.reason = Reason.DOWNSTREAM_CONNECTION_TERMINATION;
+        exchange.detail = Detail.DOWNSTREAM_WRITE_FAILED;
+        exchange.errno = connection.errno;
+      }
+      this.context.upstream.cancel(exchange);
+      connection.exchange = null;
+      this.context.endExchange(exchange);
+    }
+    this.close(connection, CloseCause.CLIENT_RESET, true);
+  }
+
+  // -- timers -----------------------------------------------------------------------
+
+  /** Moves the deadline of an exchange after a byte of progress. */
+  progress(exchange: Exchange): void {
+    const { reactor } = this.context;
+    let delayMs = exchange.runtime!.http.streamIdleTimeoutMs;
+    if (exchange.requestDeadlineMs > 0)
+      delayMs = Math.min(delayMs, wholeMs(exchange.requestDeadlineMs - reactor.nowMs));
+    if (exchange.attemptDeadlineMs > 0)
+      delayMs = Math.min(delayMs, wholeMs(exchange.attemptDeadlineMs - reactor.nowMs));
+    reactor.setTimer(exchange.downstream!, delayMs);
+  }
+
+  protected exchangeExpired(exchange: Exchange): void {
+    const { reactor, upstream } = this.context;
+    const connection = exchange.downstream!;
+    const blockedOnClient = connection.outputBytes > 0;
+    let status = 504;
+    let reason: number = Reason.UPSTREAM_TIMEOUT;
+    let detail: number = Detail.UPSTREAM_IDLE_TIMER;
+    if (blockedOnClient) {
+      reason = Reason.DOWNSTREAM_TIMEOUT;
+      detail = Detail.DOWNSTREAM_WRITE_TIMER;
+    } else if (exchange.requestDeadlineMs > 0 && exchange.requestDeadlineMs <= reactor.nowMs) {
+      detail = Detail.REQUEST_TIMER;
+    } else if (exchange.attemptDeadlineMs > 0 && exchange.attemptDeadlineMs <= reactor.nowMs) {
+      detail = Detail.BACKEND_REQUEST_TIMER;
+    } else if (!exchange.requestComplete && upstream.acceptsBody(exchange)) {
+      status = 408;
+      reason = Reason.DOWNSTREAM_TIMEOUT;
+      detail = Detail.REQUEST_BODY_TIMER;
+    }
+    upstream.cancel(exchange);
+    if (exchange.responseComplete || blockedOnClient) {
+      // It has not even taken the response before, or is in the middle of this one: nobody to answer.
+      exchange.reason = reason;
+      exchange.detail = detail;
+      connection.exchange = null;
+      this.context.endExchange(exchange);
+      this.close(connection, CloseCause.TIMEOUT, true);
+      return;
+    }
+    this.fail(exchange, status, reason, detail, 0);
+  }
+
+  /** Ends what is in progress on a connection at once (shutdown, drain timeout). */
+  terminate(connection: Connection): void {
+    const exchange = connection.exchange;
+    if (exchange !== null) {
+      exchange.reason = Reason.DRAIN_TIMEOUT;
+      this.context.upstream.cancel(exchange);
+      connection.exchange = null;
+      this.context.endExchange(exchange);
+    }
+    this.close(connection, CloseCause.DRAIN, exchange !== null);
+  }
+}
+
+/**
+ * Most bytes to receive of a request body at once: many, but never beyond the end of the body, since
+ * a pipelined request behind it would have to be kept.
+ */
+function bulkBytes(exchange: Exchange): number {
+  const remaining = exchange.requestFraming === LENGTH ? exchange.requestRemaining : 0;
+  return Math.max(RECEIVE_BYTES_MAX, Math.min(remaining, BULK_RECEIVE_BYTES_MAX));
+}
+
+/** Whole milliseconds until a deadline, never too few. */
+function wholeMs(ms: number): number {
+  return ms <= 0 ? 0 : Math.ceil(ms);
+}

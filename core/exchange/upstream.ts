@@ -1,0 +1,93 @@
+// The way of an exchange to an upstream: choosing backend and endpoint, and handing each attempt to
+// the protocol that the backend speaks.
+// Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
+
+import { Method } from '../http1/message.ts';
+import { noBytes } from '../io/bytes.ts';
+import type { BodyPiece } from './body.ts';
+import type { ProxyContext } from './context.ts';
+import type { Exchange } from './exchange.ts';
+import { Detail, Reason } from './reasons.ts';
+
+export class Upstream {
+  private readonly context: ProxyContext;
+
+  constructor(context: ProxyContext) {
+    this.context = context;
+  }
+
+  /**
+   * Chooses backend and endpoint for an exchange whose rule is known, and gives the endpoint's
+   * address (empty if there is none to choose).
+   */
+  choose(exchange: Exchange): Uint8Array {
+    const runtime = exchange.runtime!;
+    const { routes } = runtime;
+    const rule = exchange.rule;
+    const count = routes.backendRefCount(rule);
+    if (count === 0) return noBytes;
+    let ref = 0;
+    if (count > 1) {
+      let share = (this.context.ids.next() >>> 1) % routes.backendRefWeightTotal(rule);
+      while (share >= routes.backendRefWeight(rule, ref)) share -= routes.backendRefWeight(rule, ref++);
+    }
+    exchange.backend = routes.backendRefIndex(rule, ref);
+    const backend = runtime.backends[exchange.backend];
+    exchange.endpoint = backend.picker.pick();
+    return exchange.endpoint < 0 ? noBytes : backend.endpoints[exchange.endpoint].addressBytes;
+  }
+
+  /** Begins an attempt: sends the exchange to its endpoint. */
+  start(exchange: Exchange): void {
+    const { context } = this;
+    const downstream = exchange.downstreamSide!;
+    if (exchange.endpoint < 0) {
+      downstream.fail(exchange, 503, Reason.NO_HEALTHY_UPSTREAM, Detail.NO_ENDPOINTS, 0);
+      return;
+    }
+    const runtime = exchange.runtime!;
+    const endpoint = runtime.backends[exchange.backend].endpoints[exchange.endpoint];
+    const timeoutMs = runtime.routes.backendRequestTimeoutMs(exchange.rule);
+    exchange.attempts++;
+    if (timeoutMs > 0) {
+      exchange.attemptDeadlineMs = context.reactor.nowMs + timeoutMs;
+      downstream.progress(exchange);
+    }
+    context.upstreamHttp1.begin(exchange, endpoint);
+  }
+
+  /** Whether body bytes can be passed on now. */
+  acceptsBody(exchange: Exchange): boolean {
+    return exchange.upstreamSide?.acceptsBody(exchange) ?? false;
+  }
+
+  /** Sends a piece of the request body. Returns false when the connection has failed. */
+  sendBody(exchange: Exchange, piece: BodyPiece): boolean {
+    return exchange.upstreamSide!.sendBody(exchange, piece);
+  }
+
+  /** The request cannot be written any further. */
+  writeFailed(exchange: Exchange): void {
+    exchange.upstreamSide!.writeFailed(exchange);
+  }
+
+  /** Drops the upstream side of an exchange that ends for another reason. */
+  cancel(exchange: Exchange): void {
+    exchange.upstreamSide?.cancel(exchange);
+  }
+}
+
+/** Methods that may be sent twice (RFC 9110 §9.2.2). */
+export function isIdempotent(method: number): boolean {
+  switch (method) {
+    case Method.GET:
+    case Method.HEAD:
+    case Method.PUT:
+    case Method.DELETE:
+    case Method.OPTIONS:
+    case Method.TRACE:
+      return true;
+    default:
+      return false;
+  }
+}
