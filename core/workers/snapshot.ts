@@ -40,6 +40,19 @@ export interface HttpSettings {
   reasonHeader: string;
   /** Protocols that Upgrade may ask for, lower case. */
   upgradeProtocols: string[];
+  http2: Http2Settings;
+}
+
+/** HTTP/2 towards clients: what is announced, and limits against abuse. */
+export interface Http2Settings {
+  concurrentStreamsMax: number;
+  /** Window of each stream, and of the connection, for request bodies. */
+  streamWindowBytes: number;
+  connectionWindowBytes: number;
+  /** Streams that one connection may reset, or make us reset, in one second before it is closed (CVE-2023-44487, CVE-2025-8671). */
+  resetsPerSecondMax: number;
+  /** SETTINGS, PING, PRIORITY, empty DATA and other frames without use in one second. */
+  controlFramesPerSecondMax: number;
 }
 
 /** One listening address. Its socket is a descriptor that the control thread opened. */
@@ -53,6 +66,77 @@ export interface ListenerSettings {
   allowConnect: boolean;
   /** Scheme of requests on this listener. */
   scheme: 'http' | 'https';
+  /** HTTP/1.1 is spoken. */
+  http1: boolean;
+  /** HTTP/2 is spoken: by ALPN with TLS, else by prior knowledge (RFC 9113 §3.3). */
+  http2: boolean;
+  /** Bytes are passed on unread, as stream routes say; excludes http1 and http2. */
+  tcp: boolean;
+  /** Null: no TLS. */
+  tls: ListenerTlsSettings | null;
+  /** Every connection must begin with a PROXY protocol header, whose addresses then count. */
+  proxyProtocol: boolean;
+  /** Every request is answered with a redirect to https; null: no. */
+  redirectToHttps: RedirectSettings | null;
+}
+
+/** Redirect of all requests of a listener to https. */
+export interface RedirectSettings {
+  status: number;
+  /** Port of the https listener as clients see it; 443 is left out of the Location. */
+  port: number;
+}
+
+/** TLS of a listener. */
+export interface ListenerTlsSettings {
+  /** TLS is not terminated: stream routes choose by SNI, and the bytes are passed on. */
+  passthrough: boolean;
+  /** Which server context a name in SNI gets: exact names and `*.` wildcards, lower case. */
+  names: { hostname: string; context: number }[];
+  /** Server context for other names and for clients without SNI; -1: such handshakes are refused. */
+  defaultContext: number;
+  handshakeTimeoutMs: number;
+}
+
+/** A certificate chain and its key, PEM. */
+export interface CertificateSettings {
+  chainPem: string;
+  keyPem: string;
+}
+
+/** One server context (SSL_CTX). Workers keep theirs across snapshots while `key` stays the same. */
+export interface ServerContextSettings {
+  /** Hash of everything below. */
+  key: string;
+  /** At most one of each key type. */
+  certificates: CertificateSettings[];
+  minVersion: '1.2' | '1.3';
+  maxVersion: '1.2' | '1.3';
+  /** OpenSSL lists; empty: the defaults of core/tls/context.ts. */
+  cipherSuites: string;
+  ciphers: string;
+  /** In order of preference. */
+  alpn: string[];
+  clientValidation: { caPem: string; mode: 'optional' | 'required' } | null;
+  sessionTickets: boolean;
+}
+
+/** TLS of all listeners. */
+export interface TlsSettings {
+  contexts: ServerContextSettings[];
+  /** Session ticket keys, 80 bytes each: the first encrypts, all decrypt. */
+  ticketKeys: Uint8Array[];
+}
+
+/** A TCP or TLS route: connections of its listeners, by SNI if `hostnames` are given. */
+export interface StreamRouteSettings {
+  /** For logs. */
+  name: string;
+  /** Indexes of listeners. */
+  listeners: number[];
+  /** Exact names and `*.` wildcards, lower case; empty: any, also without SNI. */
+  hostnames: string[];
+  backendRefs: { backend: number; weight: number }[];
 }
 
 /** One resolved endpoint of a backend. */
@@ -77,6 +161,41 @@ export interface BackendSettings {
   idleConnectionsMax: number;
   /** Requests after which an upstream connection is closed; 0: no limit. */
   requestsPerConnectionMax: number;
+  protocol: 'http/1.1' | 'h2';
+  /** Null: plain TCP (HTTP/2 then by prior knowledge). */
+  tls: BackendTlsSettings | null;
+  /** PROXY protocol header at the start of each connection: its version, or 0 for none. */
+  proxyProtocol: 0 | 1 | 2;
+  http2: BackendHttp2Settings;
+}
+
+/** TLS towards a backend. Workers keep the client context while `key` stays the same. */
+export interface BackendTlsSettings {
+  /** Hash of everything below that goes into the context. */
+  key: string;
+  /** For SNI; empty: none. */
+  serverName: string;
+  /** Names of which the certificate must have one; null: `serverName`. */
+  verifyNames: string[] | null;
+  /** Trusted authorities; null: those of the system. */
+  caPem: string | null;
+  certificate: CertificateSettings | null;
+  /** False: any certificate is taken. */
+  verify: boolean;
+  minVersion: '1.2' | '1.3';
+  maxVersion: '1.2' | '1.3';
+}
+
+/** HTTP/2 connections to a backend. */
+export interface BackendHttp2Settings {
+  /** Most streams that one connection carries, if the upstream does not allow fewer. */
+  streamsPerConnectionMax: number;
+  /** Most connections to one endpoint per worker. */
+  connectionsMax: number;
+  /** A connection without a frame for so long is asked for a sign of life; 0: never. */
+  pingIntervalMs: number;
+  /** A ping without an answer for so long ends its connection. */
+  pingTimeoutMs: number;
 }
 
 /** Access log switch and format as the workers need it. */
@@ -100,6 +219,8 @@ export interface Snapshot {
   routes: SharedArrayBuffer;
   http: HttpSettings;
   listeners: ListenerSettings[];
+  tls: TlsSettings;
+  streamRoutes: StreamRouteSettings[];
   backends: BackendSettings[];
   accessLog: AccessLogSettings;
   flightRecords: FlightRecordSettings;
