@@ -50,6 +50,7 @@ export function compileSnapshot(
     })),
     backends: config.backends.map((backend) => backendSettings(backend, resolved)),
     accessLog: { enabled: config.accessLog !== null, format: config.accessLog?.format ?? 'json' },
+    flightRecords: { slowThresholdMs: config.failureRecords.slowThresholdMs },
   };
 }
 

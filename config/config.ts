@@ -16,6 +16,8 @@ export interface Config {
   log: { level: LogLevel };
   /** Access log; null: none. */
   accessLog: AccessLogConfig | null;
+  /** 0: every request is recorded. */
+  failureRecords: { slowThresholdMs: number };
   /** 0: do not wait for requests in flight. */
   drainTimeoutMs: number;
   /** Header of generated responses that carries the reason; empty: none. */

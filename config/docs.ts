@@ -15,6 +15,7 @@ export const exampleConfig = `workers: auto                       # one per core
 admin: {address: 127.0.0.1:9901}    # or \`admin: off\`
 log: {level: info}
 accessLog: {path: access.log, format: json}
+failureRecords: {slowThreshold: 1s} # for \`portcullis explain\`
 drainTimeout: 30s
 responseReasonHeader: x-portcullis-reason
 headers: {requestId: true, forwarded: true, via: portcullis, server: passthrough}

@@ -31,6 +31,17 @@ export function formatConfigError(error: ConfigError): string {
   return `${place}: ${error.problem}${expected}${hint}`;
 }
 
+/**
+ * The first `max` errors, each on its line as `formatConfigError` writes it, and one line that says how
+ * many more there are. `more` ends that line, for example with how to see them.
+ */
+export function formatConfigErrors(errors: readonly ConfigError[], max: number, more = ''): string[] {
+  const lines = errors.slice(0, max).map(formatConfigError);
+  const left = errors.length - lines.length;
+  if (left > 0) lines.push(`and ${left} more ${left === 1 ? 'error' : 'errors'}${more}`);
+  return lines;
+}
+
 /** A value for an error message: short, on one line, quoted when it is text. */
 export function describeValue(value: unknown): string {
   if (Array.isArray(value)) return 'a list';

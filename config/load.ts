@@ -4,12 +4,15 @@
 
 import { readFileSync } from 'node:fs';
 import { LineCounter } from 'yaml';
+import { errnoSentence } from '../core/ffi/errno.ts';
 import type { Config } from './config.ts';
 import type { Environment } from './env.ts';
 import type { ConfigError, Finding } from './errors.ts';
+import { checkFiles } from './files.ts';
 import { normalise } from './normalise.ts';
 import { type ConfigInput, configSchema } from './schema.ts';
 import { checkSemantics } from './semantics.ts';
+import { decodeText } from './text.ts';
 import { type Violation, validate } from './validate.ts';
 import { readYaml } from './yaml.ts';
 import { readPlainYaml } from './yaml-plain.ts';
@@ -30,16 +33,20 @@ const QUICK_TEXT_MIN = 64 * 1024;
  * relative to; `env` is where `${VAR}` is looked up.
  */
 export function loadConfig(text: string, file: string, env: Environment): LoadResult {
+  return load(text, file, env, (value) => violationsOf(value));
+}
+
+/** `check` gives all violations of a value. */
+function load(text: string, file: string, env: Environment, check: (value: unknown) => Violation[]): LoadResult {
   if (text.length >= QUICK_TEXT_MIN) {
     const value = readPlainYaml(text, env);
     // Whatever is wrong, the thorough way below finds it again, and its place.
-    if (value !== undefined && violationsOf(value).length === 0)
-      return { config: normalise(value as ConfigInput, file) };
+    if (value !== undefined && check(value).length === 0) return { config: normalise(value as ConfigInput, file) };
   }
   const yaml = readYaml(text, env);
   const findings: Finding[] = [...yaml.findings];
   if (yaml.value !== undefined) {
-    for (const { path, part, problem, expected, hint } of violationsOf(yaml.value)) {
+    for (const { path, part, problem, expected, hint } of check(yaml.value)) {
       findings.push({ offset: yaml.locate(path, part), problem, expected, hint });
     }
   }
@@ -47,17 +54,22 @@ export function loadConfig(text: string, file: string, env: Environment): LoadRe
   return { config: normalise(yaml.value as ConfigInput, file) };
 }
 
-/** Loads a configuration file. A file that cannot be read is an error like any other. */
+/**
+ * Loads a configuration file, and checks what it says of other files. A file that cannot be read is
+ * an error like any other.
+ */
 export function loadConfigFile(path: string, env: Environment): LoadResult {
-  let text: string;
+  let bytes: Uint8Array;
   try {
-    text = new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(path));
+    bytes = readFileSync(path);
   } catch (error) {
     return {
       errors: [{ file: path, line: 0, column: 0, problem: readProblem(error), expected: 'a readable YAML file' }],
     };
   }
-  return loadConfig(text, path, env);
+  const { text, finding } = decodeText(bytes);
+  if (finding !== undefined) return { errors: place([finding], text, path) };
+  return load(text, path, env, (value) => [...violationsOf(value), ...checkFiles(value, path)]);
 }
 
 function violationsOf(value: unknown): Violation[] {
@@ -73,10 +85,8 @@ function readProblem(error: unknown): string {
       return 'the file may not be read by this user';
     case 'EISDIR':
       return 'is a directory';
-    case 'ERR_ENCODING_INVALID_ENCODED_DATA':
-      return 'the file is not UTF-8 text';
     default:
-      return `the file cannot be read (${(error as Error).message})`;
+      return `the file cannot be read (${errnoSentence((error as NodeJS.ErrnoException).errno ?? 0)})`;
   }
 }
 

@@ -32,6 +32,7 @@ export function normalise(input: ConfigInput, file: string): Config {
       input.accessLog === undefined
         ? null
         : { path: filePath(input.accessLog.path, path), format: input.accessLog.format! },
+    failureRecords: { slowThresholdMs: durationMs(input.failureRecords!.slowThreshold!) },
     drainTimeoutMs: durationMs(input.drainTimeout!),
     responseReasonHeader: input.responseReasonHeader ?? '',
     headers: {

@@ -360,6 +360,21 @@ export const configSchema = mapping(
       ),
     ),
     accessLog: maybe(accessLogSchema),
+    failureRecords: maybe(
+      mapping(
+        {
+          slowThreshold: maybe(
+            duration({
+              default: '1s',
+              zero: 'every request is recorded',
+              description:
+                'A request that takes this long or longer is recorded as slow, even if it succeeds. Tunnels that end well are not slow.',
+            }),
+          ),
+        },
+        { default: {}, description: 'Records of failed and slow requests, for `portcullis explain`.' },
+      ),
+    ),
     drainTimeout: maybe(
       duration({
         default: '30s',

@@ -43,17 +43,69 @@ function checkUniqueNames(root: Mapping, section: string, report: Report): void 
   }
 }
 
+/** One address of the file that a socket is to listen on. */
+interface ListenPlace {
+  host: string;
+  port: number;
+  path: Path;
+}
+
+/**
+ * Listeners on overlapping addresses of one port do not clash: their sockets share the port
+ * (SO_REUSEPORT), and the kernel gives a connection to the most specific address. IPv6 sockets of
+ * listeners take IPv6 only. The admin port shares with nobody, and `[::]` of it takes IPv4 too.
+ */
 function checkListenAddresses(root: Mapping, report: Report): void {
   const seen = new Map<string, Path>();
-  const admin = isMapping(root.admin) ? root.admin.address : root.admin;
-  const all: [unknown, Path][] = [[admin ?? ADMIN_ADDRESS_DEFAULT, ['admin', 'address']]];
-  for (const [item, path] of mappings(root.listeners, ['listeners'])) all.push([item.address, [...path, 'address']]);
-  for (const [address, path] of all) {
-    if (typeof address !== 'string' || listenAddressProblem(address) !== undefined) continue;
-    const { host, port } = listenAddress(address);
-    // Port 0 is a different free port every time.
-    if (port !== 0) unique(seen, formatAddress(host, port), path, 'the address', 'each address once', report);
+  const written = isMapping(root.admin) ? root.admin.address : root.admin;
+  const admin = listenPlace(written ?? ADMIN_ADDRESS_DEFAULT, ['admin', 'address']);
+  if (admin !== undefined) seen.set(formatAddress(admin.host, admin.port), admin.path);
+  for (const [item, path] of mappings(root.listeners, ['listeners'])) {
+    const listener = listenPlace(item.address, [...path, 'address']);
+    if (listener === undefined) continue;
+    const address = formatAddress(listener.host, listener.port);
+    if (admin !== undefined && clashesWithAdmin(listener, admin)) {
+      const adminAddress = `${formatAddress(admin.host, admin.port)}${written === undefined ? ', the default' : ''}`;
+      report({
+        path: listener.path,
+        part: 'value',
+        problem: `${about(listener.path)}the address ${JSON.stringify(address)} clashes with admin.address (${adminAddress}), because ${overlap(listener, admin)}`,
+        expected: 'different ports for listeners and the admin port',
+      });
+    } else {
+      unique(seen, address, listener.path, 'the address', 'each address once', report);
+    }
   }
+}
+
+/** A valid address with a fixed port; port 0 is a different free port every time. */
+function listenPlace(address: unknown, path: Path): ListenPlace | undefined {
+  if (typeof address !== 'string' || listenAddressProblem(address) !== undefined) return undefined;
+  const { host, port } = listenAddress(address);
+  return port === 0 ? undefined : { host, port, path };
+}
+
+/** Whether one of two addresses is a wildcard that takes the other in; equal ones are `unique`'s. */
+function clashesWithAdmin(listener: ListenPlace, admin: ListenPlace): boolean {
+  if (listener.port !== admin.port || listener.host === admin.host) return false;
+  if (admin.host === '::') return true;
+  if (isIpv6(listener.host) !== isIpv6(admin.host)) return false;
+  return isWildcard(listener.host) || isWildcard(admin.host);
+}
+
+function overlap(listener: ListenPlace, admin: ListenPlace): string {
+  if (!isWildcard(admin.host)) {
+    return `it takes port ${listener.port} of every ${isIpv6(listener.host) ? 'IPv6' : 'IPv4'} address`;
+  }
+  return `that takes port ${admin.port} of every ${isIpv6(admin.host) ? 'address, IPv4 included' : 'IPv4 address'}`;
+}
+
+function isWildcard(host: string): boolean {
+  return host === '0.0.0.0' || host === '::';
+}
+
+function isIpv6(host: string): boolean {
+  return host.includes(':');
 }
 
 function checkEndpoints(root: Mapping, report: Report): void {

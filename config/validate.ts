@@ -78,7 +78,7 @@ function visitObject(schema: SchemaNode, object: Record<string, unknown>, path: 
       part: 'key',
       problem: `${about(path)}unknown key ${JSON.stringify(key)}`,
       expected: known.length === 1 ? known[0]! : `one of ${known.join(', ')}`,
-      hint: near === undefined ? undefined : JSON.stringify(near),
+      hint: hintAtColon(key, known) ?? (near === undefined ? undefined : JSON.stringify(near)),
     });
   }
   for (const key of schema.required ?? []) {
@@ -136,13 +136,22 @@ function leafViolation(schema: SchemaNode, value: unknown, path: Path): Violatio
   const problem = said ?? (note?.numeric === true ? numberProblem(value) : 'is not valid');
   const named = text ? suggest(value, textNote?.names ?? []) : undefined;
   const guess = (single ? textNote?.suggest?.(String(value)) : undefined) ?? named;
+  const mapping = schema.properties ?? schema.items?.properties;
+  const pair = text && mapping !== undefined ? hintAtColon(value, Object.keys(mapping)) : undefined;
   return {
     path,
     part: 'value',
     problem: `${about(path)}${describeValue(value)} ${problem}`,
     expected: expectedOf(schema),
-    hint: guess === undefined ? undefined : JSON.stringify(guess),
+    hint: guess === undefined ? pair : JSON.stringify(guess),
   };
+}
+
+/** `"key: value"` for a text that lacks the colon or the space after it; undefined for any other. */
+function hintAtColon(text: string, known: readonly string[]): string | undefined {
+  const [, key, value] = /^-?([A-Za-z0-9]+)(?::| )(\S.*)$/s.exec(text) ?? [];
+  if (key === undefined || !known.includes(key)) return undefined;
+  return JSON.stringify(`${key}: ${value}`.slice(0, 60));
 }
 
 function numberProblem(value: unknown): string {

@@ -8,19 +8,25 @@
 
 import {
   type Alias,
+  Composer,
+  type CST,
   type Document,
   isAlias,
   isMap,
   isScalar,
   isSeq,
+  Lexer,
   type Node,
   type Pair,
-  parseDocument,
+  Parser,
   Scalar,
   type YAMLMap,
+  YAMLParseError,
 } from 'yaml';
 import { type Environment, mentionsVariable, plainScalarValue, substitute } from './env.ts';
 import type { Finding } from './errors.ts';
+import { findNonText } from './text.ts';
+import { syntaxFindings } from './yaml-errors.ts';
 
 /** Stands for a value that has been reported already. */
 export const BROKEN: unique symbol = Symbol('broken value');
@@ -40,22 +46,28 @@ export interface YamlResult {
 /** Deepest nesting; the schema itself needs less than ten levels. */
 const DEPTH_MAX = 64;
 
+const TOO_DEEP = `values are nested more than ${DEPTH_MAX} levels deep`;
+const LESS_DEEP = 'the few levels that a configuration has';
+
+/**
+ * Deepest stack of the package's parser; a level takes up to three entries. What passes it is far
+ * over DEPTH_MAX; what does not is measured exactly by the reader.
+ */
+const PARSER_STACK_MAX = 4 * DEPTH_MAX;
+
 /** Most values that aliases may add to a document, so that a few lines cannot stand for billions. */
 const ALIASED_VALUES_MAX = 100_000;
 
 /** Reads one document and substitutes environment variables in its values. */
 export function readYaml(text: string, env: Environment): YamlResult {
-  let document: Document.Parsed;
-  try {
-    document = parseDocument(text, { prettyErrors: false, uniqueKeys: false, logLevel: 'error' });
-  } catch (error) {
-    // The parser recurses into nested values.
-    if (!(error instanceof RangeError)) throw error;
-    return { value: undefined, findings: [{ offset: 0, problem: 'values are nested too deeply' }], locate: () => 0 };
+  const unreadable = (findings: Finding[]): YamlResult => ({ value: undefined, findings, locate: () => 0 });
+  const nonText = findNonText(text);
+  if (nonText !== undefined) return unreadable([nonText]);
+  const document = parse(text);
+  if ('tooDeepAt' in document) {
+    return unreadable([{ offset: document.tooDeepAt, problem: TOO_DEEP, expected: LESS_DEEP }]);
   }
-  if (document.errors.length > 0) {
-    return { value: undefined, findings: syntaxFindings(document, text), locate: () => 0 };
-  }
+  if (document.errors.length > 0) return unreadable(syntaxFindings(document, text));
   const reader = new Reader(text, env);
   const value = document.contents === null ? null : reader.read(document.contents, 0);
   return {
@@ -63,6 +75,28 @@ export function readYaml(text: string, env: Environment): YamlResult {
     findings: reader.findings,
     locate: (path, part) => locate(document.contents, path, part, reader.targets),
   };
+}
+
+/**
+ * The document of a text, or the place where it is nested too deeply. The package's own way builds
+ * nodes recursively; its lexer and parser do not, so depth is watched there, before that happens.
+ */
+function parse(text: string): Document.Parsed | { tooDeepAt: number } {
+  const parser = new Parser();
+  const tokens: CST.Token[] = [];
+  for (const lexeme of new Lexer().lex(text)) {
+    for (const token of parser.next(lexeme)) tokens.push(token);
+    if (parser.stack.length > PARSER_STACK_MAX) return { tooDeepAt: parser.offset - lexeme.length };
+  }
+  tokens.push(...parser.end());
+  // With its tokens a node shows which bracket is not closed; they are held anyway.
+  const options = { prettyErrors: false, uniqueKeys: false, logLevel: 'error', keepSourceTokens: true } as const;
+  const composer = new Composer(options);
+  const [document, second] = composer.compose(tokens, true, text.length);
+  if (second !== undefined) {
+    document!.errors.push(new YAMLParseError([second.range[0], second.range[1]], 'MULTIPLE_DOCS', 'second document'));
+  }
+  return document as Document.Parsed;
 }
 
 /** Turns nodes into values. */
@@ -86,7 +120,7 @@ class Reader {
 
   read(node: Node, depth: number): unknown {
     if (this.aliasDepth > 0 && ++this.aliasedValues > ALIASED_VALUES_MAX) return BROKEN;
-    if (depth > DEPTH_MAX) return this.broken(node, `values are nested more than ${DEPTH_MAX} levels deep`);
+    if (depth > DEPTH_MAX) return this.broken(node, TOO_DEEP, LESS_DEEP);
     if (isAlias(node)) return this.readAlias(node, depth);
     if (node.tag !== undefined) {
       return this.broken(node, `the tag ${node.tag} is not supported`, 'a value without a tag');
@@ -126,6 +160,10 @@ class Reader {
   private readAlias(alias: Alias, depth: number): unknown {
     const target = this.anchors.get(alias.source);
     if (target === undefined) {
+      if (alias.source.startsWith('.')) {
+        const hint = JSON.stringify(`*${alias.source}`);
+        return this.broken(alias, 'a value cannot start with "*" without quotes', 'quotes around it', hint);
+      }
       return this.broken(alias, `alias *${alias.source} has no anchor before it`, `&${alias.source} further up`);
     }
     if (this.open.has(target)) return this.broken(alias, `alias *${alias.source} contains itself`);
@@ -159,8 +197,8 @@ class Reader {
     return plain ? plainScalarValue(result) : result;
   }
 
-  private broken(node: Node | null, problem: string, expected?: string): typeof BROKEN {
-    this.findings.push({ offset: node?.range?.[0] ?? 0, problem, expected });
+  private broken(node: Node | null, problem: string, expected?: string, hint?: string): typeof BROKEN {
+    this.findings.push({ offset: node?.range?.[0] ?? 0, problem, expected, hint });
     return BROKEN;
   }
 }
@@ -195,32 +233,4 @@ function locate(root: Node | null, path: Path, part: 'key' | 'value', targets: M
     offset = node.range![0];
   }
   return offset;
-}
-
-/** Syntax errors, one for each line: what follows on the same line is mostly a consequence. */
-function syntaxFindings(document: Document.Parsed, text: string): Finding[] {
-  const findings: Finding[] = [];
-  let lineEnd = -1;
-  for (const error of document.errors) {
-    const offset = error.pos[0];
-    if (offset < lineEnd) continue;
-    const end = text.indexOf('\n', offset);
-    lineEnd = end < 0 ? text.length : end;
-    const line = text.slice(text.lastIndexOf('\n', offset - 1) + 1, lineEnd);
-    if (error.code === 'TAB_AS_INDENT') {
-      findings.push({ offset, problem: 'a tab is used for indentation', expected: 'spaces' });
-    } else if (error.code === 'MULTIPLE_DOCS') {
-      findings.push({ offset, problem: 'a second document starts here', expected: 'one document in a file' });
-    } else if (error.code === 'UNEXPECTED_TOKEN' && mentionsVariable(line)) {
-      // biome-ignore lint/suspicious/noTemplateCurlyInString: the syntax of variables
-      const expected = 'quotes around ${...} inside { } or [ ], where YAML gives braces a meaning of their own';
-      findings.push({ offset, problem: 'not valid YAML', expected });
-      // The braces are unbalanced now: what follows would only confuse.
-      break;
-    } else {
-      const message = error.message.charAt(0).toLowerCase() + error.message.slice(1);
-      findings.push({ offset, problem: `not valid YAML: ${message}` });
-    }
-  }
-  return findings;
 }

@@ -1,8 +1,8 @@
 // Where the access log goes: at most one sink, which reloads start, point elsewhere or stop.
 // Owned by the control thread.
 
-import { closeSync, constants, openSync } from 'node:fs';
 import type { AccessLogConfig } from '../config/config.ts';
+import { accessLogSentence, probeLogFile, STDOUT_PATH } from '../core/telemetry/access-log-file.ts';
 import { AccessLogSink } from '../core/telemetry/access-log-sink.ts';
 import type { Log } from '../core/workers/log.ts';
 import { ExitCode, ExitError } from './exit-codes.ts';
@@ -24,12 +24,9 @@ export class AccessLogOutput {
 
   /** Throws an ExitError with one sentence when the file cannot be written. */
   static check(config: AccessLogConfig | null): void {
-    if (config === null || config.path === '-') return;
-    try {
-      closeSync(openSync(config.path, constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT, 0o640));
-    } catch (error) {
-      throw new ExitError(ExitCode.CONFIG_INVALID, `cannot write the access log: ${(error as Error).message}.`);
-    }
+    if (config === null || config.path === STDOUT_PATH) return;
+    const error = probeLogFile(config.path);
+    if (error !== undefined) throw new ExitError(ExitCode.CONFIG_INVALID, `${accessLogSentence(config.path, error)}.`);
   }
 
   /**
@@ -40,7 +37,7 @@ export class AccessLogOutput {
     if (config === null) {
       void this.close();
     } else if (this.sink !== undefined) {
-      if (config.path !== this.path) this.sink.reopen(config.path);
+      if (config.path !== this.path) void this.sink.reopen(config.path);
       this.path = config.path;
     } else {
       await this.closing;
@@ -49,9 +46,18 @@ export class AccessLogOutput {
     }
   }
 
-  /** Opens the file again under its name. */
-  reopen(): void {
-    this.sink?.reopen();
+  /** Opens the file again under its name, after it was rotated away, and logs what came of it. */
+  async reopen(): Promise<void> {
+    const { sink, path } = this;
+    if (sink === undefined) {
+      this.log('info', 'no access log to reopen: none is configured');
+    } else if (path === STDOUT_PATH) {
+      this.log('info', 'no access log to reopen: it goes to standard output');
+    } else if (await sink.reopen()) {
+      this.log('info', 'access log reopened', { path });
+    } else {
+      this.log('error', 'access log not reopened', { path });
+    }
   }
 
   /** Writes what is there and ends the writing. */

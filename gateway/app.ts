@@ -8,7 +8,7 @@
 import { compileSnapshot } from '../config/compile.ts';
 import { compileRoutesOffThread } from '../config/compile-off-thread.ts';
 import type { Config } from '../config/config.ts';
-import { type ConfigError, formatConfigError } from '../config/errors.ts';
+import type { ConfigError } from '../config/errors.ts';
 import { formatAddress } from '../config/names.ts';
 import { errnoSentence } from '../core/ffi/errno.ts';
 import { raiseDescriptorLimit } from '../core/ffi/process.ts';
@@ -19,6 +19,7 @@ import { type ApplyReport, Supervisor } from '../core/workers/supervisor.ts';
 import { AccessLogOutput } from './access-log-output.ts';
 import { AdminPort } from './admin-port.ts';
 import { workerConnections } from './capacity.ts';
+import { errorsForLog } from './check.ts';
 import { EndpointResolver, lookupBySystem } from './endpoint-resolver.ts';
 import { ExitCode, ExitError } from './exit-codes.ts';
 import { listenFailureSentence } from './listen-failure.ts';
@@ -197,7 +198,7 @@ export class App {
     };
     try {
       const loaded = this.load();
-      if ('errors' in loaded) refuse(loaded.errors.map(formatConfigError));
+      if ('errors' in loaded) refuse(errorsForLog(loaded.errors));
       else await this.change(loaded.config, startMs);
     } catch (error) {
       if (error instanceof ExitError) refuse([error.message]);

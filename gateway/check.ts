@@ -1,16 +1,27 @@
 // `portcullis check`: validates a configuration and says what it contains. Opens nothing.
 
 import type { Config } from '../config/config.ts';
-import { formatConfigError } from '../config/errors.ts';
+import { type ConfigError, formatConfigErrors } from '../config/errors.ts';
 import { loadConfigFile } from '../config/load.ts';
 import type { CommandIo } from './cli.ts';
 import { ExitCode } from './exit-codes.ts';
+
+/** Most errors that a start or a reload writes to the log; `check` shows the others. */
+const LOGGED_ERRORS_MAX = 20;
+
+/** Most errors that `check` writes: a file with more has one mistake over and over, or is no configuration. */
+const SHOWN_ERRORS_MAX = 1000;
+
+/** Lines for the log: the first errors of a file, and where to see the others. */
+export function errorsForLog(errors: readonly ConfigError[]): string[] {
+  return formatConfigErrors(errors, LOGGED_ERRORS_MAX, '; `portcullis check` shows them');
+}
 
 /** Writes every error, or one line on success; returns the exit code. */
 export function checkConfig(file: string, io: CommandIo): number {
   const loaded = loadConfigFile(file, process.env);
   if ('errors' in loaded) {
-    for (const error of loaded.errors) io.err(`${formatConfigError(error)}\n`);
+    for (const line of formatConfigErrors(loaded.errors, SHOWN_ERRORS_MAX)) io.err(`${line}\n`);
     io.err(`${count(loaded.errors.length, 'error')} in ${file}\n`);
     return ExitCode.CONFIG_INVALID;
   }

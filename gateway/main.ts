@@ -19,6 +19,17 @@ function unsupported(): string | undefined {
   return undefined;
 }
 
+/** Longest wait at the end of `run` for somebody to take its last lines; a log reader may be stuck. */
+const LAST_LINES_TIMEOUT_MS = 2000;
+
+/** Waits until everything written has been taken: to a pipe, Node.js writes only what fits at once. */
+async function written(): Promise<void> {
+  const streams = [process.stdout, process.stderr];
+  const done = Promise.all(streams.map((stream) => new Promise((resolve) => stream.write('', resolve))));
+  if (process.argv[2] !== 'run') await done;
+  else await Promise.race([done, new Promise((resolve) => setTimeout(resolve, LAST_LINES_TIMEOUT_MS))]);
+}
+
 async function main(): Promise<number> {
   const sentence = unsupported();
   if (sentence !== undefined) {
@@ -47,4 +58,9 @@ async function main(): Promise<number> {
 // (--disable-sigusr1 is no help: it keeps the signal from our own handler as well.)
 if (process.argv[2] === 'run') for (const signal of ['SIGUSR1', 'SIGHUP'] as const) process.on(signal, () => {});
 
-process.exit(await main());
+// A reader that goes away (`check | head`) is no defect.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
+
+const exitCode = await main();
+await written();
+process.exit(exitCode);

@@ -5,11 +5,10 @@
 // Owned by the control thread.
 
 import { flushCompileCache } from 'node:module';
-import { formatConfigError } from '../config/errors.ts';
 import { loadConfig, loadConfigFile } from '../config/load.ts';
 import { exitNow } from '../core/ffi/process.ts';
 import { App, type LoadConfig } from './app.ts';
-import { summary } from './check.ts';
+import { errorsForLog, summary } from './check.ts';
 import type { CommandIo } from './cli.ts';
 import { DEMO_CONFIG, DEMO_NAME, demoBanner, startDemoUpstreams } from './demo.ts';
 import { ExitCode, ExitError } from './exit-codes.ts';
@@ -33,7 +32,7 @@ export async function runGateway(file: string | undefined, io: CommandIo): Promi
   }
   const loaded = load();
   if ('errors' in loaded) {
-    for (const error of loaded.errors) io.err(`${formatConfigError(error)}\n`);
+    for (const line of errorsForLog(loaded.errors)) io.err(`${line}\n`);
     throw new ExitError(ExitCode.CONFIG_INVALID, 'the configuration is not valid, and nothing was started.');
   }
   const app = await App.start(loaded.config, load, logger).catch((error: unknown) => {

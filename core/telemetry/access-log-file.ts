@@ -4,7 +4,9 @@
 // write that would block reports 0. Standard output gets a descriptor of its own for that, so that
 // the flag does not reach other users of the same pipe or terminal.
 
-import { closeSync, constants, fstatSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, constants, existsSync, fstatSync, openSync, readSync, writeSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { errnoSentence } from '../ffi/errno.ts';
 
 /** Path that stands for standard output. */
 export const STDOUT_PATH = '-';
@@ -53,6 +55,59 @@ export class LogFile implements LogOutput {
   close(): void {
     if (this.fd > 2) closeSync(this.fd);
     this.fd = -1;
+  }
+}
+
+/**
+ * Opens and closes a log file as the writer will, creating it when it is not there. Returns why it
+ * cannot be had, for `accessLogSentence`. A named pipe that nobody reads yet is no error: the writer
+ * waits for its reader.
+ */
+export function probeLogFile(path: string): NodeJS.ErrnoException | undefined {
+  try {
+    closeSync(openSync(path, OPEN_FLAGS | constants.O_CREAT, FILE_MODE));
+    return undefined;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ENXIO' ? undefined : (error as NodeJS.ErrnoException);
+  }
+}
+
+/** One plain sentence, without a full stop, for a log file that cannot be opened or written. */
+export function accessLogSentence(path: string, error: NodeJS.ErrnoException): string {
+  const name = path === STDOUT_PATH ? 'to standard output' : path;
+  return `cannot write the access log ${name}: ${accessLogCause(path, error)}`;
+}
+
+/** The cause alone, as a part of a sentence. */
+export function accessLogCause(path: string, error: NodeJS.ErrnoException): string {
+  const directory = dirname(path);
+  switch (error.code) {
+    case 'ENOENT':
+      // The name itself is made when it is missing, unless it is a link to nowhere.
+      return existsSync(directory)
+        ? 'it is a symbolic link into a directory that does not exist'
+        : `the directory ${directory} does not exist`;
+    case 'EISDIR':
+      return 'it is a directory, not a file';
+    case 'ENOTDIR':
+      return `${directory} is not a directory`;
+    case 'EACCES':
+    case 'EPERM':
+      return existsSync(path)
+        ? 'this user may not write to it'
+        : `this user may not create files in ${directory}, or may not look into it`;
+    case 'EROFS':
+      return 'its file system is read-only';
+    case 'ENOSPC':
+      return 'the disk is full';
+    case 'EDQUOT':
+      return "this user's disk quota is used up";
+    case 'ENXIO':
+      return 'nobody reads this named pipe';
+    case 'EPIPE':
+      return 'its reader has gone away';
+    default:
+      return error.errno === undefined ? error.message : errnoSentence(error.errno);
   }
 }
 

@@ -14,7 +14,7 @@ export interface SinkStart {
 
 /** What the control thread tells the writer. */
 export type SinkCommand =
-  | { type: 'reopen'; path: string }
+  | { type: 'reopen'; path: string; token: number }
   | { type: 'rings'; rings: SharedArrayBuffer[] }
   | { type: 'flush'; token: number }
   | { type: 'close' };
@@ -23,13 +23,14 @@ export type SinkCommand =
 export type SinkReport =
   | { type: 'error'; message: string; failures: number }
   | { type: 'flushed'; token: number }
+  | { type: 'reopened'; token: number; opened: boolean }
   | { type: 'closed' };
 
 /** Called with one sentence when the log cannot be written; at most once per 10 seconds and cause. */
 export type SinkErrorHandler = (message: string, failures: number) => void;
 
-/** How long `flush` waits for a disk that does not take the lines. */
-const FLUSH_TIMEOUT_MS = 5000;
+/** How long `flush` and `reopen` wait for a disk that does not answer. */
+const ANSWER_TIMEOUT_MS = 5000;
 
 /** How long `close` waits for the writer thread, which itself gives a slow pipe two seconds. */
 const CLOSE_TIMEOUT_MS = 5000;
@@ -44,7 +45,8 @@ export class AccessLogSink {
   private readonly onError: SinkErrorHandler;
   private worker: Worker | undefined;
   private restartTimer: NodeJS.Timeout | undefined;
-  private readonly flushes = new Map<number, (written: boolean) => void>();
+  /** Calls of `flush` and `reopen` that wait for the writer's answer. */
+  private readonly waiters = new Map<number, (done: boolean) => void>();
   private nextToken = 1;
   private onClosed: (() => void) | undefined;
   private closing: Promise<void> | undefined;
@@ -62,11 +64,12 @@ export class AccessLogSink {
 
   /**
    * Opens the file again, under another path if one is given: after logrotate, or a reload. Lines
-   * logged while this happens go to either file, but none to both or neither.
+   * logged while this happens go to either file, but none to both or neither. Resolves to whether the
+   * file is open now; if not, the cause is reported through `onError`, and it is tried again.
    */
-  reopen(path = this.path): void {
+  reopen(path = this.path): Promise<boolean> {
     this.path = path;
-    this.send({ type: 'reopen', path });
+    return this.ask((token) => ({ type: 'reopen', path, token }), ANSWER_TIMEOUT_MS);
   }
 
   /** Also reads the rings beyond those known so far, after workers were added. */
@@ -76,19 +79,8 @@ export class AccessLogSink {
   }
 
   /** Resolves to true once all lines logged before are written; to false when the disk did not take them in time. */
-  flush(timeoutMs = FLUSH_TIMEOUT_MS): Promise<boolean> {
-    if (this.worker === undefined || this.closing !== undefined) return Promise.resolve(false);
-    const token = this.nextToken++;
-    return new Promise((resolve) => {
-      const settle = (written: boolean): void => {
-        clearTimeout(timer);
-        this.flushes.delete(token);
-        resolve(written);
-      };
-      const timer = setTimeout(() => settle(false), timeoutMs);
-      this.flushes.set(token, settle);
-      this.send({ type: 'flush', token });
-    });
+  flush(timeoutMs = ANSWER_TIMEOUT_MS): Promise<boolean> {
+    return this.ask((token) => ({ type: 'flush', token }), timeoutMs);
   }
 
   /** Writes what is there and ends the thread. Call it after the workers have stopped logging. */
@@ -112,7 +104,7 @@ export class AccessLogSink {
       // Not awaited: a thread inside a system call cannot be ended.
       void worker.terminate();
     }
-    for (const settle of [...this.flushes.values()]) settle(false);
+    for (const settle of [...this.waiters.values()]) settle(false);
   }
 
   private launch(): void {
@@ -128,7 +120,7 @@ export class AccessLogSink {
     worker.on('exit', () => {
       this.worker = undefined;
       this.onClosed?.();
-      for (const settle of [...this.flushes.values()]) settle(false);
+      for (const settle of [...this.waiters.values()]) settle(false);
       if (this.closing !== undefined) return;
       this.restartTimer = setTimeout(() => this.launch(), RESTART_MS);
       this.restartTimer.unref();
@@ -144,12 +136,31 @@ export class AccessLogSink {
         this.onError(report.message, report.failures);
         break;
       case 'flushed':
-        this.flushes.get(report.token)?.(true);
+        this.waiters.get(report.token)?.(true);
+        break;
+      case 'reopened':
+        this.waiters.get(report.token)?.(report.opened);
         break;
       case 'closed':
         this.onClosed?.();
         break;
     }
+  }
+
+  /** Sends a command and waits for its answer; false when there is nobody to give one, or not in time. */
+  private ask(command: (token: number) => SinkCommand, timeoutMs: number): Promise<boolean> {
+    if (this.worker === undefined || this.closing !== undefined) return Promise.resolve(false);
+    const token = this.nextToken++;
+    return new Promise((resolve) => {
+      const settle = (done: boolean): void => {
+        clearTimeout(timer);
+        this.waiters.delete(token);
+        resolve(done);
+      };
+      const timer = setTimeout(() => settle(false), timeoutMs);
+      this.waiters.set(token, settle);
+      this.send(command(token));
+    });
   }
 
   private send(command: SinkCommand): void {

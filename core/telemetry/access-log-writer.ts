@@ -5,7 +5,7 @@
 
 import { parentPort, workerData } from 'node:worker_threads';
 import { LogDrain } from './access-log-drain.ts';
-import { LogFile } from './access-log-file.ts';
+import { accessLogCause, accessLogSentence, LogFile } from './access-log-file.ts';
 import type { SinkCommand, SinkReport, SinkStart } from './access-log-sink.ts';
 import { type RingConsumer, RingWord } from './byte-ring.ts';
 
@@ -44,7 +44,11 @@ port.on('message', (command: SinkCommand) => {
       pump();
       path = command.path;
       retryAtMs = 0;
+      // Somebody asked: a failure is reported now, however recent the last report is.
+      reportedMs = Number.NEGATIVE_INFINITY;
       drain.switchTo(new LogFile(path));
+      pump();
+      send({ type: 'reopened', token: command.token, opened: retryAtMs === 0 });
       break;
     case 'rings':
       for (const ring of command.rings.slice(drain.rings.length)) addRing(ring);
@@ -94,7 +98,7 @@ function failed(nowMs: number): void {
   failures++;
   if (nowMs - reportedMs < REPORT_INTERVAL_MS) return;
   reportedMs = nowMs;
-  send({ type: 'error', message: `cannot write the access log: ${drain.lastError?.message}`, failures });
+  send({ type: 'error', message: accessLogSentence(path, drain.lastError!), failures });
 }
 
 function answerFlushes(): void {
@@ -117,9 +121,9 @@ function close(): void {
   }
   const lines = result === 'done' ? 0 : drain.pendingLines();
   if (lines > 0) {
-    const cause = result === 'busy' ? 'its reader takes nothing' : drain.lastError?.message;
+    const cause = result === 'busy' ? 'its reader takes nothing' : accessLogCause(path, drain.lastError!);
     failures++;
-    send({ type: 'error', message: `${lines} access log lines could not be written: ${cause}`, failures });
+    send({ type: 'error', message: `${lines} access log lines could not be written to ${path}: ${cause}`, failures });
   }
   answerFlushes();
   drain.closeOutput();

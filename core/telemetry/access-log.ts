@@ -26,11 +26,10 @@ import {
   textNameEscapes,
   textWireEscapes,
 } from './log-bytes.ts';
-import { type LogSource, protocolNames } from './log-source.ts';
+import { type LogSource, noBytes, protocolNames } from './log-source.ts';
 import { Counter, PARSE_ERROR_CAPACITY, type WorkerMetrics } from './metrics.ts';
 import { DETAIL_COUNT, detailName } from './outcome-names.ts';
 
-const noBytes = new Uint8Array(0);
 const nullText = fixedText('null');
 const dashText = fixedText('-');
 

@@ -21,9 +21,6 @@ import type { LogSource } from './log-source.ts';
 
 export { createFlightBuffer } from './flight-layout.ts';
 
-/** Duration from which a good exchange is recorded as slow, in milliseconds, unless told otherwise. */
-export const SLOW_MS_DEFAULT = 1000;
-
 /** Writes flight records of one worker. */
 export class FlightRecorder {
   private readonly bytes: Uint8Array;
@@ -31,16 +28,20 @@ export class FlightRecorder {
   private readonly words: Int32Array;
   private readonly floats: Float64Array;
   private readonly capacity: number;
-  private readonly slowMs: number;
+  /**
+   * Duration from which a good exchange is recorded as slow, in milliseconds; 0 records every one.
+   * Follows the configuration: set when a snapshot is applied.
+   */
+  slowThresholdMs: number;
 
-  /** Continues the recorder in `buffer` (see `createFlightBuffer`); `slowMs` 0 records everything. */
-  constructor(buffer: SharedArrayBuffer, slowMs = SLOW_MS_DEFAULT) {
+  /** Continues the recorder in `buffer` (see `createFlightBuffer`). */
+  constructor(buffer: SharedArrayBuffer, slowThresholdMs = Number.POSITIVE_INFINITY) {
     this.bytes = new Uint8Array(buffer);
     this.halves = new Uint16Array(buffer);
     this.words = new Int32Array(buffer);
     this.floats = new Float64Array(buffer);
     this.capacity = recordCapacity(buffer);
-    this.slowMs = slowMs;
+    this.slowThresholdMs = slowThresholdMs;
   }
 
   /**
@@ -49,7 +50,7 @@ export class FlightRecorder {
    */
   isNotable(source: LogSource): boolean {
     if (source.reason !== 0 || source.status >= 500) return true;
-    return source.durationMs >= this.slowMs && !source.tunnel;
+    return source.durationMs >= this.slowThresholdMs && !source.tunnel;
   }
 
   /** Records an exchange if it is worth keeping, and says whether it was. */

@@ -20,7 +20,8 @@ export const protocolNames: readonly string[] = ['HTTP/1.0', 'HTTP/1.1', 'HTTP/2
 /** ` HTTP/1.1` and CRLF, which end the request line of a kept head. */
 const REQUEST_LINE_END_BYTES = 11;
 
-const noBytes = new Uint8Array(0);
+/** No bytes: stands for a text that is absent. */
+export const noBytes = new Uint8Array(0);
 
 /** Stands in where the client's connection is not known any more. */
 export const unknownPeer: PeerAddress = { peerFamily: 0, peerPort: 0, peer0: 0, peer1: 0, peer2: 0, peer3: 0 };

@@ -61,16 +61,24 @@ export function observabilityTables(): Record<string, string> {
         return [code(flag), sentence];
       }),
     ),
-    details: table(
-      ['Detail', 'Meaning'],
-      [
-        ...Object.values(Detail)
-          .filter((detail) => detail !== Detail.NONE)
-          .map((detail) => [code(detailName(detail)), detailSentence(detail)]),
-        ...Object.values(ParseError).map((error) => [code(parseErrorWord(error)), parseErrorSentence(error)]),
-      ],
-    ),
+    details: table(['Detail', 'Meaning'], detailRows()),
   };
+}
+
+/**
+ * Each word once. The details come first: where a parse error has the same word, the exchange says the
+ * same of it, and knows the setting that applies.
+ */
+function detailRows(): string[][] {
+  const sentences = new Map<string, string>();
+  const add = (word: string, sentence: string): void => {
+    if (!sentences.has(word)) sentences.set(word, sentence);
+  };
+  for (const detail of Object.values(Detail)) {
+    if (detail !== Detail.NONE) add(detailName(detail), detailSentence(detail));
+  }
+  for (const error of Object.values(ParseError)) add(parseErrorWord(error), parseErrorSentence(error));
+  return [...sentences].map(([word, sentence]) => [code(word), sentence]);
 }
 
 /** The page with every table put between its markers. Throws when a marker is missing. */

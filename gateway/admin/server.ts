@@ -10,7 +10,7 @@ import { type AddressInfo, isIP } from 'node:net';
 import { findRecord, readRecords } from '../../core/telemetry/flight-reader.ts';
 import { type ExplainAnswer, explainRecord } from '../explain.ts';
 import { MetricsPage } from './metrics.ts';
-import type { AdminState, ReloadRecord } from './state.ts';
+import type { AdminState, ReloadRecord, WorkerState } from './state.ts';
 
 /** Most records of one /requests answer, and how many there are without `limit`. */
 const REQUESTS_MAX = 1000;
@@ -173,9 +173,13 @@ function configOf(state: AdminState): object {
     file: state.configFile ?? null,
     version: state.version,
     startedAt: isoTime(state.startedAtMs),
-    workers: state.workers,
+    workers: state.workers.map(workerOf),
     config: state.config ?? null,
   };
+}
+
+function workerOf({ lastPongMs, ...rest }: WorkerState): object {
+  return { ...rest, lastAnswerAt: isoTime(lastPongMs) };
 }
 
 function reloadOf(record: ReloadRecord): object {

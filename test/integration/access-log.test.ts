@@ -18,7 +18,7 @@ test('SIGUSR1 continues in a new file after the old one was renamed, and no line
   for (let i = 0; i < 20; i++) await get(port, `/before/${i}`);
   renameSync(file, `${file}.1`);
   gateway.kill('SIGUSR1');
-  await gateway.log(/info access log reopened$/);
+  await gateway.log(/info access log reopened path=/);
   for (let i = 0; i < 20; i++) await get(port, `/after/${i}`);
   gateway.kill('SIGTERM');
   assert.equal((await gateway.finished).code, 0);
@@ -50,4 +50,18 @@ test('a reload switches the access log on and off', async (t) => {
   gateway.kill('SIGTERM');
   await gateway.finished;
   assert.deepEqual(paths(file), ['/logged']);
+});
+
+test('SIGUSR1 without a log file says that there is nothing to reopen', async (t) => {
+  const upstream = await namedUpstream(t, 'hello');
+  const gateway = startGateway(t, simpleConfig(upstream));
+  await gateway.serving();
+  gateway.kill('SIGUSR1');
+  await gateway.log(/info no access log to reopen: none is configured$/);
+  gateway.configure(simpleConfig(upstream, 'accessLog: {path: "-"}'));
+  gateway.kill('SIGHUP');
+  await gateway.log(/configuration reloaded epoch=2/);
+  gateway.kill('SIGUSR1');
+  await gateway.log(/info no access log to reopen: it goes to standard output$/);
+  assert.doesNotMatch(gateway.stderr, /access log reopened/);
 });

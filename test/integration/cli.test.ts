@@ -55,7 +55,7 @@ test('check says in one line what a valid file contains', async (t) => {
 
 test('check reports every error with its place, and run refuses the same file', async (t) => {
   const file = join(temporaryDirectory(t), 'gateway.yaml');
-  writeFileSync(file, simpleConfig(9001, 'drianTimeout: 5s\naccessLog: {path: 5s, formt: json}'));
+  writeFileSync(file, simpleConfig(9001, 'drianTimeout: 5s\naccessLog: {path: a.log, formt: json}'));
   const check = await runToEnd(t, 'check', '--config', file);
   assert.equal(check.code, 1);
   assert.equal(check.stdout, '');
@@ -67,6 +67,36 @@ test('check reports every error with its place, and run refuses the same file', 
   assert.equal(run.code, 1);
   assert.match(run.stderr, new RegExp(`^${file}:4:\\d+: `, 'm'));
   assert.match(run.stderr, /^portcullis: the configuration is not valid, and nothing was started\.$/m);
+});
+
+test('check shows all errors of a file, up to a thousand', async (t) => {
+  const file = join(temporaryDirectory(t), 'gateway.yaml');
+  const keys = (count: number): string => Array.from({ length: count }, (_, index) => `key${index}: 1\n`).join('');
+  const lines = async (count: number): Promise<string[]> => {
+    writeFileSync(file, `${simpleConfig(9001)}${keys(count)}`);
+    const { code, stderr } = await runToEnd(t, 'check', '--config', file);
+    assert.equal(code, 1);
+    return stderr.trimEnd().split('\n');
+  };
+  const all = await lines(100);
+  assert.equal(all.length, 101);
+  assert.match(all[99]!, /unknown key "key99"/);
+  const some = await lines(1001);
+  assert.equal(some.length, 1002);
+  assert.deepEqual(some.slice(1000), ['and 1 more error', `1001 errors in ${file}`]);
+});
+
+test('check says when the directory of the access log is missing, and run refuses the same file', async (t) => {
+  const file = join(temporaryDirectory(t), 'gateway.yaml');
+  writeFileSync(file, simpleConfig(9001, 'accessLog: {path: logs/access.log}'));
+  for (const command of ['check', 'run']) {
+    const { code, stderr } = await runToEnd(t, command, '--config', file);
+    assert.equal(code, 1);
+    assert.match(
+      stderr,
+      /gateway\.yaml:4:19: accessLog\.path: the directory \S+\/logs does not exist, expected a file in/,
+    );
+  }
 });
 
 test('a file that does not exist is an error of the configuration', async (t) => {

@@ -1,10 +1,13 @@
 // SIGHUP on a real gateway, under load where it matters.
 
 import assert from 'node:assert/strict';
+import { symlinkSync } from 'node:fs';
 import { Agent, request } from 'node:http';
 import { createServer } from 'node:net';
+import { join } from 'node:path';
 import { test } from 'node:test';
-import { get, Load, namedUpstream, simpleConfig, startGateway, startUpstream } from './support.ts';
+import { becomes } from './http/support.ts';
+import { get, Load, namedUpstream, simpleConfig, startGateway, startUpstream, temporaryDirectory } from './support.ts';
 
 /** A configuration with the given listeners, all routed to one upstream. */
 function withListeners(upstreamPort: number, listeners: Record<string, string>, extra = ''): string {
@@ -173,9 +176,13 @@ test('sockets that a refused reload has opened are closed again', async (t) => {
 
   // The listener can be had; the access log, tried after it, cannot.
   const listeners = { http: '127.0.0.1:0', free: `127.0.0.1:${freePort}` };
-  gateway.configure(withListeners(upstream, listeners, 'accessLog: {path: /nonexistent/access.log}'));
+  const link = join(temporaryDirectory(t), 'access.log');
+  symlinkSync('/nonexistent/access.log', link);
+  gateway.configure(withListeners(upstream, listeners, `accessLog: {path: ${link}}`));
   gateway.kill('SIGHUP');
-  await gateway.log(/error cannot write the access log/);
+  await gateway.log(
+    /error cannot write the access log \S+: it is a symbolic link into a directory that does not exist\.$/,
+  );
   await gateway.log(/error reload refused/);
   assert.equal(await accepts(freePort), false);
   assert.equal((await get(port)).body, 'old');
@@ -213,4 +220,52 @@ test('many SIGHUPs at once end in one running configuration, the last one', asyn
   assert.equal((await get(port)).body, 'new');
   await load.more(20);
   await load.stop();
+});
+
+test('a refused reload logs the first errors only, and says how many more there are', async (t) => {
+  const upstream = await namedUpstream(t, 'old');
+  const gateway = startGateway(t, simpleConfig(upstream));
+  const port = await gateway.port();
+  const admin = await gateway.adminPort();
+  gateway.configure(Array.from({ length: 100 }, (_, index) => `key${index}: 1\n`).join(''));
+  gateway.kill('SIGHUP');
+  await gateway.log(/error reload refused/);
+  assert.match(gateway.stderr, / error and 83 more errors; `portcullis check` shows them$/m);
+  assert.equal(gateway.stderr.match(/gateway\.yaml:\d+:\d+: /g)?.length, 20);
+  const { reloads } = JSON.parse((await get(admin, '/reloads')).body) as { reloads: { errors: string[] }[] };
+  assert.equal(reloads.at(-1)!.errors.length, 21);
+  assert.equal((await get(port)).body, 'old');
+});
+
+test('a reload changes which requests are recorded as slow', async (t) => {
+  const upstream = await namedUpstream(t, 'hello');
+  const withThreshold = (threshold: string): string =>
+    simpleConfig(upstream, `failureRecords: {slowThreshold: ${threshold}}`);
+  const gateway = startGateway(t, withThreshold('0'));
+  const port = await gateway.port();
+  const admin = await gateway.adminPort();
+  let paths: string[] = [];
+  /** Paths of the records, newest first, once there are so many: a client may be faster than the record. */
+  const recorded = async (count: number): Promise<string[]> => {
+    await becomes(`${count} records`, async () => {
+      const { requests } = JSON.parse((await get(admin, '/requests')).body) as {
+        requests: { path: { text: string } }[];
+      };
+      paths = requests.map(({ path }) => path.text);
+      return paths.length >= count;
+    });
+    return paths;
+  };
+  await gateway.serving();
+  await get(port, '/every');
+  assert.deepEqual(await recorded(1), ['/every']);
+  gateway.configure(withThreshold('1h'));
+  gateway.kill('SIGHUP');
+  await gateway.log(/configuration reloaded epoch=2/);
+  await get(port, '/quick');
+  gateway.configure(withThreshold('0'));
+  gateway.kill('SIGHUP');
+  await gateway.log(/configuration reloaded epoch=3/);
+  await get(port, '/again');
+  assert.deepEqual(await recorded(2), ['/again', '/every']);
 });

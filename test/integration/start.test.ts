@@ -1,15 +1,21 @@
 // Starting: what serves, and what is said when the machine does not allow it.
 
 import assert from 'node:assert/strict';
-import { chmodSync, readFileSync, statSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { chmodSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createServer as createHttpServer } from 'node:http';
+import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { get, namedUpstream, portcullis, simpleConfig, start, startGateway, temporaryDirectory } from './support.ts';
 
-async function takenPort(t: import('node:test').TestContext): Promise<number> {
+async function takenServer(host: string): Promise<Server> {
   const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  await new Promise<void>((resolve) => server.listen(0, host, resolve));
+  return server;
+}
+
+async function takenPort(t: import('node:test').TestContext): Promise<number> {
+  const server = await takenServer('127.0.0.1');
   t.after(() => server.close());
   return (server.address() as { port: number }).port;
 }
@@ -124,8 +130,73 @@ test('too few file descriptors are one sentence and exit code 5', async (t) => {
 });
 
 test('an access log that cannot be written is one sentence', async (t) => {
-  const gateway = startGateway(t, simpleConfig(9, 'accessLog: {path: /nonexistent/access.log}'));
-  const { code, stderr } = await gateway.finished;
+  // Looking shows nothing wrong with it; opening does.
+  const link = join(temporaryDirectory(t), 'access.log');
+  symlinkSync('/nonexistent/access.log', link);
+  const { code, stderr } = await startGateway(t, simpleConfig(9, `accessLog: {path: ${link}}`)).finished;
   assert.equal(code, 1);
-  assert.match(stderr, /^portcullis: cannot write the access log: .*\/nonexistent\/access\.log/m);
+  assert.equal(
+    stderr,
+    `portcullis: cannot write the access log ${link}: it is a symbolic link into a directory that does not exist.\n`,
+  );
+});
+
+test('a start with a broken file shows its first errors and says how many more there are', async (t) => {
+  const listeners = Array.from({ length: 30 }, (_, index) => `{name: l${index}, address: "${index}"}`).join(', ');
+  const { code, stderr } = await startGateway(t, `listeners: [${listeners}]\nroutes: []\nbackends: []\n`).finished;
+  assert.equal(code, 1);
+  const lines = stderr.trimEnd().split('\n');
+  assert.equal(lines.length, 22);
+  assert.match(lines[19]!, /gateway\.yaml:1:\d+: listeners\[19\]\.address: /);
+  assert.equal(lines[20], 'and 10 more errors; `portcullis check` shows them');
+});
+
+test('of several listeners on one port the most specific address takes a connection', async (t) => {
+  const taken = await takenServer('0.0.0.0');
+  const { port } = taken.address() as { port: number };
+  await new Promise((resolve) => taken.close(resolve));
+  const [every, one] = [await namedUpstream(t, 'every'), await namedUpstream(t, 'one')];
+  const config = `
+workers: 2
+admin: off
+listeners: [{name: every, address: ":${port}"}, {name: one, address: "127.0.0.1:${port}"}]
+routes:
+  - {name: every, listeners: [every], rules: [{backendRefs: [{name: every}]}]}
+  - {name: one, listeners: [one], rules: [{backendRefs: [{name: one}]}]}
+backends: [{name: every, endpoints: ["127.0.0.1:${every}"]}, {name: one, endpoints: ["127.0.0.1:${one}"]}]
+`;
+  await startGateway(t, config).serving();
+  for (let i = 0; i < 20; i++) {
+    assert.equal((await get(port)).body, 'one');
+    assert.equal((await get(port, '/', false, {}, '127.0.0.2')).body, 'every');
+  }
+});
+
+test('an endpoint that cannot be reached is logged once, and once more when it works', async (t) => {
+  const server = await takenServer('127.0.0.1');
+  const { port: endpoint } = server.address() as { port: number };
+  await new Promise((resolve) => server.close(resolve));
+  const gateway = startGateway(t, simpleConfig(endpoint));
+  const port = await gateway.port();
+  for (let i = 0; i < 10; i++) assert.equal((await get(port)).status, 503);
+  const cause = 'cause="connection refused \\(ECONNREFUSED\\)"';
+  await gateway.log(new RegExp(`warn endpoint fails endpoint=127\\.0\\.0\\.1:${endpoint} backend=app ${cause}$`));
+  const upstream = createHttpServer((_, response) => response.end('back'));
+  t.after(() => {
+    upstream.close();
+    upstream.closeAllConnections();
+  });
+  await new Promise<void>((resolve) => upstream.listen(endpoint, '127.0.0.1', resolve));
+  // Until a worker that has seen it fail has a request for it.
+  const working = gateway.log(
+    new RegExp(`info endpoint works again endpoint=127\\.0\\.0\\.1:${endpoint} backend=app$`),
+  );
+  let said = false;
+  const end = (): void => {
+    said = true;
+  };
+  void working.then(end, end);
+  while (!said) assert.equal((await get(port)).body, 'back');
+  await working;
+  assert.equal(gateway.stderr.match(/endpoint fails/g)?.length, 1);
 });

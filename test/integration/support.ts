@@ -215,9 +215,10 @@ export function get(
   path = '/',
   agent: Agent | false = false,
   headers: Record<string, string> = {},
+  host = '127.0.0.1',
 ): Promise<Answer> {
   return new Promise((resolve, reject) => {
-    const outgoing = request({ host: '127.0.0.1', port, path, agent, headers }, (incoming) => {
+    const outgoing = request({ host, port, path, agent, headers }, (incoming) => {
       let body = '';
       incoming.setEncoding('utf8');
       incoming.on('data', (chunk) => (body += chunk));

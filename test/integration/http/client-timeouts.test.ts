@@ -7,9 +7,23 @@ import { test } from 'node:test';
 import { becomes, ok, request, startLab } from './support.ts';
 
 const lab = await startLab({
-  upstreams: 8,
+  upstreams: 9,
   top: 'timeouts: {requestHead: 1s, idle: 1500ms, streamIdle: 1200ms}',
+  routes: [
+    '{name: pause, hostnames: [pause.test], rules: [{timeouts: {request: 400ms}, backendRefs: [{name: t0.test}]}]}',
+  ],
 });
+/** Takes requests and never answers. */
+const silent = lab.upstream();
+
+/** Lets 400 ms go by on the gateway's own clock: until a request that nobody answers runs out of time. */
+async function pause(): Promise<void> {
+  const client = await lab.client();
+  await client.send(request('GET /', 'pause.test'));
+  await (await silent.connection()).request();
+  assert.equal((await client.response()).status, 504);
+  client.close();
+}
 // Here only the time for a head is short.
 const patient = await startLab({ upstreams: 1, top: 'timeouts: {requestHead: 500ms, idle: 60s}' });
 
@@ -109,7 +123,7 @@ test('slow clients', together, async (t) => {
       await wire.head();
       // Together longer than the idle time; each pause is a third of it.
       for (let i = 0; i < 8; i++) {
-        await new Promise((resolve) => setTimeout(resolve, 400));
+        await pause();
         await client.send(String(i));
         assert.equal((await wire.bytes(1)).toString(), String(i));
       }

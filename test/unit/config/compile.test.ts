@@ -23,6 +23,7 @@ responseReasonHeader: x-reason
 headers: {via: edge, server: portcullis, requestId: false}
 trustedHops: 1
 accessLog: {path: "-", format: common}
+failureRecords: {slowThreshold: 250ms}
 limits: {maxRequestBodySize: 1MiB}
 timeouts: {idle: 5s}
 listeners:
@@ -67,6 +68,7 @@ test('a snapshot carries settings, listeners and backends in the order of the fi
     { name: 'b', address: '[::1]:8081', port: 8081, allowConnect: true, scheme: 'http' },
   ]);
   assert.deepEqual(snapshot.accessLog, { enabled: true, format: 'common' });
+  assert.deepEqual(snapshot.flightRecords, { slowThresholdMs: 250 });
   assert.deepEqual(snapshot.backends[0], {
     name: 'one',
     endpoints: [{ address: '10.0.0.1:80', host: '10.0.0.1', port: 80, weight: 1 }],

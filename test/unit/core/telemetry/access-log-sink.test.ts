@@ -101,8 +101,7 @@ test('after a rename and reopen, new lines go to a new file and none is lost', a
   renameSync(path, `${path}.1`);
   worker.log('between');
   await sink.flush();
-  sink.reopen();
-  await sink.flush();
+  assert.equal(await sink.reopen(), true);
   worker.log('after');
   await sink.flush();
   assert.equal(readFileSync(`${path}.1`, 'utf8'), 'before\nbetween\n');
@@ -115,12 +114,36 @@ test('reopen takes a new path', async (t) => {
   const { sink } = openSink(t, join(at, 'old.log'), [worker.ring]);
   worker.log('one');
   await sink.flush();
-  sink.reopen(join(at, 'new.log'));
-  await sink.flush();
+  assert.equal(await sink.reopen(join(at, 'new.log')), true);
   worker.log('two');
   await sink.flush();
   assert.equal(readFileSync(join(at, 'old.log'), 'utf8'), 'one\n');
   assert.equal(readFileSync(join(at, 'new.log'), 'utf8'), 'two\n');
+});
+
+test('a path that cannot be reopened is said so, with its cause, and tried again', async (t) => {
+  const at = directory(t);
+  const worker = producer();
+  const errors: string[] = [];
+  const sink = new AccessLogSink(join(at, 'a.log'), [worker.ring], (message) => errors.push(message));
+  t.after(() => sink.close());
+  await sink.flush();
+  assert.equal(await sink.reopen(join(at, 'logs', 'a.log')), false);
+  worker.log('kept');
+  mkdirSync(join(at, 'logs'));
+  assert.equal(await sink.flush(), true);
+  assert.equal(readFileSync(join(at, 'logs', 'a.log'), 'utf8'), 'kept\n');
+  assert.deepEqual(errors, [
+    `cannot write the access log ${join(at, 'logs', 'a.log')}: the directory ${join(at, 'logs')} does not exist`,
+  ]);
+  // Each of two failures in a row is an answer of its own.
+  assert.equal(await sink.reopen(at), false);
+  assert.equal(await sink.reopen(join(at, 'a.log', 'b.log')), false);
+  await sink.flush();
+  assert.deepEqual(errors.slice(1), [
+    `cannot write the access log ${at}: it is a directory, not a file`,
+    `cannot write the access log ${join(at, 'a.log', 'b.log')}: ${join(at, 'a.log')} is not a directory`,
+  ]);
 });
 
 test('an existing file is continued, after ending a line that a crash has cut', async (t) => {
@@ -150,7 +173,7 @@ test('on a full disk drops are counted, and the log recovers with every line it 
   const worker = producer(1024);
   const { sink, firstError } = openSink(t, '/dev/full', [worker.ring]);
   worker.log('kept');
-  assert.match(await firstError, /^cannot write the access log: ENOSPC/);
+  assert.match(await firstError, /^cannot write the access log \/dev\/full: the disk is full$/);
   assert.equal(await sink.flush(1), false);
 
   for (let i = 0; i < 300; i++) worker.log(`line-${i}`);
@@ -158,7 +181,7 @@ test('on a full disk drops are counted, and the log recovers with every line it 
   assert.ok(dropped > 0);
 
   const path = join(at, 'access.log');
-  sink.reopen(path);
+  assert.equal(await sink.reopen(path), true);
   assert.equal(await sink.flush(), true);
   worker.log('fresh');
   assert.equal(await sink.flush(), true);
@@ -173,7 +196,7 @@ test('a directory that appears later is found', async (t) => {
   const worker = producer();
   const { sink, firstError } = openSink(t, join(at, 'logs', 'access.log'), [worker.ring]);
   worker.log('line');
-  assert.match(await firstError, /^cannot write the access log: ENOENT/);
+  assert.match(await firstError, /^cannot write the access log \S+: the directory \S+\/logs does not exist$/);
   mkdirSync(join(at, 'logs'));
   assert.equal(await sink.flush(), true);
   assert.equal(readFileSync(join(at, 'logs', 'access.log'), 'utf8'), 'line\n');
@@ -198,7 +221,7 @@ test('a full disk is reported once for many failures, and closing says how many 
   for (let i = 0; i < 5; i++) assert.equal(await sink.flush(1), false);
   await sink.close();
   assert.equal(errors.length, 2);
-  assert.match(errors[1], /^7 access log lines could not be written: ENOSPC/);
+  assert.match(errors[1], /^7 access log lines could not be written to \/dev\/full: the disk is full$/);
   assert.ok(failures() >= 6, `${failures()} failures`);
 });
 

@@ -17,6 +17,14 @@ test('the tables of the observability page are those that the code gives', () =>
   assert.equal(page, insertTables(page), 'run: node gateway/admin/observability-tables.ts');
 });
 
+test('every word of the tables is listed once', () => {
+  for (const [name, table] of Object.entries(observabilityTables())) {
+    const words = [...table.matchAll(/^\| `([^`]+)`/gm)].map(([, word]) => word);
+    assert.ok(words.length > 0, name);
+    assert.deepEqual([...new Set(words)], words, name);
+  }
+});
+
 test('every access log field is described', () => {
   for (const name of accessLogFields) {
     assert.match(observabilityTables().fields, new RegExp(`^\\| \`${name}\` \\| (text|number) \\| \\S`, 'm'));

@@ -90,14 +90,20 @@ test('readyz is 503 before the first configuration', async (t) => {
 });
 
 test('config says what runs, since when, and from which file', async (t) => {
-  const { ask } = await startAdmin(t, fakeState());
+  const state = fakeState();
+  state.workers[0].lastPongMs = Date.UTC(2026, 0, 3);
+  state.workers[1].lastPongMs = 0;
+  const { ask } = await startAdmin(t, state);
   const answer = await ask('/config');
   assert.match(String(answer.headers['content-type']), /^application\/json/);
   const value = JSON.parse(answer.body);
   assert.equal(value.epoch, 3);
   assert.equal(value.loadedAt, '2026-01-02T00:00:00.000Z');
   assert.equal(value.file, '/etc/portcullis/gateway.yaml');
-  assert.equal(value.workers.length, 2);
+  assert.deepEqual(value.workers, [
+    { index: 0, up: true, healthy: true, restarts: 0, epochApplied: 3, lastAnswerAt: '2026-01-03T00:00:00.000Z' },
+    { index: 1, up: true, healthy: true, restarts: 1, epochApplied: 3, lastAnswerAt: null },
+  ]);
   assert.deepEqual(value.config, { workers: 2, routes: [] });
 });
 
