@@ -119,6 +119,9 @@ class NullKernel implements Kernel {
     this.push(fd);
     return length;
   }
+  peek(): number {
+    return -11;
+  }
   recvBatch(count: number): void {
     recvEach(this, 0, count);
   }

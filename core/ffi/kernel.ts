@@ -88,6 +88,8 @@ export interface Kernel {
 
   /** Reads up to `length` bytes into memory; 0 means the peer has finished sending. */
   recv(fd: number, offset: number, length: number): number;
+  /** Like `recv`, but leaves the bytes where they are. */
+  peek(fd: number, offset: number, length: number): number;
   /** Writes from memory; never raises SIGPIPE. `more` tells TCP that further bytes follow at once. */
   send(fd: number, offset: number, length: number, more: boolean): number;
   /** Operations of the next batch, BATCH_WORDS words each; results are stored there. */

@@ -30,6 +30,7 @@ const EFD_CLOEXEC = 0o2000000;
 const EPOLL_CTL_ADD = 1;
 const EPOLL_CTL_DEL = 2;
 const EPOLL_CTL_MOD = 3;
+const MSG_PEEK = 0x02;
 const MSG_NOSIGNAL = 0x4000;
 const MSG_MORE = 0x8000;
 const SOL_SOCKET = 1;
@@ -195,6 +196,11 @@ class LinuxKernel implements Kernel {
     this.check(offset, length);
     const count = this.libc.recv(fd, this.base + offset, length, 0);
     return count < 0 ? -koffi.errno() : count;
+  }
+
+  peek(fd: number, offset: number, length: number): number {
+    this.check(offset, length);
+    return result(this.libc.recv(fd, this.base + offset, length, MSG_PEEK));
   }
 
   send(fd: number, offset: number, length: number, more: boolean): number {

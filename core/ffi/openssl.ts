@@ -85,7 +85,9 @@ function bindOpenSsl() {
     SSL_CTX_use_cert_and_key: call(
       'int SSL_CTX_use_cert_and_key(uint64 context, uint64 certificate, uint64 key, uint64 chain, int override)',
     ),
-    SSL_CTX_set_alpn_select_cb: call('void SSL_CTX_set_alpn_select_cb(uint64 context, uint64 callback, uint64 argument)'),
+    SSL_CTX_set_alpn_select_cb: call(
+      'void SSL_CTX_set_alpn_select_cb(uint64 context, uint64 callback, uint64 argument)',
+    ),
     SSL_CTX_set_alpn_protos: mixed('int SSL_CTX_set_alpn_protos(uint64 context, const void *protocols, uint length)'),
     SSL_CTX_set_tlsext_ticket_key_evp_cb: call(
       'int SSL_CTX_set_tlsext_ticket_key_evp_cb(uint64 context, uint64 callback)',
@@ -95,9 +97,7 @@ function bindOpenSsl() {
     SSL_CTX_set_session_id_context: mixed(
       'int SSL_CTX_set_session_id_context(uint64 context, const void *id, uint length)',
     ),
-    SSL_CTX_set_default_read_buffer_len: call(
-      'void SSL_CTX_set_default_read_buffer_len(uint64 context, uint64 bytes)',
-    ),
+    SSL_CTX_set_default_read_buffer_len: call('void SSL_CTX_set_default_read_buffer_len(uint64 context, uint64 bytes)'),
     SSL_CTX_set_verify: call('void SSL_CTX_set_verify(uint64 context, int mode, uint64 callback)'),
     SSL_CTX_set_verify_depth: call('void SSL_CTX_set_verify_depth(uint64 context, int depth)'),
     SSL_CTX_set1_cert_store: call('void SSL_CTX_set1_cert_store(uint64 context, uint64 store)'),
@@ -143,7 +143,9 @@ function bindOpenSsl() {
     SSL_get_SSL_CTX: call('uint64 SSL_get_SSL_CTX(uint64 ssl)'),
     SSL_get0_param: call('uint64 SSL_get0_param(uint64 ssl)'),
     X509_VERIFY_PARAM_set_hostflags: call('void X509_VERIFY_PARAM_set_hostflags(uint64 param, uint flags)'),
-    X509_VERIFY_PARAM_add1_host: mixed('int X509_VERIFY_PARAM_add1_host(uint64 param, const char *name, uint64 length)'),
+    X509_VERIFY_PARAM_add1_host: mixed(
+      'int X509_VERIFY_PARAM_add1_host(uint64 param, const char *name, uint64 length)',
+    ),
     X509_VERIFY_PARAM_set1_ip_asc: mixed('int X509_VERIFY_PARAM_set1_ip_asc(uint64 param, const char *address)'),
     SSL_get1_session: call('uint64 SSL_get1_session(uint64 ssl)'),
     SSL_set_session: call('int SSL_set_session(uint64 ssl, uint64 session)'),
@@ -203,11 +205,11 @@ export function openSsl(): OpenSsl {
 
 // -- errors --------------------------------------------------------------------
 
-/** What an error queue held: the first error, which is the cause, and a text with its reason. */
+/** What an error queue held: the first error of libssl, or else the first, and a text with its reason. */
 export interface OpenSslErrors {
-  /** Library of the first error (ERR_LIB_SSL is 20); 0 when the queue was empty. */
+  /** Library of the error (ERR_LIB_SSL is 20); 0 when the queue was empty. */
   library: number;
-  /** Reason of the first error, within its library. */
+  /** Reason of the error, within its library. */
   reason: number;
   /** OpenSSL's own words, such as `certificate verify failed`; '' when the queue was empty. */
   text: string;
@@ -233,7 +235,8 @@ export function takeErrors(): OpenSslErrors {
     // Packed as in ERR_PACK: system errors have bit 31, others 8 bits of library and 23 of reason.
     const library = code >= 2 ** 31 ? 2 : Math.floor(code / 2 ** 23) & 255;
     const reason = code % 2 ** 23;
-    if (found.library !== 0) continue;
+    // The first is the cause, except that libssl says better than what lies below it what it was doing.
+    if (found.library !== 0 && (found.library === ERR_LIB_SSL || library !== ERR_LIB_SSL)) continue;
     found.library = library;
     found.reason = reason;
     found.text = errorText(code);
@@ -318,14 +321,18 @@ export type TicketKey = (
   encrypt: number,
 ) => number;
 
-let callbackTypes: { alpn: koffi.TypeObject; ticket: koffi.TypeObject } | undefined;
+let callbackTypes: ReturnType<typeof makePrototypes> | undefined;
 
-/** Prototypes are named per thread, so they are made once. */
-function prototypes() {
-  callbackTypes ??= {
-    alpn: koffi.proto('int portcullisAlpnSelect(uint64, uint64, uint64, uint64, uint, uint64)') as koffi.TypeObject,
-    ticket: koffi.proto('int portcullisTicketKey(uint64, uint64, uint64, uint64, uint64, int)') as koffi.TypeObject,
+function makePrototypes() {
+  return {
+    alpn: koffi.pointer(koffi.proto('int portcullisAlpnSelect(uint64, uint64, uint64, uint64, uint, uint64)')),
+    ticket: koffi.pointer(koffi.proto('int portcullisTicketKey(uint64, uint64, uint64, uint64, uint64, int)')),
   };
+}
+
+/** The types of the callbacks. They have names, so each thread makes them once. */
+function prototypes(): ReturnType<typeof makePrototypes> {
+  callbackTypes ??= makePrototypes();
   return callbackTypes;
 }
 
@@ -334,12 +341,12 @@ function prototypes() {
  * throw: OpenSSL would see 0. Register each once and use it for all contexts; they are never freed.
  */
 export function registerAlpnSelect(select: AlpnSelect): number {
-  return Number(koffi.register(select, koffi.pointer(prototypes().alpn)));
+  return Number(koffi.register(select, prototypes().alpn));
 }
 
 /** Like `registerAlpnSelect`, for ticket keys. */
 export function registerTicketKey(choose: TicketKey): number {
-  return Number(koffi.register(choose, koffi.pointer(prototypes().ticket)));
+  return Number(koffi.register(choose, prototypes().ticket));
 }
 
 /**

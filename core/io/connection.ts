@@ -47,6 +47,13 @@ export class Connection implements PeerAddress {
   /** State within the protocol; meaning is the protocol's. */
   state = 0;
 
+  /** TLS session (see core/tls/session.ts); 0: none. */
+  tls = 0;
+  /** A receive may bring more although no event has said so. */
+  tlsMore = false;
+  /** Name that the client asked for by SNI, or null. */
+  serverName: string | null = null;
+
   // -- readiness (edge-triggered: remembered here until used up) --------------
   /** A receive may bring bytes. */
   readReady = false;

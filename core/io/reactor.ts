@@ -826,6 +826,9 @@ export class Reactor {
     connection.generation = (connection.generation + 1) | 0;
     connection.fd = -1;
     connection.transport = null;
+    connection.tls = 0;
+    connection.tlsMore = false;
+    connection.serverName = null;
     connection.inputEnds = false;
     connection.trailers = null;
     connection.protocol = null;

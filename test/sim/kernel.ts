@@ -291,6 +291,11 @@ export class SimKernel implements Kernel {
     return count;
   }
 
+  peek(fd: number, offset: number, length: number): number {
+    this.tick();
+    return this.traced('peek', fd, this.socket(fd, 'peek').peek(this.range(offset, length, 'peek')));
+  }
+
   recvBatch(count: number): void {
     if (count < 1 || count > BATCH_MAX) throw new SimMisuse(`recvBatch of ${count} operations`);
     recvEach(this, 0, count);

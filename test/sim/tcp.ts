@@ -173,6 +173,16 @@ export class SimSocket extends SimFile {
     return this.state === SocketState.CLOSED ? -Errno.ENOTCONN : -Errno.EAGAIN;
   }
 
+  /** recv(2) with MSG_PEEK. */
+  peek(target: Uint8Array): number {
+    const count = Math.min(this.received.length, target.length);
+    if (count > 0) {
+      target.set(this.received.peek(count));
+      return count;
+    }
+    return this.finReceived || (this.shut & SHUT_RECEIVE) !== 0 ? 0 : this.error !== 0 ? -this.error : -Errno.EAGAIN;
+  }
+
   /** send(2) with MSG_NOSIGNAL: the number of bytes taken, or a negative error number. */
   send(bytes: Uint8Array): number {
     if (this.state === SocketState.CONNECTING) return -Errno.EAGAIN;

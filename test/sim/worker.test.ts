@@ -4,11 +4,14 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { compileSnapshot } from '../../config/compile.ts';
 import { loadConfig } from '../../config/load.ts';
+import { Detail } from '../../core/exchange/reasons.ts';
+import { Errno } from '../../core/ffi/errno.ts';
 import { kernelMemoryBytes } from '../../core/io/arena.ts';
 import { createByteRing } from '../../core/telemetry/byte-ring.ts';
 import { createFlightBuffer } from '../../core/telemetry/flight-layout.ts';
 import { createMetricsBuffer } from '../../core/telemetry/metrics.ts';
 import { PacketWorker } from '../../core/workers/packet-worker.ts';
+import type { EndpointReport, WorkerMessage } from '../../core/workers/protocol.ts';
 import { SimKernel } from './kernel.ts';
 import { Random } from './random.ts';
 import { Scheduler } from './scheduler.ts';
@@ -22,6 +25,10 @@ class Bench {
   readonly scheduler = new Scheduler();
   /** The upstream's ends of the connections made to it. */
   readonly upstreams: SimSocket[] = [];
+  /** Messages of the worker. */
+  readonly posted: WorkerMessage[] = [];
+  /** Whether the upstream refuses connections. */
+  refuses = false;
   private readonly kernel: SimKernel;
   private readonly worker: PacketWorker;
 
@@ -48,7 +55,7 @@ class Bench {
     this.worker = new PacketWorker(
       this.kernel,
       start,
-      () => {},
+      (message) => this.posted.push(message),
       (words) => words.fill(7),
     );
     const loaded = loadConfig(
@@ -61,7 +68,7 @@ ${extra}`,
     );
     if ('errors' in loaded) throw new Error(JSON.stringify(loaded.errors));
     this.kernel.setEndpoint(upstreamAddress, {
-      dial: () => ({ type: 'accept', delayMs: 0 }),
+      dial: () => (this.refuses ? { type: 'refuse', delayMs: 0 } : { type: 'accept', delayMs: 0 }),
       connected: (socket) => this.upstreams.push(socket),
     });
     const listenerFds = [this.kernel.createListener(listenerAddress)];
@@ -172,4 +179,66 @@ test('bytes behind a response that no request asked for are never taken for the 
   bench.upstreams[1]!.send(bytes('HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood'));
   bench.run(5);
   assert.match(text(client), /good$/);
+});
+
+test('a failing endpoint is reported at most every ten seconds, and once more when a new connection works', () => {
+  const bench = new Bench('drainTimeout: 1s\ntimeouts: {idle: 5m}');
+  const client = bench.dial();
+  const reports = (): EndpointReport[] => {
+    const messages = bench.posted.splice(0);
+    return messages.flatMap((message) => (message.type === 'endpoint' ? [message.report] : []));
+  };
+  const ask = (): string => {
+    client.send(bytes('GET / HTTP/1.1\r\nHost: a\r\n\r\n'));
+    bench.run(5);
+    if (!bench.refuses) {
+      bench.upstreams.at(-1)!.send(bytes('HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n'));
+      bench.run(5);
+    }
+    return text(client).slice(9, 12);
+  };
+  const fails = { address: '10.0.0.1:80', backend: 'one', detail: Detail.CONNECT_ERRNO, errno: Errno.ECONNREFUSED };
+  const works = { address: '10.0.0.1:80', backend: 'one', detail: 0, errno: 0 };
+  assert.equal(ask(), '200');
+  assert.deepEqual(reports(), []);
+
+  bench.refuses = true;
+  for (let i = 0; i < 5; i++) assert.equal(ask(), '503');
+  assert.deepEqual(reports(), [fails]);
+  bench.run(10_000);
+  for (let i = 0; i < 5; i++) ask();
+  assert.deepEqual(reports(), [fails], 'it still fails');
+
+  bench.refuses = false;
+  for (let i = 0; i < 3; i++) assert.equal(ask(), '200');
+  assert.deepEqual(reports(), [works]);
+
+  // It comes and goes faster than anybody wants to read.
+  for (let i = 0; i < 10; i++) {
+    bench.refuses = !bench.refuses;
+    ask();
+  }
+  assert.deepEqual(reports(), []);
+});
+
+test('an answer on a connection from before does not make a failing endpoint work again', () => {
+  const bench = new Bench('');
+  const [early, late] = [bench.dial(), bench.dial()];
+  early!.send(bytes('GET /early HTTP/1.1\r\nHost: a\r\n\r\n'));
+  bench.run(5);
+  bench.refuses = true;
+  late!.send(bytes('GET /late HTTP/1.1\r\nHost: a\r\n\r\n'));
+  bench.run(5);
+  assert.match(text(late!), /^HTTP\/1\.1 503 /);
+  bench.upstreams[0]!.send(bytes('HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n'));
+  bench.run(5);
+  assert.match(text(early!), /^HTTP\/1\.1 200 /);
+  // On the connection that was kept: the endpoint accepts no new ones still.
+  early!.send(bytes('GET /kept HTTP/1.1\r\nHost: a\r\n\r\n'));
+  bench.run(5);
+  bench.upstreams[0]!.send(bytes('HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n'));
+  bench.run(5);
+  assert.match(text(early!), /^HTTP\/1\.1 200 /);
+  const reports = bench.posted.flatMap((message) => (message.type === 'endpoint' ? [message.report.detail] : []));
+  assert.deepEqual(reports, [Detail.CONNECT_ERRNO]);
 });

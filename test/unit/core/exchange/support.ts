@@ -51,6 +51,7 @@ export function snapshotOf(http: Partial<HttpSettings>, backends: BackendSetting
     listeners: [],
     backends,
     accessLog: { enabled: false, format: 'json' },
+    flightRecords: { slowThresholdMs: 1000 },
   };
 }
 

@@ -161,6 +161,14 @@ export class FakeKernel implements Kernel {
     this.socket(fd).more = more;
     return this.take(fd, [[offset, length]]);
   }
+  peek(fd: number, offset: number, length: number): number {
+    const next = this.socket(fd).incoming[0];
+    if (next === undefined) return this.socket(fd).finished ? 0 : -Errno.EAGAIN;
+    if (typeof next === 'number') return next;
+    const part = next.subarray(0, length);
+    this.memory.set(part, offset);
+    return part.length;
+  }
   recvBatch(count: number): void {
     recvEach(this, 0, count);
   }
