@@ -171,6 +171,7 @@ const worker = new PacketWorker(
     descriptors: new SharedArrayBuffer(4096 * 4),
   },
   () => undefined,
+  null,
 );
 const snapshot = compileSnapshot(loaded.config, 1, new Map());
 worker.handle({ type: 'snapshot', snapshot, listenerFds: [kernel.listener] });

@@ -70,14 +70,16 @@ export class Acceptor implements Protocol {
         kernel.close(fd);
         continue;
       }
-      const connection = reactor.openStream(fd, context.downstreamHttp1);
+      const connection = reactor.openStream(fd, context.preamble);
       if (connection === null) {
         counters[Counter.CONNECTIONS_SHED]++;
         continue;
       }
-      reactor.readPeer(connection);
+      reactor.readAddress(connection);
       connection.listener = watch.listener;
-      context.downstreamHttp1.accepted(connection);
+      counters[Counter.DOWNSTREAM_ACCEPTED]++;
+      counters[Counter.DOWNSTREAM_OPEN]++;
+      context.preamble.accepted(connection);
     }
   }
 

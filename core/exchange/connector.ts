@@ -1,21 +1,31 @@
 // Opening connections to upstreams, up to the point where a request can be sent.
 //
-//   connect(2) --> established --> owner.established
-//        \--> refused, timed out --> owner.notEstablished
+//   CONNECTING --> [PROXY header] --> [TLS HANDSHAKE] --> owner.established
+//        \---------------------------------\--> refused, failed, timed out --> owner.notEstablished
 //
 // Until then the connection is this module's; then it is its owner's, the protocol spoken on it.
 // Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
 
 import { Errno } from '../ffi/errno.ts';
-import type { Connection, Protocol } from '../io/connection.ts';
+import type { Connection, PeerAddress, Protocol } from '../io/connection.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
+import { writeProxyV1, writeProxyV2 } from '../tcp/proxy-protocol.ts';
 import { Counter } from '../telemetry/metrics.ts';
-import type { BackendSettings } from '../workers/snapshot.ts';
+import { Alpn, sessionAlpn } from '../tls/alpn.ts';
+import { TlsFailure } from '../tls/errors.ts';
+import { sessionResumed } from '../tls/peer.ts';
+import { HANDSHAKE_DONE, HANDSHAKE_FAILED, HANDSHAKE_WANT_READ } from '../tls/session.ts';
+import type { BackendTlsSettings } from '../workers/snapshot.ts';
 import type { ProxyContext } from './context.ts';
-import { Detail, Reason } from './reasons.ts';
+import { DETAIL_TLS, Detail, Reason } from './reasons.ts';
+import type { BackendRuntime } from './runtime.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { UPSTREAM_CONNECT_FAILURES, UPSTREAM_OPEN, UPSTREAM_OPENED } = Counter;
+
+/** States of a connection that is not established. */
+const CONNECTING = 0;
+const HANDSHAKE = 1;
 
 /** The protocol that a connection is opened for. */
 export interface ConnectOwner extends Protocol {
@@ -32,6 +42,7 @@ export class Connector implements Protocol {
   /** Positive error number that belongs to it, or 0. */
   errno = 0;
   private readonly context: ProxyContext;
+  private readonly destination: PeerAddress = { peerFamily: 0, peerPort: 0, peer0: 0, peer1: 0, peer2: 0, peer3: 0 };
 
   constructor(context: ProxyContext) {
     this.context = context;
@@ -41,7 +52,7 @@ export class Connector implements Protocol {
    * Begins to connect; the owner hears of the outcome in a later event. Returns null when the system
    * refuses at once (`reason`, `detail` and `errno` say why).
    */
-  connect(endpoint: Endpoint, settings: BackendSettings, owner: ConnectOwner): Connection | null {
+  connect(endpoint: Endpoint, backend: BackendRuntime, owner: ConnectOwner): Connection | null {
     const { reactor, counters } = this.context;
     const fd = reactor.kernel.connect(endpoint.sockaddr);
     if (fd < 0) {
@@ -61,36 +72,147 @@ export class Connector implements Protocol {
     counters[UPSTREAM_OPENED]++;
     counters[UPSTREAM_OPEN]++;
     connection.endpoint = endpoint;
+    connection.state = CONNECTING;
+    connection.backend = backend;
     connection.connectOwner = owner;
-    reactor.setTimer(connection, settings.connectTimeoutMs);
+    reactor.setTimer(connection, backend.settings.connectTimeoutMs);
     return connection;
   }
 
-  readable(): void {}
+  readable(connection: Connection): void {
+    if (connection.state === HANDSHAKE) this.handshake(connection);
+  }
 
   sendFailed(): void {}
 
   writable(connection: Connection): void {
+    if (connection.state === HANDSHAKE) {
+      this.handshake(connection);
+      return;
+    }
     const { reactor } = this.context;
-    const errno = reactor.socketError(connection);
+    const errno = reactor.kernel.socketError(connection.fd);
     if (errno !== 0) {
       this.refuse(connection, Detail.CONNECT_ERRNO, errno);
       return;
     }
-    reactor.clearTimer(connection);
-    const owner = connection.connectOwner!;
-    connection.connectOwner = null;
-    connection.protocol = owner;
-    owner.established(connection);
+    const { settings } = connection.backend!;
+    if (settings.proxyProtocol !== 0) {
+      const sent = this.sendProxyHeader(connection, settings.proxyProtocol);
+      if (sent < 0) {
+        this.refuse(connection, Detail.CONNECT_ERRNO, -sent);
+        return;
+      }
+    }
+    if (settings.tls === null) this.established(connection);
+    else this.startTls(connection, settings.tls);
   }
 
   expired(connection: Connection): void {
-    this.refuse(connection, Detail.CONNECT_TIMER, 0);
+    if (connection.state === HANDSHAKE) {
+      this.context.metrics.countUpstreamTlsFailure(TlsFailure.TIMEOUT);
+      this.refuse(connection, DETAIL_TLS + TlsFailure.TIMEOUT, 0);
+    } else {
+      this.refuse(connection, Detail.CONNECT_TIMER, 0);
+    }
+  }
+
+  private established(connection: Connection): void {
+    this.context.reactor.clearTimer(connection);
+    const owner = connection.connectOwner!;
+    connection.connectOwner = null;
+    connection.protocol = owner;
+    connection.state = 0;
+    owner.established(connection);
+  }
+
+  // -- TLS ---------------------------------------------------------------------------
+
+  private startTls(connection: Connection, tls: BackendTlsSettings): void {
+    const sessions = this.context.tlsSessions!;
+    const context = connection.backend!.tlsContext;
+    const ssl =
+      context === null
+        ? 0
+        : sessions.connect(context, connection.fd, tls.serverName, tls.verifyNames, connection.endpoint!.resumption);
+    if (ssl === 0) {
+      this.tlsFailed(connection, context === null ? TlsFailure.INTERNAL : sessions.failure, sessions.failureText);
+      return;
+    }
+    connection.tls = ssl;
+    connection.state = HANDSHAKE;
+    this.handshake(connection);
+  }
+
+  private handshake(connection: Connection): void {
+    const { counters } = this.context;
+    const sessions = this.context.tlsSessions!;
+    const result = sessions.handshake(connection.tls);
+    if (result === HANDSHAKE_FAILED) {
+      this.tlsFailed(connection, sessions.failure, sessions.failureText);
+      return;
+    }
+    if (result === HANDSHAKE_WANT_READ) connection.readReady = false;
+    if (result !== HANDSHAKE_DONE) return;
+    if (connection.backend!.settings.protocol === 'h2' && sessionAlpn(connection.tls) !== Alpn.H2) {
+      this.tlsFailed(connection, TlsFailure.ALPN_MISMATCH, 'the upstream did not choose h2');
+      return;
+    }
+    counters[Counter.UPSTREAM_TLS_HANDSHAKES]++;
+    if (sessionResumed(connection.tls)) counters[Counter.UPSTREAM_TLS_RESUMED]++;
+    connection.transport = this.context.tlsTransport;
+    // Session tickets may have come with the last handshake message.
+    connection.readReady = true;
+    this.established(connection);
+  }
+
+  private tlsFailed(connection: Connection, failure: number, text: string): void {
+    this.context.metrics.countUpstreamTlsFailure(failure);
+    this.context.tell(connection, 'TLS handshake failed', text);
+    this.refuse(connection, DETAIL_TLS + failure, 0);
+  }
+
+  /** Keeps what lets the next handshake with this endpoint be short. After the first bytes were received. */
+  saveResumption(connection: Connection): void {
+    const sessions = this.context.tlsSessions!;
+    const endpoint = connection.endpoint!;
+    const resumption = sessions.takeResumption(connection.tls);
+    if (resumption === 0) return;
+    if (endpoint.resumption !== 0) sessions.freeResumption(endpoint.resumption);
+    endpoint.resumption = resumption;
+  }
+
+  // -- PROXY protocol ------------------------------------------------------------------
+
+  /** Sends the header of the client that the connection is for. Returns a negative error number on failure. */
+  private sendProxyHeader(connection: Connection, version: number): number {
+    const { reactor, memory } = this.context;
+    const { destination } = this;
+    const client = connection.exchange!.downstream!;
+    destination.peerFamily = client.peerFamily;
+    destination.peerPort = client.listener!.settings.port;
+    destination.peer0 = 0;
+    destination.peer1 = 0;
+    destination.peer2 = 0;
+    destination.peer3 = 0;
+    if (client.fd >= 0 && reactor.kernel.localAddress(client.fd) >= 0) reactor.readAddress(destination);
+    const start = reactor.arena.scratchOffset;
+    const end =
+      version === 1
+        ? writeProxyV1(memory, start, client, destination)
+        : writeProxyV2(memory, start, client, destination, null);
+    const count = reactor.kernel.send(connection.fd, start, end - start, false);
+    // The send buffer of a new connection takes more than any header.
+    return count === end - start ? 0 : count < 0 ? count : -Errno.EPIPE;
   }
 
   private refuse(connection: Connection, detail: number, errno: number): void {
     this.context.counters[UPSTREAM_CONNECT_FAILURES]++;
     this.failed(Reason.UPSTREAM_CONNECT_FAILURE, detail, errno);
+    if (connection.tls !== 0) {
+      this.context.tlsSessions!.free(connection.tls);
+      connection.tls = 0;
+    }
     connection.connectOwner!.notEstablished(connection);
   }
 

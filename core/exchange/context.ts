@@ -3,17 +3,25 @@
 // Owned by one worker. Hot module: no allocation per request.
 
 import { RequestHead, ResponseHead } from '../http1/message.ts';
-import { noBytes } from '../io/bytes.ts';
+import { noBytes, PEER_TEXT_BYTES_MAX, putPeer } from '../io/bytes.ts';
+import type { Connection } from '../io/connection.ts';
 import type { Reactor } from '../io/reactor.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
 import type { AccessLog } from '../telemetry/access-log.ts';
 import type { FlightRecorder } from '../telemetry/flight-recorder.ts';
 import { LogSource } from '../telemetry/log-source.ts';
 import { Counter, type WorkerMetrics } from '../telemetry/metrics.ts';
+import { Alpn } from '../tls/alpn.ts';
+import { TlsContexts } from '../tls/contexts.ts';
+import type { TlsSessions } from '../tls/session.ts';
+import { TlsTransport } from '../tls/transport.ts';
+import { AcmeChallenges } from './acme-challenges.ts';
 import type { Connector } from './connector.ts';
 import type { DownstreamHttp1 } from './downstream-http1.ts';
+import type { DownstreamTcp } from './downstream-tcp.ts';
 import { Exchange } from './exchange.ts';
 import { readForwardedClient } from './forwarded-client.ts';
+import type { Preamble } from './preamble.ts';
 import { Reason } from './reasons.ts';
 import type { RequestIds } from './request-id.ts';
 import { DateLine } from './response-head.ts';
@@ -31,6 +39,9 @@ const { UPSTREAM_CONNECT_FAILURE } = Reason;
  * fails, so that whoever puts the reports of all workers together can tell old ones from true ones.
  */
 export const ENDPOINT_REPORT_INTERVAL_MS = 10_000;
+
+/** Most lines about single connections that a worker logs in one second. */
+const TELLS_PER_SECOND = 10;
 
 /** Told of an endpoint that fails, or works again (`detail` 0), see workers/protocol.ts. */
 export type EndpointListener = (endpoint: Endpoint, backend: string, detail: number, errno: number) => void;
@@ -61,16 +72,38 @@ export class ProxyContext {
   onEndpoint: EndpointListener = () => {};
 
   // Set once by PacketWorker, which creates them with this context.
+  preamble!: Preamble;
   downstreamHttp1!: DownstreamHttp1;
+  downstreamHttp2!: { accepted(connection: Connection): void };
+  downstreamTcp!: DownstreamTcp;
   upstream!: Upstream;
   upstreamHttp1!: UpstreamHttp1;
   connector!: Connector;
   tunnel!: Tunnel;
 
+  /** TLS of this worker; null on a kernel that has none (the simulation). */
+  readonly tlsSessions: TlsSessions | null;
+  readonly tlsTransport: TlsTransport | null;
+  readonly tlsContexts = new TlsContexts((sentence) => this.log('error', sentence));
+  readonly acme = new AcmeChallenges();
+  /** Writes a line to the gateway's log. For what is rare, or limited by the caller. */
+  log: (level: 'debug' | 'info' | 'warn' | 'error', message: string) => void = () => {};
+  private tellSecond = 0;
+  private toldInSecond = 0;
+
   private readonly pool: Exchange[] = [];
   private readonly source = new LogSource();
 
-  constructor(reactor: Reactor, metrics: WorkerMetrics, accessLog: AccessLog, flight: FlightRecorder, ids: RequestIds) {
+  constructor(
+    reactor: Reactor,
+    metrics: WorkerMetrics,
+    accessLog: AccessLog,
+    flight: FlightRecorder,
+    ids: RequestIds,
+    tlsSessions: TlsSessions | null,
+  ) {
+    this.tlsSessions = tlsSessions;
+    this.tlsTransport = tlsSessions === null ? null : new TlsTransport(tlsSessions, reactor.kernel);
     this.reactor = reactor;
     this.memory = reactor.memory;
     this.metrics = metrics;
@@ -78,6 +111,38 @@ export class ProxyContext {
     this.accessLog = accessLog;
     this.flight = flight;
     this.ids = ids;
+  }
+
+  /** Says in the log what became of a connection; of many in one second only a few. */
+  tell(connection: Connection, event: string, cause: string): void {
+    const second = Math.floor(this.reactor.nowMs / 1000);
+    if (second !== this.tellSecond) {
+      const missed = this.toldInSecond - TELLS_PER_SECOND;
+      if (missed > 0) this.log('info', `${missed} more events of connections were not logged`);
+      this.tellSecond = second;
+      this.toldInSecond = 0;
+    }
+    if (++this.toldInSecond > TELLS_PER_SECOND) return;
+    const { listener, serverName, endpoint } = connection;
+    const name = serverName === null ? '' : ` for ${serverName}`;
+    const where =
+      listener === null
+        ? ` with upstream ${endpoint === null ? '' : endpoint.address}`
+        : ` with client ${peerText(connection)} on listener ${listener.settings.name}`;
+    this.log('info', `${event}${where}${name}: ${cause}`);
+  }
+
+  /** Gives an accepted connection to the protocol that it speaks (`alpn`: see core/tls/alpn.ts). */
+  handOver(connection: Connection, alpn: number): void {
+    const { settings } = connection.listener!;
+    if (settings.tcp) {
+      this.downstreamTcp.accepted(connection);
+    } else if (alpn === Alpn.H2 || (settings.http2 && !settings.http1)) {
+      this.downstreamHttp2.accepted(connection);
+    } else {
+      connection.protocol = this.downstreamHttp1;
+      this.downstreamHttp1.accepted(connection);
+    }
   }
 
   /** Takes an exchange from the pool, on the configuration in force. */
@@ -114,7 +179,9 @@ export class ProxyContext {
   dropEndpoint(endpoint: Endpoint): void {
     if (endpoint.failing) this.endpointsFailing--;
     endpoint.failing = false;
-    this.endpoints.delete(endpoint.address);
+    this.endpoints.delete(endpoint.key);
+    if (endpoint.resumption !== 0) this.tlsSessions!.freeResumption(endpoint.resumption);
+    endpoint.resumption = 0;
   }
 
   private endpointFailed(exchange: Exchange): void {
@@ -162,7 +229,7 @@ export class ProxyContext {
     source.epoch = runtime.epoch;
     source.tunnel = exchange.tunnel;
     source.listener = downstream.listener === null ? noBytes : downstream.listener.nameBytes;
-    source.route = runtime.ruleLabel(exchange.rule);
+    source.route = exchange.streamRoute === null ? runtime.ruleLabel(exchange.rule) : exchange.streamRoute.nameBytes;
     const backend = exchange.backend < 0 ? null : runtime.backends[exchange.backend];
     source.backend = backend === null ? noBytes : backend.nameBytes;
     source.endpoint =
@@ -170,4 +237,11 @@ export class ProxyContext {
     if (this.accessLog.enabled) this.accessLog.log(source);
     if (this.flight.recordIfNotable(source)) this.counters[FLIGHT_RECORDS]++;
   }
+}
+
+/** Address of a peer as text, for log lines. */
+function peerText(connection: Connection): string {
+  const bytes = new Uint8Array(PEER_TEXT_BYTES_MAX + 8);
+  const end = putPeer(new DataView(bytes.buffer), 0, connection);
+  return Buffer.from(bytes.subarray(0, end)).toString('latin1');
 }

@@ -30,7 +30,7 @@ import { ResponseWriter } from './response-writer.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { CHUNKED, LENGTH } = BodyFraming;
-const { DOWNSTREAM_ACCEPTED, DOWNSTREAM_BYTES_IN, DOWNSTREAM_OPEN } = Counter;
+const { DOWNSTREAM_BYTES_IN, DOWNSTREAM_OPEN } = Counter;
 
 /** States of a downstream connection. */
 export const DownstreamState = {
@@ -64,10 +64,8 @@ export class DownstreamHttp1 extends Downstream {
 
   /** Takes over a freshly accepted connection. */
   accepted(connection: Connection): void {
-    const { reactor, runtime, counters } = this.context;
+    const { reactor, runtime } = this.context;
     connection.state = IDLE;
-    counters[DOWNSTREAM_ACCEPTED]++;
-    counters[DOWNSTREAM_OPEN]++;
     reactor.setTimer(connection, runtime.http.requestHeadTimeoutMs);
   }
 
@@ -175,6 +173,12 @@ export class DownstreamHttp1 extends Downstream {
         }
       }
     }
+  }
+
+  /** Answers plain HTTP that came to a TLS port. */
+  refusePlain(connection: Connection): void {
+    connection.protocol = this;
+    this.refuseHead(connection, 400, Reason.DOWNSTREAM_PROTOCOL_ERROR, Detail.PLAIN_HTTP);
   }
 
   private headFillFailed(connection: Connection, status: number): void {
@@ -287,6 +291,14 @@ export class DownstreamHttp1 extends Downstream {
 
   protected writeGenerated(exchange: Exchange, status: number): boolean {
     return this.writer.generated(exchange, status);
+  }
+
+  writeConnected(exchange: Exchange): boolean {
+    return this.writer.connected(exchange);
+  }
+
+  writeUpgraded(exchange: Exchange, offset: number, length: number, head: ResponseHead): boolean {
+    return this.writer.upgraded(exchange, offset, length, head);
   }
 
   /** The last byte of the response has gone to the socket. */

@@ -48,6 +48,13 @@ export abstract class Downstream implements Protocol {
   protected abstract writeInformational(exchange: Exchange, headOffset: number, head: ResponseHead): boolean;
   /** Writes a response of this proxy's own. False: the connection has failed. */
   protected abstract writeGenerated(exchange: Exchange, status: number): boolean;
+  /** Says that the connection which a CONNECT asked for is there. False: the connection has failed. */
+  abstract writeConnected(exchange: Exchange): boolean;
+  /**
+   * Passes a 101 on. The head lies at `offset`; `length` bytes are there, and those behind the head
+   * belong to the new protocol. False: the connection has failed.
+   */
+  abstract writeUpgraded(exchange: Exchange, offset: number, length: number, head: ResponseHead): boolean;
   /** The response is complete and its last byte has gone: ends the exchange. */
   protected abstract finish(exchange: Exchange): void;
   /** Closes a connection, or resets a stream, that has no exchange. */

@@ -8,6 +8,7 @@
 
 import type { ChunkedState } from '../http1/chunked.ts';
 import type { Connection } from '../io/connection.ts';
+import type { StreamRoute } from '../routing/stream-routes.ts';
 import type { Downstream } from './downstream.ts';
 import type { Runtime } from './runtime.ts';
 import type { UpstreamSide } from './upstream-side.ts';
@@ -78,6 +79,8 @@ export class Exchange {
   // -- choice ----------------------------------------------------------------
   /** Index of the matched rule in the route table; -1: none. */
   rule = -1;
+  /** Stream route of a connection that is passed on unread; null: HTTP, or none. */
+  streamRoute: StreamRoute | null = null;
   /** Index of the chosen backend in the snapshot; -1: none. */
   backend = -1;
   /** Index of the chosen endpoint in that backend; -1: none. */
@@ -155,6 +158,7 @@ export class Exchange {
     this.keepAlive = false;
     this.lastRequest = false;
     this.rule = -1;
+    this.streamRoute = null;
     this.backend = -1;
     this.endpoint = -1;
     this.attempts = 0;

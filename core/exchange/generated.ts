@@ -8,7 +8,7 @@
 import { parseErrorSentence } from '../http1/errors.ts';
 import { putDecimal, putLineEnd, putRange, putText, Text } from '../io/bytes.ts';
 import type { Reactor } from '../io/reactor.ts';
-import { DETAIL_PARSE, REASON_COUNT, reasonText } from './reasons.ts';
+import { DETAIL_PARSE, DETAIL_TLS, Detail, detailSentence, REASON_COUNT, reasonText } from './reasons.ts';
 import type { DateLine } from './response-head.ts';
 import type { Runtime } from './runtime.ts';
 
@@ -66,6 +66,14 @@ function parseSentence(error: number): Text {
   return bytes;
 }
 
+const plainHttp = new Text(` ${detailSentence(Detail.PLAIN_HTTP)}`);
+
+/** What a detail adds to the sentence of its reason: only what the client itself has done. */
+function explanation(detail: number): Text {
+  if (detail === Detail.PLAIN_HTTP) return plainHttp;
+  return detail >= DETAIL_PARSE && detail < DETAIL_TLS ? parseSentence(detail - DETAIL_PARSE) : noText;
+}
+
 /** Body bytes of the response that `writeGenerated` wrote last. */
 let writtenBodyBytes = 0;
 
@@ -102,7 +110,7 @@ export function writeGenerated(
   const statusLine = statusLines.get(status) ?? statusLines.get(500)!;
   const statusText = statusTexts.get(status) ?? statusTexts.get(500)!;
   const sentence = sentences[reason];
-  const parse = detail >= DETAIL_PARSE ? parseSentence(detail - DETAIL_PARSE) : noText;
+  const parse = explanation(detail);
   const idBytes = idLength > 0 ? requestIdText.length + idLength : 0;
   const bodyLength = statusText.length + sentence.length + parse.length + idBytes + newline.length;
   writtenBodyBytes = withBody ? bodyLength : 0;

@@ -106,6 +106,7 @@ export const Detail = {
   TUNNEL_IDLE_TIMER: 27,
   UNEXPECTED_UPGRADE: 28,
   RETRIES_EXHAUSTED: 29,
+  PLAIN_HTTP: 30,
 } as const;
 
 const detailSentences: Record<number, string> = {
@@ -139,10 +140,14 @@ const detailSentences: Record<number, string> = {
   [Detail.TUNNEL_IDLE_TIMER]: 'No byte passed through the tunnel within timeouts.tunnelIdle.',
   [Detail.UNEXPECTED_UPGRADE]: 'The upstream switched protocols although the request did not ask for it.',
   [Detail.RETRIES_EXHAUSTED]: 'The one retry that a stale connection allows was already used.',
+  [Detail.PLAIN_HTTP]: 'The client sent plain HTTP to a port that expects TLS; use https.',
 };
 
 /** First detail number that carries an HTTP/1 parse error: `DETAIL_PARSE + error` (see http1/errors.ts). */
 export const DETAIL_PARSE = 1000;
+
+/** First detail number that carries a TLS failure of an upstream: `DETAIL_TLS + failure` (see tls/errors.ts). */
+export const DETAIL_TLS = 2000;
 
 /** One plain sentence for a detail below DETAIL_PARSE; empty for `Detail.NONE`. */
 export function detailSentence(detail: number): string {

@@ -6,6 +6,7 @@
 // Spec: RFC 9112 §6 (framing), §7.1 (chunked), §9.6 (Connection: close).
 
 import { Method, type ResponseHead } from '../http1/message.ts';
+import { putText, Text } from '../io/bytes.ts';
 import type { Connection } from '../io/connection.ts';
 import { Counter } from '../telemetry/metrics.ts';
 import { type BodyPiece, frameChunk, framedOffset, putBodyEnd } from './body.ts';
@@ -17,6 +18,8 @@ import { ConnectionOption, OutFraming, rewriteResponseHead } from './response-he
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { CHUNKED, CLOSE } = BodyFraming;
 const { DOWNSTREAM_BYTES_OUT } = Counter;
+
+const connectEstablished = new Text('HTTP/1.1 200 OK\r\n\r\n');
 
 /** Larger responses are sent at once: they would crowd the receive area. */
 const DEFERRED_BYTES_MAX = 16 * 1024;
@@ -154,6 +157,33 @@ export class ResponseWriter {
     if (end - start > GENERATED_BYTES_MAX) throw new Error('a generated response is longer than its room');
     counters[DOWNSTREAM_BYTES_OUT] += end - start;
     return reactor.send(exchange.downstream!, start, end - start, false);
+  }
+
+  /** Answers a CONNECT whose connection is there. */
+  connected(exchange: Exchange): boolean {
+    const { reactor, counters } = this.context;
+    const start = reactor.arena.scratchOffset;
+    const end = putText(reactor.view, start, connectEstablished);
+    counters[DOWNSTREAM_BYTES_OUT] += end - start;
+    return reactor.send(exchange.downstream!, start, end - start, false);
+  }
+
+  /** Passes a 101 on, with what follows its head. */
+  upgraded(exchange: Exchange, offset: number, length: number, head: ResponseHead): boolean {
+    const { reactor, counters, date } = this.context;
+    const start = rewriteResponseHead(
+      reactor,
+      offset,
+      head,
+      head.endOffset,
+      OutFraming.NONE,
+      ConnectionOption.UPGRADE,
+      exchange.runtime!,
+      date,
+    );
+    const bytes = offset + length - start;
+    counters[DOWNSTREAM_BYTES_OUT] += bytes;
+    return reactor.send(exchange.downstream!, start, bytes, false);
   }
 
   private bodyEnd(exchange: Exchange, piece: BodyPiece): boolean {

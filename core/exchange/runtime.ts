@@ -9,7 +9,16 @@ import { Endpoint } from '../lb/endpoint.ts';
 import type { Picker } from '../lb/picker.ts';
 import { RoundRobin } from '../lb/round-robin.ts';
 import { RouteTable } from '../routing/route-table.ts';
-import type { BackendSettings, HttpSettings, ListenerSettings, Snapshot } from '../workers/snapshot.ts';
+import { StreamRoutes } from '../routing/stream-routes.ts';
+import type { TlsContext } from '../tls/context.ts';
+import type { TlsContexts } from '../tls/contexts.ts';
+import type {
+  BackendSettings,
+  HttpSettings,
+  ListenerSettings,
+  ServerContextSettings,
+  Snapshot,
+} from '../workers/snapshot.ts';
 
 const encoder = new TextEncoder();
 
@@ -24,6 +33,11 @@ export class ListenerRuntime {
   watch: Connection | null = null;
   /** Requests come over TLS. */
   https: boolean;
+  /** Clients may or must show a certificate. */
+  validatesClients = false;
+  /** Server contexts by exact name, and by wildcard with its `*`. */
+  private names = new Map<string, TlsContext | null>();
+  private defaultContext: TlsContext | null = null;
   /** Gone from the configuration: its connections end with their current exchange. */
   removed = false;
 
@@ -42,6 +56,33 @@ export class ListenerRuntime {
     this.nameBytes = encoder.encode(settings.name);
     this.https = settings.scheme === 'https';
   }
+
+  /** Takes the server contexts that the snapshot gives this listener. */
+  useContexts(contexts: readonly ServerContextSettings[], made: TlsContexts): void {
+    const { tls } = this.settings;
+    this.names = new Map();
+    this.defaultContext = null;
+    this.validatesClients = false;
+    if (tls === null || tls.passthrough) return;
+    for (const { hostname, context } of tls.names) {
+      this.names.set(hostname, made.server(contexts[context]));
+      if (contexts[context].clientValidation !== null) this.validatesClients = true;
+    }
+    if (tls.defaultContext < 0) return;
+    this.defaultContext = made.server(contexts[tls.defaultContext]);
+    if (contexts[tls.defaultContext].clientValidation !== null) this.validatesClients = true;
+  }
+
+  /** The context for a client that asks for `serverName` (lower case; null: no SNI), or null. */
+  contextFor(serverName: string | null): TlsContext | null {
+    if (serverName === null) return this.defaultContext;
+    const exact = this.names.get(serverName);
+    if (exact !== undefined) return exact;
+    // A wildcard stands for one label (RFC 6125 §6.4.3).
+    const dot = serverName.indexOf('.');
+    const wildcard = dot < 0 ? undefined : this.names.get(`*${serverName.slice(dot)}`);
+    return wildcard ?? this.defaultContext;
+  }
 }
 
 /** A backend of one snapshot. */
@@ -50,6 +91,8 @@ export interface BackendRuntime {
   nameBytes: Uint8Array;
   endpoints: Endpoint[];
   picker: Picker;
+  /** Context of TLS connections; null: plain TCP, or (see `settings.tls`) one that could not be made. */
+  tlsContext: TlsContext | null;
 }
 
 export class Runtime {
@@ -58,6 +101,7 @@ export class Runtime {
   readonly requestLimits: ParserLimits;
   readonly responseLimits: ParserLimits;
   readonly routes: RouteTable;
+  readonly streamRoutes: StreamRoutes;
   readonly backends: BackendRuntime[];
   /** `via: 1.x name\r\n` for messages received as HTTP/1.0 and HTTP/1.1 (RFC 9110 §7.6.3); or empty. */
   readonly viaLines: [Text, Text];
@@ -72,9 +116,10 @@ export class Runtime {
 
   /**
    * Opens a snapshot. `endpoints` holds the worker's endpoints by address: known ones are kept,
-   * new ones added. `seed()` gives numbers from 0 to 1 that spread workers over a round.
+   * new ones added. `contexts` holds its TLS contexts. `seed()` gives numbers from 0 to 1 that spread
+   * workers over a round.
    */
-  constructor(snapshot: Snapshot, endpoints: Map<string, Endpoint>, seed: () => number) {
+  constructor(snapshot: Snapshot, endpoints: Map<string, Endpoint>, contexts: TlsContexts, seed: () => number) {
     const http = snapshot.http;
     this.epoch = snapshot.epoch;
     this.http = http;
@@ -89,14 +134,17 @@ export class Runtime {
       uriBytesMax: http.uriBytesMax,
     };
     this.routes = new RouteTable(snapshot.routes);
+    this.streamRoutes = new StreamRoutes(snapshot.streamRoutes);
     this.backends = snapshot.backends.map((settings) => ({
       settings,
       nameBytes: encoder.encode(settings.name),
       endpoints: settings.endpoints.map((endpointSettings) => {
-        let endpoint = endpoints.get(endpointSettings.address);
+        // Connections are shared only where they would be the same.
+        const key = `${endpointSettings.address} ${settings.protocol} ${settings.tls?.key ?? ''} ${settings.proxyProtocol}`;
+        let endpoint = endpoints.get(key);
         if (endpoint === undefined) {
-          endpoint = new Endpoint(endpointSettings);
-          endpoints.set(endpointSettings.address, endpoint);
+          endpoint = new Endpoint(endpointSettings, key);
+          endpoints.set(key, endpoint);
         }
         endpoint.removed = false;
         return endpoint;
@@ -105,6 +153,7 @@ export class Runtime {
         settings.endpoints.map((endpoint) => endpoint.weight),
         seed(),
       ),
+      tlsContext: settings.tls === null ? null : contexts.client(settings.tls, settings.protocol),
     }));
     this.viaLines = [
       new Text(http.via === '' ? '' : `via: 1.0 ${http.via}\r\n`),

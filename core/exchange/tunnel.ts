@@ -8,16 +8,12 @@
 // Spec: RFC 9110 §7.8 (Upgrade), §9.3.6 (CONNECT); RFC 6455 §1.3.
 
 import type { ResponseHead } from '../http1/message.ts';
-import { putText, Text } from '../io/bytes.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
 import { FILL_AGAIN, FILL_END } from '../io/reactor.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
 import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 import { Detail, Reason } from './reasons.ts';
-import { ConnectionOption, OutFraming, rewriteResponseHead } from './response-head.ts';
-
-const connectEstablished = new Text('HTTP/1.1 200 OK\r\n\r\n');
 
 /** Receives per turn of one direction. */
 const RECEIVES_PER_TURN = 4;
@@ -31,45 +27,26 @@ export class Tunnel implements Protocol {
 
   /** The upstream answered 101: passes its head on and joins the connections. */
   startUpgrade(exchange: Exchange, offset: number, length: number, head: ResponseHead): void {
-    const { reactor, date } = this.context;
-    const client = exchange.downstream!;
-    const upstream = exchange.upstream!;
-    const headEnd = head.endOffset;
+    const { reactor } = this.context;
+    const side = exchange.downstreamSide!;
     exchange.status = 101;
     exchange.responseStarted = true;
-    const start = rewriteResponseHead(
-      reactor,
-      offset,
-      head,
-      headEnd,
-      OutFraming.NONE,
-      ConnectionOption.UPGRADE,
-      exchange.runtime!,
-      date,
-    );
-    // What followed the head belongs to the new protocol.
-    const early = offset + length - headEnd;
-    exchange.responseBodyBytes += early;
-    this.count(Counter.DOWNSTREAM_BYTES_OUT, headEnd - start + early);
-    if (!reactor.send(client, start, headEnd - start + early, false)) {
-      exchange.downstreamSide!.writeFailed(client);
+    exchange.responseBodyBytes += offset + length - head.endOffset;
+    if (!side.writeUpgraded(exchange, offset, length, head)) {
+      side.writeFailed(exchange.downstream!);
       return;
     }
-    reactor.freeInput(upstream);
+    reactor.freeInput(exchange.upstream!);
     this.join(exchange);
   }
 
   /** The connection that a CONNECT asked for is established: says so and joins the connections. */
   startConnect(exchange: Exchange): void {
-    const { reactor } = this.context;
-    const client = exchange.downstream!;
+    const side = exchange.downstreamSide!;
     exchange.status = 200;
     exchange.responseStarted = true;
-    const start = reactor.arena.scratchOffset;
-    const end = putText(reactor.view, start, connectEstablished);
-    this.count(Counter.DOWNSTREAM_BYTES_OUT, end - start);
-    if (!reactor.send(client, start, end - start, false)) {
-      exchange.downstreamSide!.writeFailed(client);
+    if (!side.writeConnected(exchange)) {
+      side.writeFailed(exchange.downstream!);
       return;
     }
     this.join(exchange);

@@ -29,14 +29,7 @@ import type { UpstreamSide } from './upstream-side.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { CHUNKED, CLOSE, LENGTH, NONE } = BodyFraming;
-const {
-  STALE_RETRIES,
-  UPSTREAM_BYTES_IN,
-  UPSTREAM_BYTES_OUT,
-  UPSTREAM_IDLE,
-  UPSTREAM_OPEN,
-  UPSTREAM_REUSED,
-} = Counter;
+const { STALE_RETRIES, UPSTREAM_BYTES_IN, UPSTREAM_BYTES_OUT, UPSTREAM_IDLE, UPSTREAM_OPEN, UPSTREAM_REUSED } = Counter;
 
 /** States of an upstream connection. */
 export const UpstreamState = {
@@ -103,8 +96,8 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     exchange.reusedConnection = false;
     exchange.upstreamConnectionUses = 0;
     exchange.upstreamConnectionAgeMs = 0;
-    const { settings } = exchange.runtime!.backends[exchange.backend];
-    const connection = this.context.connector.connect(endpoint, settings, this);
+    const backend = exchange.runtime!.backends[exchange.backend];
+    const connection = this.context.connector.connect(endpoint, backend, this);
     if (connection === null) {
       this.connectFailed(exchange);
       return;
@@ -442,8 +435,10 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     const { settings } = exchange.runtime!.backends[exchange.backend];
     const usesMax = settings.requestsPerConnectionMax;
     exchange.upstream = null;
+    if (connection.tls !== 0 && connection.exchanges === 1) this.context.connector.saveResumption(connection);
     if (
       connection.reusable &&
+      settings.proxyProtocol === 0 && // It speaks of one client.
       !leftOver &&
       exchange.requestComplete &&
       connection.outputBytes === 0 &&

@@ -5,10 +5,13 @@
 // Between batches a connection is only numbers and references to other plain objects, never a
 // closure, promise or timer. Owned by one worker.
 
+import type { ClientCertificate } from '../exchange/client-certificate.ts';
 import type { ConnectOwner } from '../exchange/connector.ts';
 import type { Exchange } from '../exchange/exchange.ts';
-import type { ListenerRuntime } from '../exchange/runtime.ts';
+import type { BackendRuntime, ListenerRuntime } from '../exchange/runtime.ts';
 import type { HeaderTable } from '../http1/header-table.ts';
+import type { Http2Session } from '../http2/session.ts';
+import type { Http2Stream } from '../http2/stream.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
 import type { Transport } from './transport.ts';
 
@@ -22,6 +25,8 @@ export interface Protocol {
   expired(connection: Connection): void;
   /** Bytes given to `reactor.sendDeferred` could not be sent; `connection.errno` says why. */
   sendFailed(connection: Connection): void;
+  /** The end of a batch, where `reactor.atBatchEnd` was asked for it. */
+  batchEnd?(connection: Connection): void;
 }
 
 /** Words of a peer address kept as numbers: no text until somebody asks. */
@@ -53,6 +58,8 @@ export class Connection implements PeerAddress {
   tlsMore = false;
   /** Name that the client asked for by SNI, or null. */
   serverName: string | null = null;
+  /** What the client has shown on a listener that validates clients; null: nothing. */
+  clientCertificate: ClientCertificate | null = null;
 
   // -- readiness (edge-triggered: remembered here until used up) --------------
   /** A receive may bring bytes. */
@@ -116,12 +123,17 @@ export class Connection implements PeerAddress {
   exchange: Exchange | null = null;
   /** The other end of a tunnel. */
   tunnelPeer: Connection | null = null;
+  /** HTTP/2: what belongs to a connection, and to a stream in one. */
+  http2Session: Http2Session | null = null;
+  http2Stream: Http2Stream | null = null;
   /** Downstream: the listener that accepted it. */
   listener: ListenerRuntime | null = null;
   /** Upstream: the endpoint it leads to, and its neighbours in the idle list. */
   endpoint: Endpoint | null = null;
   idleNext: Connection | null = null;
   idlePrevious: Connection | null = null;
+  /** Upstream: the backend that it was opened for. */
+  backend: BackendRuntime | null = null;
   /** Upstream, until it is established: whose it will be. */
   connectOwner: ConnectOwner | null = null;
 

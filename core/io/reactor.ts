@@ -13,6 +13,7 @@ import {
   AHEAD_BYTES_MAX,
   AHEAD_STRIDE_BYTES,
   Arena,
+  BULK_RECEIVE_BYTES_MAX,
   HEADROOM_BYTES,
   LARGE_BLOCK_BYTES,
   RECEIVE_AREA_BYTES,
@@ -20,7 +21,7 @@ import {
   SMALL_BLOCK_BYTES,
   TAILROOM_BYTES,
 } from './arena.ts';
-import { Connection, type Protocol } from './connection.ts';
+import { Connection, type PeerAddress, type Protocol } from './connection.ts';
 import { TimerWheel } from './timer-wheel.ts';
 import type { Transport } from './transport.ts';
 
@@ -29,6 +30,9 @@ const STREAM_EVENTS = Epoll.IN | Epoll.OUT | Epoll.RDHUP | Epoll.ET;
 
 /** Most sends put off to the end of a batch. */
 const DEFERRED_MAX = 1024;
+
+/** Words of a deferred send: generation, offset, length, and the block to free afterwards or 0. */
+const DEFERRED_WORDS = 4;
 
 /** A receive this short makes its connection one whose next message is received ahead. */
 const SMALL_INPUT_BYTES = 1024;
@@ -41,6 +45,10 @@ const AHEAD_NO_BUFFER = -0x10001;
 const NOTHING_AHEAD = -Errno.EAGAIN;
 
 const CACHE_LINE_BYTES = 64;
+
+/** Held input may reach as far into the receive area as leaves room for the largest receive behind it. */
+const HELD_BYTES_MAX =
+  RECEIVE_AREA_BYTES - BULK_RECEIVE_BYTES_MAX - 2 * HEADROOM_BYTES - 2 * TAILROOM_BYTES - CACHE_LINE_BYTES;
 
 /** How often the wall clock is read: a clock that is set shows after at most this time. */
 const WALL_CHECK_MS = 500;
@@ -86,9 +94,9 @@ export class Reactor {
   private readonly readyQueue: Int32Array;
   private readyHead = 0;
   private readyCount = 0;
-  /** Deferred sends of this batch, and the next one to do: generation, offset and length of each. */
+  /** Deferred sends of this batch, and the next one to do: DEFERRED_WORDS of each. */
   private readonly deferredConnections: Connection[] = [];
-  private readonly deferredWords = new Int32Array(DEFERRED_MAX * 3);
+  private readonly deferredWords = new Int32Array(DEFERRED_MAX * DEFERRED_WORDS);
   private deferredCount = 0;
   private deferredNext = 0;
   /** Connections whose deferred send has failed, and the next one to be told; with their generations. */
@@ -104,8 +112,15 @@ export class Reactor {
   private aheadCount = 0;
   /** Bytes of the receive area that messages received ahead still need. */
   private aheadBytes = 0;
-  /** Bytes of the receive area that those and deferred sends still need. */
+  /** Bytes of the receive area that deferred sends still need, and that `holdInput` keeps. */
+  private deferredBytes = 0;
+  private heldBytes = 0;
+  /** Bytes of the receive area that all of those still need. */
   private stagedBytes = 0;
+  /** Connections that have something to do at the end of the batch; with their generations. */
+  private readonly endConnections: Connection[] = [];
+  private readonly endGenerations: number[] = [];
+  private endCount = 0;
   private readonly segments = new Int32Array(SEGMENTS_MAX * 2);
   private readonly expire = (slot: number): void => {
     const connection = this.connections[slot];
@@ -148,7 +163,7 @@ export class Reactor {
    * them all. Returns the number of events.
    */
   runBatch(maxWaitMs: number): number {
-    let waitMs = this.readyCount > 0 ? 0 : maxWaitMs;
+    let waitMs = this.readyCount > 0 || this.endCount > 0 ? 0 : maxWaitMs;
     if (waitMs !== 0) {
       const timerMs = this.timers.waitMs(this.nowMs);
       if (timerMs >= 0 && (waitMs < 0 || timerMs < waitMs)) waitMs = timerMs;
@@ -166,13 +181,32 @@ export class Reactor {
     }
     for (let i = 0; i < waiting; i++) this.serveReady();
     if (this.timers.isDue(this.nowMs)) this.timers.advance(this.nowMs, this.expire);
+    if (this.endCount > 0) this.endBatch();
     if (this.deferredCount > 0) this.flushDeferred();
     return Math.max(count, 0);
   }
 
-  /** Whether a connection waits in the ready queue, so that the next batch must not sleep. */
+  /** Whether a connection waits in the ready queue or for the end of a batch, so that the next batch must not sleep. */
   get hasReady(): boolean {
-    return this.readyCount > 0;
+    return this.readyCount > 0 || this.endCount > 0;
+  }
+
+  /**
+   * Has `protocol.batchEnd` called once at the end of this batch (of the next one between two batches),
+   * before the deferred sends leave. To be called at most once per connection and batch.
+   */
+  atBatchEnd(connection: Connection): void {
+    this.endConnections[this.endCount] = connection;
+    this.endGenerations[this.endCount++] = connection.generation;
+  }
+
+  /** Those that ask for it meanwhile have their turn in the same round. */
+  private endBatch(): void {
+    for (let i = 0; i < this.endCount; i++) {
+      const connection = this.endConnections[i];
+      if (connection.generation === this.endGenerations[i]) connection.protocol!.batchEnd!(connection);
+    }
+    this.endCount = 0;
   }
 
   /**
@@ -437,7 +471,35 @@ export class Reactor {
     }
     this.aheadCount = 0;
     this.aheadBytes = 0;
-    if (this.deferredCount === 0) this.stagedBytes = 0;
+    this.restage();
+  }
+
+  private restage(): void {
+    this.stagedBytes = Math.max(this.aheadBytes, this.deferredBytes, this.heldBytes);
+  }
+
+  /**
+   * Keeps what the last `fill` has put at [inputOffset, end) where it is while handlers of other connections
+   * run, which may fill too. Returns what `releaseInput` is to be given afterwards, or -1: there is no room
+   * for that in the receive area, and `keepInput` must move the bytes to a block first.
+   */
+  holdInput(end: number): number {
+    const before = this.heldBytes;
+    const bytes = end + TAILROOM_BYTES - this.arena.receiveOffset;
+    // In a block, or in front of everything that a nested receive may write to.
+    if (bytes <= 0 || bytes > RECEIVE_AREA_BYTES) return before;
+    if (bytes > HELD_BYTES_MAX) return -1;
+    if (bytes > before) {
+      this.heldBytes = ((bytes + CACHE_LINE_BYTES - 1) & -CACHE_LINE_BYTES) + HEADROOM_BYTES;
+      this.restage();
+    }
+    return before;
+  }
+
+  /** Ends a hold; `before` is what `holdInput` returned. */
+  releaseInput(before: number): void {
+    this.heldBytes = before;
+    this.restage();
   }
 
   private freeAhead(connection: Connection): void {
@@ -573,19 +635,37 @@ export class Reactor {
    */
   sendDeferred(connection: Connection, offset: number, length: number): boolean {
     if (connection.deferred || this.deferredCount === DEFERRED_MAX) return this.send(connection, offset, length, false);
-    const index = this.deferredCount++;
-    connection.deferred = true;
-    this.deferredConnections[index] = connection;
-    this.deferredWords[index * 3] = connection.generation;
-    this.deferredWords[index * 3 + 1] = offset;
-    this.deferredWords[index * 3 + 2] = length;
+    this.defer(connection, offset, length, 0);
     const end = offset + length - this.arena.receiveOffset;
     if (end > 0 && end <= RECEIVE_AREA_BYTES) {
       // The next receive goes behind it, with room in front for a head of its own.
       const stagedBytes = ((end + CACHE_LINE_BYTES - 1) & -CACHE_LINE_BYTES) + HEADROOM_BYTES;
+      if (stagedBytes > this.deferredBytes) this.deferredBytes = stagedBytes;
       if (stagedBytes > this.stagedBytes) this.stagedBytes = stagedBytes;
     }
     return true;
+  }
+
+  /** Like `sendDeferred` for the first `length` bytes of a block, which becomes the reactor's and is freed. */
+  sendBlockDeferred(connection: Connection, block: number, length: number): boolean {
+    if (connection.deferred || this.deferredCount === DEFERRED_MAX) {
+      const sent = this.send(connection, block, length, false);
+      this.arena.free(block);
+      return sent;
+    }
+    this.defer(connection, block, length, block);
+    return true;
+  }
+
+  private defer(connection: Connection, offset: number, length: number, block: number): void {
+    const index = this.deferredCount++;
+    const word = index * DEFERRED_WORDS;
+    connection.deferred = true;
+    this.deferredConnections[index] = connection;
+    this.deferredWords[word] = connection.generation;
+    this.deferredWords[word + 1] = offset;
+    this.deferredWords[word + 2] = length;
+    this.deferredWords[word + 3] = block;
   }
 
   /**
@@ -595,18 +675,31 @@ export class Reactor {
   flushOwn(connection: Connection): boolean {
     connection.deferred = false;
     for (let index = this.deferredCount - 1; index >= this.deferredNext; index--) {
-      const word = index * 3;
+      const word = index * DEFERRED_WORDS;
       if (this.deferredConnections[index] !== connection) continue;
       if (this.deferredWords[word] !== connection.generation) continue;
       // Done, even if the connection defers again in this batch.
       this.deferredWords[word] = (connection.generation - 1) | 0;
       const offset = this.deferredWords[word + 1];
       const length = this.deferredWords[word + 2];
-      if (connection.outputBytes > 0) return this.keepOutput(connection, offset, length);
-      const count = this.sendOnce(connection, offset, length);
-      return count === length || this.sentPart(connection, count, offset, length);
+      let sent = true;
+      if (connection.outputBytes > 0) {
+        sent = this.keepOutput(connection, offset, length);
+      } else {
+        const count = this.sendOnce(connection, offset, length);
+        if (count !== length) sent = this.sentPart(connection, count, offset, length);
+      }
+      this.freeDeferred(word);
+      return sent;
     }
     return true;
+  }
+
+  private freeDeferred(word: number): void {
+    const block = this.deferredWords[word + 3];
+    if (block === 0) return;
+    this.deferredWords[word + 3] = 0;
+    this.arena.free(block);
   }
 
   /** Does all deferred sends now. A failure handler may defer, send or flush again. */
@@ -619,11 +712,15 @@ export class Reactor {
       let index = first;
       for (; index < this.deferredCount && count < BATCH_MAX; index++) {
         const connection = this.deferredConnections[index];
-        const word = index * 3;
-        if (connection.generation !== words[word] || !connection.deferred) continue;
+        const word = index * DEFERRED_WORDS;
+        if (connection.generation !== words[word] || !connection.deferred) {
+          this.freeDeferred(word);
+          continue;
+        }
         connection.deferred = false;
         if (connection.outputBytes > 0) {
           if (!this.keepOutput(connection, words[word + 1], words[word + 2])) this.noteFailed(connection);
+          this.freeDeferred(word);
           continue;
         }
         if (connection.transport !== null) {
@@ -631,6 +728,7 @@ export class Reactor {
           if (sent !== words[word + 2] && !this.sentPart(connection, sent, words[word + 1], words[word + 2])) {
             this.noteFailed(connection);
           }
+          this.freeDeferred(word);
           continue;
         }
         const operation = count++ * BATCH_WORDS;
@@ -649,11 +747,13 @@ export class Reactor {
         const connection = this.sending[i];
         if (!this.sentPart(connection, result, batch[operation + 1], batch[operation + 2])) this.noteFailed(connection);
       }
+      for (let i = first; i < index; i++) this.freeDeferred(i * DEFERRED_WORDS);
       if (this.failedCount > 0) this.tellFailed();
     }
     this.deferredNext = 0;
     this.deferredCount = 0;
-    this.stagedBytes = this.aheadBytes;
+    this.deferredBytes = 0;
+    this.restage();
   }
 
   private noteFailed(connection: Connection): void {
@@ -829,6 +929,7 @@ export class Reactor {
     connection.tls = 0;
     connection.tlsMore = false;
     connection.serverName = null;
+    connection.clientCertificate = null;
     connection.inputEnds = false;
     connection.trailers = null;
     connection.protocol = null;
@@ -845,11 +946,14 @@ export class Reactor {
     connection.reusable = true;
     connection.exchange = null;
     connection.tunnelPeer = null;
+    connection.http2Session = null;
+    connection.http2Stream = null;
     connection.listener = null;
     connection.endpoint = null;
     connection.idleNext = null;
     connection.idlePrevious = null;
     connection.connectOwner = null;
+    connection.backend = null;
     this.freeSlots[this.freeSlotCount++] = connection.slot;
   }
 
@@ -883,20 +987,20 @@ export class Reactor {
     if (connection.protocol !== null) connection.protocol.readable(connection);
   }
 
-  /** Sets the peer address words of a connection from the socket address at `kernel.addressOffset`. */
-  readPeer(connection: Connection): void {
+  /** Reads the socket address at `kernel.addressOffset`. */
+  readAddress(address: PeerAddress): void {
     const memory = this.memory;
     const at = this.kernel.addressOffset;
     const family = memory[at] | (memory[at + 1] << 8);
-    connection.peerFamily = family;
-    connection.peerPort = (memory[at + 2] << 8) | memory[at + 3];
+    address.peerFamily = family;
+    address.peerPort = (memory[at + 2] << 8) | memory[at + 3];
     if (family === Family.INET) {
-      connection.peer0 = this.word(at + 4);
+      address.peer0 = this.word(at + 4);
     } else if (family === Family.INET6) {
-      connection.peer0 = this.word(at + 8);
-      connection.peer1 = this.word(at + 12);
-      connection.peer2 = this.word(at + 16);
-      connection.peer3 = this.word(at + 20);
+      address.peer0 = this.word(at + 8);
+      address.peer1 = this.word(at + 12);
+      address.peer2 = this.word(at + 16);
+      address.peer3 = this.word(at + 20);
     }
   }
 

@@ -9,6 +9,8 @@ import type { Connection } from '../io/connection.ts';
 import type { EndpointSettings } from '../workers/snapshot.ts';
 
 export class Endpoint {
+  /** Tells apart what must not share connections: address, protocol and TLS settings. */
+  readonly key: string;
   /** `ip:port`. */
   readonly address: string;
   readonly addressBytes: Uint8Array;
@@ -25,13 +27,16 @@ export class Endpoint {
   failureReportedMs = Number.NEGATIVE_INFINITY;
   /** A failure has been reported that no success has followed yet. */
   failureOpen = false;
+  /** What lets the next TLS handshake resume the last session (TlsSessions.takeResumption); 0: nothing. */
+  resumption = 0;
   /** No snapshot of this worker refers to it any more: connections end with their exchange. */
   removed = false;
 
   /** Throws when `settings.host` is not an IP address: names are resolved before. */
-  constructor(settings: EndpointSettings) {
+  constructor(settings: EndpointSettings, key: string = settings.address) {
     const sockaddr = encodeSockaddr(settings.host, settings.port);
     if (sockaddr === undefined) throw new Error(`endpoint ${settings.address} has no IP address`);
+    this.key = key;
     this.address = settings.address;
     this.addressBytes = new TextEncoder().encode(settings.address);
     this.sockaddr = sockaddr;

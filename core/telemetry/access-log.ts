@@ -6,7 +6,7 @@
 // ring; only one that might cross its end is made in a buffer aside first.
 // Hot module: no strings, objects or system calls per line (see byte-ring.ts for the one exception).
 
-import { DETAIL_PARSE, REASON_COUNT, reasonText } from '../exchange/reasons.ts';
+import { DETAIL_PARSE, DETAIL_TLS, REASON_COUNT, reasonText } from '../exchange/reasons.ts';
 import { type CompiledFormat, compileAccessLogFormat, LogField } from './access-log-format.ts';
 import { RingProducer } from './byte-ring.ts';
 import {
@@ -27,7 +27,7 @@ import {
   textWireEscapes,
 } from './log-bytes.ts';
 import { type LogSource, noBytes, protocolNames } from './log-source.ts';
-import { Counter, PARSE_ERROR_CAPACITY, type WorkerMetrics } from './metrics.ts';
+import { Counter, PARSE_ERROR_CAPACITY, TLS_FAILURE_CAPACITY, type WorkerMetrics } from './metrics.ts';
 import { DETAIL_COUNT, detailName } from './outcome-names.ts';
 
 const nullText = fixedText('null');
@@ -41,8 +41,9 @@ const reasonFlags = Array.from({ length: REASON_COUNT }, (_, reason) =>
 /** Words for details, by number, in two tables: the ordinary ones, and parse errors by their code. */
 const detailWords = Array.from({ length: DETAIL_COUNT }, (_, detail) => encode(detailName(detail)));
 const parseWords = Array.from({ length: PARSE_ERROR_CAPACITY }, (_, code) => encode(detailName(DETAIL_PARSE + code)));
+const tlsWords = Array.from({ length: TLS_FAILURE_CAPACITY }, (_, code) => encode(detailName(DETAIL_TLS + code)));
 
-for (const words of [reasonFlags, detailWords, parseWords]) {
+for (const words of [reasonFlags, detailWords, parseWords, tlsWords]) {
   if (words.some((word) => word.length > FIXED_BYTES_MAX)) throw new Error('FIXED_BYTES_MAX is too small for a word');
 }
 
@@ -284,6 +285,7 @@ function reasonBytes(reason: number): Uint8Array {
 
 function detailBytes(detail: number): Uint8Array {
   if (detail >= DETAIL_PARSE && detail < DETAIL_PARSE + PARSE_ERROR_CAPACITY) return parseWords[detail - DETAIL_PARSE];
+  if (detail >= DETAIL_TLS && detail < DETAIL_TLS + TLS_FAILURE_CAPACITY) return tlsWords[detail - DETAIL_TLS];
   return detail > 0 && detail < detailWords.length ? detailWords[detail] : noBytes;
 }
 

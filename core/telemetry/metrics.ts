@@ -62,6 +62,14 @@ export const Counter = {
   TUNNELS_OPEN: 29,
   /** Exchanges written to the flight recorder. */
   FLIGHT_RECORDS: 30,
+  /** TLS handshakes with clients that were completed, and those of them that resumed a session. */
+  TLS_HANDSHAKES: 31,
+  TLS_RESUMED: 32,
+  /** The same with upstreams. */
+  UPSTREAM_TLS_HANDSHAKES: 33,
+  UPSTREAM_TLS_RESUMED: 34,
+  /** Connections without a valid PROXY protocol header on a listener that requires one. */
+  PROXY_HEADER_ERRORS: 35,
 } as const;
 
 /** Why a client connection was closed; index into the close counters. */
@@ -122,6 +130,8 @@ export const HISTOGRAM_WORDS: number = latencyBoundsMs.length + 2;
 
 const SCALAR_CAPACITY = 64;
 const CLOSE_CAPACITY = 16;
+/** TLS failures (core/tls/errors.ts) that are told apart; codes beyond are counted under the last one. */
+export const TLS_FAILURE_CAPACITY = 64;
 
 /** First index of each section of the buffer. */
 export const MetricSection = {
@@ -129,6 +139,15 @@ export const MetricSection = {
   REASONS: SCALAR_CAPACITY,
   PARSE_ERRORS: SCALAR_CAPACITY + REASON_CAPACITY,
   CLOSES: SCALAR_CAPACITY + REASON_CAPACITY + PARSE_ERROR_CAPACITY,
+  /** Failed handshakes with clients, and with upstreams. */
+  TLS_FAILURES: SCALAR_CAPACITY + REASON_CAPACITY + PARSE_ERROR_CAPACITY + CLOSE_CAPACITY + 2 * HISTOGRAM_WORDS,
+  UPSTREAM_TLS_FAILURES:
+    SCALAR_CAPACITY +
+    REASON_CAPACITY +
+    PARSE_ERROR_CAPACITY +
+    CLOSE_CAPACITY +
+    2 * HISTOGRAM_WORDS +
+    TLS_FAILURE_CAPACITY,
   /** Whole requests, head complete to response complete. */
   REQUEST_LATENCY: SCALAR_CAPACITY + REASON_CAPACITY + PARSE_ERROR_CAPACITY + CLOSE_CAPACITY,
   /** From upstream connection ready to its first response byte. */
@@ -136,7 +155,7 @@ export const MetricSection = {
 } as const;
 
 /** Values of one buffer. */
-export const METRIC_WORDS: number = MetricSection.UPSTREAM_LATENCY + HISTOGRAM_WORDS;
+export const METRIC_WORDS: number = MetricSection.UPSTREAM_TLS_FAILURES + TLS_FAILURE_CAPACITY;
 
 const gauges: readonly number[] = [
   Counter.REQUESTS_IN_FLIGHT,
@@ -188,6 +207,16 @@ export class WorkerMetrics {
   /** Counts the close of a client connection by its `CloseCause`. */
   countClose(cause: number): void {
     if (cause >= 0 && cause < CLOSE_CAPACITY) this.counters[MetricSection.CLOSES + cause]++;
+  }
+
+  /** Counts a failed TLS handshake with a client by its TlsFailure. */
+  countTlsFailure(failure: number): void {
+    this.counters[MetricSection.TLS_FAILURES + Math.min(failure, TLS_FAILURE_CAPACITY - 1)]++;
+  }
+
+  /** Counts a failed TLS handshake with an upstream by its TlsFailure. */
+  countUpstreamTlsFailure(failure: number): void {
+    this.counters[MetricSection.UPSTREAM_TLS_FAILURES + Math.min(failure, TLS_FAILURE_CAPACITY - 1)]++;
   }
 
   /** Adds a whole request's duration in milliseconds to its histogram. */

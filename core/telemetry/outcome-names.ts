@@ -1,8 +1,9 @@
 // Words for outcomes, the same in the access log, in metric labels and in flight records.
 // Pure functions over the tables of exchange/reasons.ts and http1/errors.ts; not for the packet path.
 
-import { DETAIL_PARSE, Detail, detailSentence, reasonText } from '../exchange/reasons.ts';
+import { DETAIL_PARSE, DETAIL_TLS, Detail, detailSentence, reasonText } from '../exchange/reasons.ts';
 import { parseErrorName, parseErrorSentence } from '../http1/errors.ts';
+import { type TlsFailure, tlsFailureName, tlsFailureSentence, tlsFailures } from '../tls/errors.ts';
 
 const names: string[] = [];
 for (const [name, detail] of Object.entries(Detail)) names[detail] = detail === Detail.NONE ? '' : name.toLowerCase();
@@ -18,13 +19,23 @@ export function parseErrorWord(code: number): string {
 
 /** Word for a detail: `upstream_fin`, for parse errors `bare_lf`; empty for none. */
 export function detailName(detail: number): string {
+  if (detail >= DETAIL_TLS) return `tls_${tlsName(detail - DETAIL_TLS)}`;
   if (detail >= DETAIL_PARSE) return parseErrorWord(detail - DETAIL_PARSE);
   return names[detail] ?? `detail_${detail}`;
 }
 
 /** One plain sentence for a detail, parse errors included; empty for none. */
 export function detailText(detail: number): string {
+  if (detail >= DETAIL_TLS) return `TLS: ${tlsSentence(detail - DETAIL_TLS)}.`;
   return detail >= DETAIL_PARSE ? parseErrorSentence(detail - DETAIL_PARSE) : detailSentence(detail);
+}
+
+function tlsName(failure: number): string {
+  return failure < tlsFailures.length ? tlsFailureName(failure as TlsFailure) : `failure_${failure}`;
+}
+
+function tlsSentence(failure: number): string {
+  return failure < tlsFailures.length ? tlsFailureSentence(failure as TlsFailure) : `failure ${failure}`;
 }
 
 /** Flag of a reason (`NR`); empty for none. */

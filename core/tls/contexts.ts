@@ -14,6 +14,15 @@ export class TlsContexts {
   private nextServers = new Map<string, TlsContext>();
   private nextClients = new Map<string, TlsContext>();
   private ticketKeys: Uint8Array[] = [];
+  private readonly failed: (sentence: string) => void;
+
+  /**
+   * `failed` hears of settings that OpenSSL refuses. The control thread has tried them before, so that
+   * is a defect; what needs the context is refused then, and all else goes on.
+   */
+  constructor(failed: (sentence: string) => void) {
+    this.failed = failed;
+  }
 
   /** Begins a snapshot. */
   begin(tls: TlsSettings): void {
@@ -22,8 +31,8 @@ export class TlsContexts {
     this.ticketKeys = tls.ticketKeys;
   }
 
-  /** The context for a listener. Throws an Error with one sentence when OpenSSL refuses the settings. */
-  server(settings: ServerContextSettings): TlsContext {
+  /** The context for a listener; null when OpenSSL refuses the settings. */
+  server(settings: ServerContextSettings): TlsContext | null {
     return this.take(this.servers, this.nextServers, settings.key, () =>
       createServerContext({
         certificates: settings.certificates,
@@ -38,8 +47,8 @@ export class TlsContexts {
     );
   }
 
-  /** The context for connections to a backend that speak `alpn`. Throws like `server`. */
-  client(settings: BackendTlsSettings, alpn: string): TlsContext {
+  /** The context for connections to a backend that speak `alpn`; null like `server`. */
+  client(settings: BackendTlsSettings, alpn: string): TlsContext | null {
     return this.take(this.clients, this.nextClients, `${alpn} ${settings.key}`, () =>
       createClientContext({
         ...(settings.caPem === null ? {} : { caPem: settings.caPem }),
@@ -72,9 +81,14 @@ export class TlsContexts {
     next: Map<string, TlsContext>,
     key: string,
     make: () => TlsContext,
-  ): TlsContext {
-    const context = next.get(key) ?? known.get(key) ?? make();
-    next.set(key, context);
-    return context;
+  ): TlsContext | null {
+    try {
+      const context = next.get(key) ?? known.get(key) ?? make();
+      next.set(key, context);
+      return context;
+    } catch (error) {
+      this.failed(`a TLS context cannot be made: ${(error as Error).message}`);
+      return null;
+    }
   }
 }

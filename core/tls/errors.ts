@@ -46,6 +46,8 @@ export const TlsFailure = {
   NO_NAME: 22,
   /** OpenSSL could not do its work (no memory, an unusable option). */
   INTERNAL: 23,
+  /** The listener has no certificate for the name that the client asks for. */
+  UNRECOGNIZED_NAME: 24,
 } as const;
 
 /** A TLS failure number. */
@@ -76,6 +78,10 @@ const sentences: Record<TlsFailure, [name: string, sentence: string]> = {
   [TlsFailure.PROTOCOL_ERROR]: ['protocol_error', 'the peer broke the TLS protocol'],
   [TlsFailure.NO_NAME]: ['no_name', 'there is no name to verify the certificate against'],
   [TlsFailure.INTERNAL]: ['internal', 'OpenSSL failed'],
+  [TlsFailure.UNRECOGNIZED_NAME]: [
+    'unrecognized_name',
+    'there is no certificate for the name that the client asks for',
+  ],
 };
 
 /** All failures, in the order of their numbers, for metrics. */

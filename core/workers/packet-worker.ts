@@ -6,6 +6,8 @@ import { Acceptor } from '../exchange/acceptor.ts';
 import { Connector } from '../exchange/connector.ts';
 import { ProxyContext } from '../exchange/context.ts';
 import { DownstreamHttp1, DownstreamState } from '../exchange/downstream-http1.ts';
+import { DownstreamTcp } from '../exchange/downstream-tcp.ts';
+import { Preamble } from '../exchange/preamble.ts';
 import { type RandomWords, RequestIds } from '../exchange/request-id.ts';
 import { ListenerRuntime, Runtime } from '../exchange/runtime.ts';
 import { Tunnel } from '../exchange/tunnel.ts';
@@ -17,6 +19,7 @@ import { Reactor } from '../io/reactor.ts';
 import { AccessLog } from '../telemetry/access-log.ts';
 import { FlightRecorder } from '../telemetry/flight-recorder.ts';
 import { Counter, WorkerMetrics } from '../telemetry/metrics.ts';
+import type { TlsSessions } from '../tls/session.ts';
 import type { ControlMessage, PacketWorkerStart, ReloadReport, WorkerMessage } from './protocol.ts';
 import type { Snapshot } from './snapshot.ts';
 
@@ -57,13 +60,15 @@ export class PacketWorker {
   stopped = false;
 
   /**
-   * Builds a worker on `kernel`. `post` sends a message to the control thread; `random` gives the
+   * Builds a worker on `kernel`. `post` sends a message to the control thread; `sessions` is the TLS of
+   * the thread (null: there is none, and no listener or backend may ask for it); `random` gives the
    * seed of request ids. Throws when the system refuses what a worker cannot do without.
    */
   constructor(
     kernel: Kernel,
     start: PacketWorkerStart,
     post: (message: WorkerMessage) => void,
+    sessions: TlsSessions | null,
     random: RandomWords = systemRandom,
   ) {
     this.start = start;
@@ -77,11 +82,15 @@ export class PacketWorker {
       new AccessLog(start.accessLog, '', start.index, this.metrics),
       new FlightRecorder(start.flightRecords),
       new RequestIds(random),
+      sessions,
     );
+    this.context.log = (level, message) => post({ type: 'log', level, message });
+    this.context.preamble = new Preamble(this.context);
     this.context.onEndpoint = ({ address }, backend, detail, errno) => {
       post({ type: 'endpoint', report: { address, backend, detail, errno } });
     };
     this.context.downstreamHttp1 = new DownstreamHttp1(this.context);
+    this.context.downstreamTcp = new DownstreamTcp(this.context);
     this.context.upstream = new Upstream(this.context);
     this.context.upstreamHttp1 = new UpstreamHttp1(this.context);
     this.context.connector = new Connector(this.context);
@@ -101,6 +110,12 @@ export class PacketWorker {
         break;
       case 'drain':
         this.drain(message.idleGraceMs, message.timeoutMs);
+        break;
+      case 'ticketKeys':
+        this.context.tlsContexts.updateTicketKeys(message.keys);
+        break;
+      case 'acmeChallenges':
+        this.context.acme.use(message.challenges);
         break;
       case 'stop':
         this.stop();
@@ -159,7 +174,9 @@ export class PacketWorker {
     const startMs = reactor.kernel.nowMs();
     const report: ReloadReport = { kept: 0, drained: 0, closed: 0, upstreamClosed: 0, pauseMs: 0 };
     for (const endpoint of context.endpoints.values()) endpoint.removed = true;
-    const runtime = new Runtime(snapshot, context.endpoints, () => (context.ids.next() >>> 1) / 2 ** 31);
+    context.tlsContexts.begin(snapshot.tls);
+    const seed = () => (context.ids.next() >>> 1) / 2 ** 31;
+    const runtime = new Runtime(snapshot, context.endpoints, context.tlsContexts, seed);
     context.runtime = runtime;
     context.flight.slowThresholdMs = snapshot.flightRecords.slowThresholdMs;
     context.accessLog = new AccessLog(
@@ -177,6 +194,8 @@ export class PacketWorker {
       context.dropEndpoint(endpoint);
     }
     this.applyListeners(snapshot, listenerFds);
+    for (const listener of this.listeners.values()) listener.useContexts(snapshot.tls.contexts, context.tlsContexts);
+    context.tlsContexts.end();
     reactor.forEach((connection) => {
       if (connection.listener === null || connection.listener.watch === connection) return;
       if (!connection.listener.removed) report.kept++;

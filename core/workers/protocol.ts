@@ -43,7 +43,17 @@ export type ControlMessage =
   /** Stop accepting; answer with `Connection: close`; close what is idle after `idleGraceMs`, everything after `timeoutMs`. */
   | { type: 'drain'; idleGraceMs: number; timeoutMs: number }
   | { type: 'stop' }
+  /** New session ticket keys for all listeners: the first encrypts, all decrypt (80 bytes each). */
+  | { type: 'ticketKeys'; keys: Uint8Array[] }
+  /** The ACME challenges that are open now. */
+  | { type: 'acmeChallenges'; challenges: AcmeChallengeSettings }
   | { type: 'ping'; token: number };
+
+/** Answers that an ACME server is waiting for. */
+export interface AcmeChallengeSettings {
+  http: { token: string; keyAuthorization: string }[];
+  tls: { hostname: string; chainPem: string; keyPem: string }[];
+}
 
 /** What became of a worker's connections at a reload. */
 export interface ReloadReport {

@@ -6,6 +6,7 @@
 
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { createLinuxKernel } from '../ffi/linux.ts';
+import { TlsSessions } from '../tls/session.ts';
 import { PacketWorker } from './packet-worker.ts';
 import type { ControlMessage, WorkerMessage, WorkerStart } from './protocol.ts';
 
@@ -20,7 +21,8 @@ const port = parentPort;
 if (port === null) throw new Error('core/workers/worker.ts runs as a worker thread only');
 
 const kernel = createLinuxKernel(start.memory, start.ring);
-const worker = new PacketWorker(kernel, start, (message: WorkerMessage) => port.postMessage(message));
+const sessions = new TlsSessions(start.memory);
+const worker = new PacketWorker(kernel, start, (message: WorkerMessage) => port.postMessage(message), sessions);
 
 function takeMessages(): void {
   worker.messagesWaiting = false;

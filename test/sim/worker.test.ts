@@ -56,6 +56,7 @@ class Bench {
       this.kernel,
       start,
       (message) => this.posted.push(message),
+      null,
       (words) => words.fill(7),
     );
     const loaded = loadConfig(

@@ -160,6 +160,7 @@ class World {
         descriptors: new SharedArrayBuffer(connectionsMax * 4),
       },
       (message) => this.posted.push(message),
+      null,
       (words) => {
         for (let i = 0; i < words.length; i++) words[i] = this.random.next();
       },

@@ -7,19 +7,17 @@ import { ListenerRuntime, Runtime } from '../../../../core/exchange/runtime.ts';
 import type { Text } from '../../../../core/io/bytes.ts';
 import { Connection } from '../../../../core/io/connection.ts';
 import type { Endpoint } from '../../../../core/lb/endpoint.ts';
+import { TlsContexts } from '../../../../core/tls/contexts.ts';
 import type { BackendSettings } from '../../../../core/workers/snapshot.ts';
 import { sketchRoutes } from '../routing/table-fixture.ts';
-import { runtimeOf, snapshotOf } from './support.ts';
+import { plainBackend, plainListener, runtimeOf, snapshotOf } from './support.ts';
 
 function backend(name: string, addresses: string[]): BackendSettings {
   const endpoints = addresses.map((address, index) => {
     const [host, port] = address.split(':');
     return { address, host, port: Number(port), weight: index + 1 };
   });
-  return {
-    ...{ name, endpoints, policy: 'RoundRobin', connectTimeoutMs: 1, idleTimeoutMs: 1 },
-    ...{ idleConnectionsMax: 1, requestsPerConnectionMax: 0 },
-  };
+  return { ...plainBackend, name, endpoints };
 }
 
 function textOf(text: Text): string {
@@ -28,25 +26,33 @@ function textOf(text: Text): string {
 
 test('a reload keeps the endpoints it still names, with their idle connections', () => {
   const endpoints = new Map<string, Endpoint>();
-  const first = new Runtime(snapshotOf({}, [backend('a', ['10.0.0.1:1', '10.0.0.2:1'])]), endpoints, () => 0);
+  const first = new Runtime(
+    snapshotOf({}, [backend('a', ['10.0.0.1:1', '10.0.0.2:1'])]),
+    endpoints,
+    new TlsContexts(() => {}),
+    () => 0,
+  );
   const kept = first.backends[0].endpoints[1];
   kept.addIdle(new Connection(3));
   // Between two snapshots an endpoint that is not named yet counts as removed.
   kept.removed = true;
   const next = snapshotOf({}, [backend('b', ['10.0.0.2:1', '10.0.0.3:1'])], 2);
-  const second = new Runtime(next, endpoints, () => 0);
+  const second = new Runtime(next, endpoints, new TlsContexts(() => {}), () => 0);
   assert.equal(second.backends[0].endpoints[0], kept);
   assert.equal(kept.removed, false);
   assert.equal(kept.idleCount, 1);
   assert.equal(second.epoch, 2);
-  assert.deepEqual([...endpoints.keys()], ['10.0.0.1:1', '10.0.0.2:1', '10.0.0.3:1']);
+  assert.deepEqual(
+    [...endpoints.values()].map((endpoint) => endpoint.address),
+    ['10.0.0.1:1', '10.0.0.2:1', '10.0.0.3:1'],
+  );
   assert.equal(first.backends[0].endpoints.length, 2, 'exchanges in flight go on with what they had');
 });
 
 test('each backend picks among its endpoints by weight, from a place of its own', () => {
   const seeds = [0.1, 0.9];
   const backends = [backend('a', ['10.0.0.1:1', '10.0.0.2:1']), backend('none', [])];
-  const runtime = new Runtime(snapshotOf({}, backends), new Map(), () => seeds.shift()!);
+  const runtime = new Runtime(snapshotOf({}, backends), new Map(), new TlsContexts(() => {}), () => seeds.shift()!);
   const picks = Array.from({ length: 6 }, () => runtime.backends[0].picker.pick());
   assert.deepEqual([picks.filter((pick) => pick === 0).length, picks.filter((pick) => pick === 1).length], [2, 4]);
   assert.equal(runtime.backends[1].picker.pick(), -1);
@@ -79,7 +85,12 @@ test('a rule has the label of its route, and no rule an empty one', () => {
     backends: ['b'],
     routes: sketchRoutes([{ rules: [['/'], ['/x']] }]),
   });
-  const runtime = new Runtime({ ...snapshotOf({}, [backend('b', [])]), routes }, new Map(), () => 0);
+  const runtime = new Runtime(
+    { ...snapshotOf({}, [backend('b', [])]), routes },
+    new Map(),
+    new TlsContexts(() => {}),
+    () => 0,
+  );
   const label = Buffer.from(runtime.ruleLabel(1)).toString();
   assert.match(label, /r0/);
   assert.notEqual(Buffer.from(runtime.ruleLabel(0)).toString(), label);
@@ -88,7 +99,7 @@ test('a rule has the label of its route, and no rule an empty one', () => {
 });
 
 test('a listener takes over what a newer snapshot says of it, and keeps its socket', () => {
-  const settings = { name: 'a', address: '127.0.0.1:80', port: 80, allowConnect: false, scheme: 'http' } as const;
+  const settings = { ...plainListener, name: 'a' };
   const listener = new ListenerRuntime(settings, 0, 17);
   listener.update({ ...settings, name: 'b', scheme: 'https' }, 4);
   assert.deepEqual([listener.index, listener.https, listener.fd], [4, true, 17]);

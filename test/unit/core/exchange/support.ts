@@ -10,7 +10,8 @@ import type { ParserLimits } from '../../../../core/http1/message.ts';
 import { Connection } from '../../../../core/io/connection.ts';
 import { Reactor } from '../../../../core/io/reactor.ts';
 import type { Endpoint } from '../../../../core/lb/endpoint.ts';
-import type { BackendSettings, HttpSettings, Snapshot } from '../../../../core/workers/snapshot.ts';
+import { TlsContexts } from '../../../../core/tls/contexts.ts';
+import type { BackendSettings, HttpSettings, ListenerSettings, Snapshot } from '../../../../core/workers/snapshot.ts';
 import { FakeKernel } from '../io/fake-kernel.ts';
 
 /** Byte that fills memory which a writer must leave alone. */
@@ -40,6 +41,43 @@ export const plainHttp: HttpSettings = {
   server: '',
   reasonHeader: '',
   upgradeProtocols: ['websocket'],
+  http2: {
+    concurrentStreamsMax: 128,
+    streamWindowBytes: 262_144,
+    connectionWindowBytes: 1_048_576,
+    resetsPerSecondMax: 100,
+    controlFramesPerSecondMax: 1000,
+  },
+};
+
+/** A listener of HTTP/1.1 without TLS. */
+export const plainListener: ListenerSettings = {
+  name: 'l',
+  address: '127.0.0.1:80',
+  port: 80,
+  allowConnect: false,
+  scheme: 'http',
+  http1: true,
+  http2: false,
+  tcp: false,
+  tls: null,
+  proxyProtocol: false,
+  redirectToHttps: null,
+};
+
+/** A backend without endpoints that speaks HTTP/1.1 without TLS. */
+export const plainBackend: BackendSettings = {
+  name: 'b',
+  endpoints: [],
+  policy: 'RoundRobin',
+  connectTimeoutMs: 1,
+  idleTimeoutMs: 1,
+  idleConnectionsMax: 1,
+  requestsPerConnectionMax: 0,
+  protocol: 'http/1.1',
+  tls: null,
+  proxyProtocol: 0,
+  http2: { streamsPerConnectionMax: 100, connectionsMax: 4, pingIntervalMs: 0, pingTimeoutMs: 1000 },
 };
 
 /** A snapshot without routes. */
@@ -49,6 +87,8 @@ export function snapshotOf(http: Partial<HttpSettings>, backends: BackendSetting
     routes: compileRouteTable({ listeners: ['l'], backends: backends.map(({ name }) => name), routes: [] }),
     http: { ...plainHttp, ...http },
     listeners: [],
+    tls: { contexts: [], ticketKeys: [] },
+    streamRoutes: [],
     backends,
     accessLog: { enabled: false, format: 'json' },
     flightRecords: { slowThresholdMs: 1000 },
@@ -57,7 +97,7 @@ export function snapshotOf(http: Partial<HttpSettings>, backends: BackendSetting
 
 /** A runtime without routes. */
 export function runtimeOf(http: Partial<HttpSettings> = {}): Runtime {
-  return new Runtime(snapshotOf(http), new Map<string, Endpoint>(), () => 0);
+  return new Runtime(snapshotOf(http), new Map<string, Endpoint>(), new TlsContexts(() => {}), () => 0);
 }
 
 /** A reactor over memory in which nothing happens. */
@@ -80,8 +120,7 @@ export function clientFrom(host: string, scheme: 'http' | 'https' = 'http'): Con
     connection.peer2 = view.getInt32(16);
     connection.peer3 = view.getInt32(20);
   }
-  const settings = { name: 'l', address: '127.0.0.1:80', port: 80, allowConnect: false, scheme };
-  connection.listener = new ListenerRuntime(settings, 0, 9);
+  connection.listener = new ListenerRuntime({ ...plainListener, scheme }, 0, 9);
   return connection;
 }
 

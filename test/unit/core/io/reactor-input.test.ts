@@ -223,14 +223,14 @@ test('the peer address comes from the socket address of accept', () => {
   const { connection } = bench.open();
   const at = bench.kernel.addressOffset;
   bench.kernel.memory.set([2, 0, 0x1f, 0x90, 192, 0, 2, 255], at);
-  bench.reactor.readPeer(connection);
+  bench.reactor.readAddress(connection);
   assert.deepEqual(
     [connection.peerFamily, connection.peerPort, connection.peer0 >>> 0],
     [2, 8080, ((192 << 24) | (2 << 8) | 255) >>> 0],
   );
   const v6 = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 0, 9];
   bench.kernel.memory.set([10, 0, 0, 80, 0, 0, 0, 0, ...v6], at);
-  bench.reactor.readPeer(connection);
+  bench.reactor.readAddress(connection);
   const { peer0, peer1, peer2, peer3 } = connection;
   assert.deepEqual([peer0, peer1, peer2, peer3], [0x20010db8, 0, 0xfffe, 9]);
   assert.equal(connection.peerFamily, 10);

@@ -1,0 +1,331 @@
+// What leaves on an HTTP/2 connection: frames of all its streams, gathered in one block per batch.
+//
+// Small payloads are copied behind their frame headers, so that a batch of responses leaves with one send at its
+// end; large ones go at once from where they lie. While the socket has not taken what it was given, no stream
+// gets further: memory per connection stays bounded, whatever the number of streams.
+//
+// A stream that cannot send waits either for its own window (`windowBlocked`), or in its session's queue for
+// the connection's window or the socket. Those in the queue have turns of one frame.
+// Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
+// Spec: RFC 9113 §5.2 (flow control), §6.1 (DATA), §6.2 (HEADERS), §6.10 (CONTINUATION).
+
+import { Errno } from '../ffi/errno.ts';
+import { LARGE_BLOCK_BYTES } from '../io/arena.ts';
+import { SPILL_BYTES } from '../io/bytes.ts';
+import type { Reactor } from '../io/reactor.ts';
+import * as frames from './frames.ts';
+import type { Http2Session } from './session.ts';
+import type { Http2Stream } from './stream.ts';
+
+// Constants of other modules are read through a cell on every use; local copies are compiled in.
+const { FRAME_HEADER_BYTES, FRAME_BYTES_MAX_DEFAULT, RST_STREAM_BYTES, WINDOW_UPDATE_BYTES } = frames;
+const { writeFrameHeader, writeRstStream, writeWindowUpdate } = frames;
+const { DATA, HEADERS, CONTINUATION } = frames.FrameType;
+const { END_STREAM, END_HEADERS } = frames.Flag;
+const { ECONNRESET, EAGAIN } = Errno;
+const HEADER_BYTES = FRAME_HEADER_BYTES;
+const FRAME_MAX = FRAME_BYTES_MAX_DEFAULT;
+
+/** Payloads from here on are not copied: the call that sends them by themselves costs less. */
+const IN_PLACE_BYTES_MIN = 8 * 1024;
+
+/** Frames that a peer does not read although it causes them: beyond this the connection ends. */
+const BACKLOG_BYTES_MAX = 512 * 1024;
+
+/** WINDOW_UPDATE frames that one DATA frame of ours pays for: a receiver may give back bytes in small steps. */
+const UPDATES_PER_DATA = 4;
+const UPDATE_CREDIT_MAX = 4096;
+
+export class Http2Output {
+  private readonly reactor: Reactor;
+  private readonly memory: Uint8Array;
+  private readonly counters: Float64Array;
+  /** Where a header block is being encoded: its own block, if it may not fit into one frame; else 0. */
+  private headersBlock = 0;
+  private headersStart = 0;
+
+  /** `counters` takes the bytes sent, at the place that a session's role names. */
+  constructor(reactor: Reactor, counters: Float64Array) {
+    this.reactor = reactor;
+    this.memory = reactor.memory;
+    this.counters = counters;
+  }
+
+  // -- the block of this batch ---------------------------------------------------------
+
+  /**
+   * Room for `bytes` (at most LARGE_BLOCK_BYTES - SPILL_BYTES) behind the frames of this batch: its offset, or 0
+   * when the connection is beyond use. `commit` says how much has been written.
+   */
+  reserve(session: Http2Session, bytes: number): number {
+    if (session.broken) return 0;
+    const { arena } = this.reactor;
+    const need = bytes + SPILL_BYTES;
+    let block = session.outBlock;
+    if (block !== 0) {
+      if (session.outLength + need <= arena.sizeOf(block)) return block + session.outLength;
+      if (session.outLength + need <= LARGE_BLOCK_BYTES) {
+        const larger = arena.allocate(LARGE_BLOCK_BYTES);
+        if (larger !== 0) {
+          this.memory.copyWithin(larger, block, block + session.outLength);
+          arena.free(block);
+          session.outBlock = larger;
+          return larger + session.outLength;
+        }
+      }
+      if (!this.flush(session)) return 0;
+    }
+    block = arena.allocate(need);
+    if (block === 0) {
+      this.fail(session, Errno.ENOBUFS);
+      return 0;
+    }
+    session.outBlock = block;
+    session.outLength = 0;
+    this.askBatchEnd(session);
+    return block;
+  }
+
+  /** Frames have been written up to `end`. */
+  commit(session: Http2Session, end: number): void {
+    session.outLength = end - session.outBlock;
+  }
+
+  /** Has the reactor call `batchEnd` for this connection. */
+  askBatchEnd(session: Http2Session): void {
+    if (session.batchEndAsked) return;
+    session.batchEndAsked = true;
+    this.reactor.atBatchEnd(session.connection);
+  }
+
+  /** Sends the frames of this batch now. Returns whether the connection is still of use. */
+  flush(session: Http2Session): boolean {
+    const block = session.outBlock;
+    const length = session.outLength;
+    session.outBlock = 0;
+    session.outLength = 0;
+    if (block === 0) return !session.broken;
+    const { connection } = session;
+    let sent = true;
+    if (length > 0 && !session.broken) {
+      this.counters[session.role.bytesOutCounter] += length;
+      sent = this.reactor.send(connection, block, length, false);
+    }
+    this.reactor.arena.free(block);
+    if (!sent) this.fail(session, connection.errno);
+    else this.checkBacklog(session);
+    return !session.broken;
+  }
+
+  /** Leaves the frames of this batch to the reactor, which sends them with those of all connections. */
+  flushDeferred(session: Http2Session): void {
+    const block = session.outBlock;
+    if (block === 0) return;
+    const length = session.outLength;
+    session.outBlock = 0;
+    session.outLength = 0;
+    if (length === 0 || session.broken) {
+      this.reactor.arena.free(block);
+      return;
+    }
+    const { connection } = session;
+    this.counters[session.role.bytesOutCounter] += length;
+    if (!this.reactor.sendBlockDeferred(connection, block, length)) this.fail(session, connection.errno);
+    else this.checkBacklog(session);
+  }
+
+  /** Drops what has not been given to the socket. */
+  drop(session: Http2Session): void {
+    if (session.outBlock !== 0) this.reactor.arena.free(session.outBlock);
+    session.outBlock = 0;
+    session.outLength = 0;
+  }
+
+  /** Marks a connection as beyond use; it is closed at the end of the batch. */
+  fail(session: Http2Session, errno: number): void {
+    session.broken = true;
+    if (session.connection.errno === 0) session.connection.errno = errno;
+    this.askBatchEnd(session);
+  }
+
+  private checkBacklog(session: Http2Session): void {
+    if (session.connection.outputBytes > BACKLOG_BYTES_MAX) this.fail(session, Errno.ENOBUFS);
+  }
+
+  // -- small frames ------------------------------------------------------------------------
+
+  /** Writes a RST_STREAM and remembers it. */
+  putReset(session: Http2Session, streamId: number, code: number): void {
+    session.noteReset(streamId);
+    const at = this.reserve(session, RST_STREAM_BYTES);
+    if (at !== 0) this.commit(session, writeRstStream(this.memory, at, streamId, code));
+  }
+
+  /** Writes a WINDOW_UPDATE; stream 0: the connection's window. */
+  putWindowUpdate(session: Http2Session, streamId: number, incrementBytes: number): void {
+    const at = this.reserve(session, WINDOW_UPDATE_BYTES);
+    if (at !== 0) this.commit(session, writeWindowUpdate(this.memory, at, streamId, incrementBytes));
+  }
+
+  // -- header blocks -------------------------------------------------------------------------
+
+  /**
+   * Begins a header block of at most `bytesMax` (hpackBytesMax) for a stream. Returns where it is to be encoded,
+   * or 0: no room, or it might be larger than LARGE_BLOCK_BYTES. Nothing else may be written before `endHeaders`.
+   */
+  beginHeaders(session: Http2Session, bytesMax: number): number {
+    if (bytesMax <= FRAME_MAX) {
+      const at = this.reserve(session, HEADER_BYTES + bytesMax);
+      this.headersBlock = 0;
+      this.headersStart = at;
+      return at === 0 ? 0 : at + HEADER_BYTES;
+    }
+    if (bytesMax > LARGE_BLOCK_BYTES) return 0;
+    this.headersBlock = this.reactor.arena.allocate(bytesMax);
+    this.headersStart = this.headersBlock;
+    return this.headersBlock;
+  }
+
+  /** Ends the header block of a stream, encoded up to `end`, and with `endStream` our side of the stream. */
+  endHeaders(stream: Http2Stream, end: number, endStream: boolean): void {
+    const session = stream.session!;
+    const endFlag = endStream ? END_STREAM : 0;
+    if (endStream) stream.localEnded = true;
+    stream.unsent = false;
+    if (this.headersBlock === 0) {
+      const length = end - this.headersStart - HEADER_BYTES;
+      writeFrameHeader(this.memory, this.headersStart, length, HEADERS, END_HEADERS | endFlag, stream.id);
+      this.commit(session, end);
+      return;
+    }
+    let start = this.headersBlock;
+    let type: number = HEADERS;
+    while (start < end) {
+      const length = Math.min(end - start, FRAME_MAX);
+      const last = start + length === end;
+      const flags = (last ? END_HEADERS : 0) | (type === HEADERS ? endFlag : 0);
+      let at = this.reserve(session, HEADER_BYTES + length);
+      if (at === 0) break;
+      at = writeFrameHeader(this.memory, at, length, type, flags, stream.id);
+      this.memory.copyWithin(at, start, start + length);
+      this.commit(session, at + length);
+      start += length;
+      type = CONTINUATION;
+    }
+    this.reactor.arena.free(this.headersBlock);
+    this.headersBlock = 0;
+  }
+
+  // -- DATA ----------------------------------------------------------------------------------
+
+  /**
+   * Sends what the windows and the socket take of [offset, offset + length), `totalBytes` being all that the
+   * stream has to send now. Returns the count, -EAGAIN when the stream waits for its turn now, or -ECONNRESET.
+   */
+  sendData(stream: Http2Stream, offset: number, length: number, totalBytes: number): number {
+    const session = stream.session!;
+    if (stream.reset || stream.localEnded || session.broken || session.fatal !== 0) return -ECONNRESET;
+    const { connection } = session;
+    let sent = 0;
+    while (sent < length) {
+      if (session.turn !== stream ? session.queueLength > 0 : session.turnBytes <= 0 && session.queueLength > 0) {
+        this.queue(stream);
+        break;
+      }
+      if (stream.sendWindowBytes <= 0) {
+        stream.windowBlocked = true;
+        break;
+      }
+      if (session.sendWindowBytes <= 0 || connection.outputBytes > 0) {
+        this.queue(stream);
+        break;
+      }
+      const count = Math.min(length - sent, FRAME_MAX, stream.sendWindowBytes, session.sendWindowBytes);
+      const last = stream.ending && sent + count === totalBytes;
+      const flags = last && stream.tailBlock === 0 ? END_STREAM : 0;
+      if (!this.putData(stream, offset + sent, count, flags)) return -ECONNRESET;
+      stream.sendWindowBytes -= count;
+      session.sendWindowBytes -= count;
+      session.turnBytes -= count;
+      if (session.updateCredit < UPDATE_CREDIT_MAX) session.updateCredit += UPDATES_PER_DATA;
+      sent += count;
+      if (last && flags !== 0) stream.localEnded = true;
+    }
+    return sent > 0 ? sent : -EAGAIN;
+  }
+
+  /** Ends our side of a stream that has nothing unsent, with an empty DATA frame. */
+  endStream(stream: Http2Stream): void {
+    if (stream.reset || stream.localEnded) return;
+    stream.localEnded = true;
+    this.putData(stream, 0, 0, END_STREAM);
+  }
+
+  private putData(stream: Http2Stream, offset: number, count: number, flags: number): boolean {
+    const session = stream.session!;
+    const { memory } = this;
+    if (count < IN_PLACE_BYTES_MIN) {
+      let at = this.reserve(session, HEADER_BYTES + count);
+      if (at === 0) return false;
+      at = writeFrameHeader(memory, at, count, DATA, flags, stream.id);
+      if (count > 0) memory.copyWithin(at, offset, offset + count);
+      this.commit(session, at + count);
+      return true;
+    }
+    const at = this.reserve(session, HEADER_BYTES);
+    if (at === 0) return false;
+    this.commit(session, writeFrameHeader(memory, at, count, DATA, flags, stream.id));
+    const { connection, outBlock: block, outLength: length } = session;
+    this.counters[session.role.bytesOutCounter] += length + count;
+    const sent = this.reactor.sendPair(connection, block, length, offset, count);
+    // The block stays for what follows in this batch.
+    session.outLength = 0;
+    if (!sent) this.fail(session, connection.errno);
+    return sent;
+  }
+
+  // -- turns -----------------------------------------------------------------------------------
+
+  private queue(stream: Http2Stream): void {
+    if (stream.queued) return;
+    const session = stream.session!;
+    stream.queued = true;
+    stream.queuePrevious = session.queueLast;
+    stream.queueNext = null;
+    if (session.queueLast === null) session.queueFirst = stream;
+    else session.queueLast.queueNext = stream;
+    session.queueLast = stream;
+    session.queueLength++;
+  }
+
+  /** Takes a stream out of the queue of its session, if it is in it. */
+  unqueue(stream: Http2Stream): void {
+    if (!stream.queued) return;
+    const session = stream.session!;
+    stream.queued = false;
+    if (stream.queuePrevious === null) session.queueFirst = stream.queueNext;
+    else stream.queuePrevious.queueNext = stream.queueNext;
+    if (stream.queueNext === null) session.queueLast = stream.queuePrevious;
+    else stream.queueNext.queuePrevious = stream.queuePrevious;
+    stream.queueNext = null;
+    stream.queuePrevious = null;
+    session.queueLength--;
+  }
+
+  /** Lets the streams in the queue send in turns, for as long as the connection takes anything. */
+  serveQueue(session: Http2Session): void {
+    if (session.turn !== null) return;
+    const { connection } = session;
+    while (session.queueFirst !== null && session.sendWindowBytes > 0 && connection.outputBytes === 0) {
+      if (session.broken || session.fatal !== 0) break;
+      const stream = session.queueFirst;
+      this.unqueue(stream);
+      session.turn = stream;
+      session.turnBytes = FRAME_MAX;
+      const virtual = stream.connection!;
+      virtual.protocol!.writable(virtual);
+      session.turn = null;
+    }
+  }
+}
+
