@@ -21,6 +21,7 @@ import type { DownstreamHttp1 } from './downstream-http1.ts';
 import type { DownstreamTcp } from './downstream-tcp.ts';
 import { Exchange } from './exchange.ts';
 import { readForwardedClient } from './forwarded-client.ts';
+import { LocalAnswers } from './local-answers.ts';
 import type { Preamble } from './preamble.ts';
 import { Reason } from './reasons.ts';
 import type { RequestIds } from './request-id.ts';
@@ -86,6 +87,7 @@ export class ProxyContext {
   readonly tlsTransport: TlsTransport | null;
   readonly tlsContexts = new TlsContexts((sentence) => this.log('error', sentence));
   readonly acme = new AcmeChallenges();
+  readonly local: LocalAnswers;
   /** Writes a line to the gateway's log. For what is rare, or limited by the caller. */
   log: (level: 'debug' | 'info' | 'warn' | 'error', message: string) => void = () => {};
   private tellSecond = 0;
@@ -103,6 +105,7 @@ export class ProxyContext {
     tlsSessions: TlsSessions | null,
   ) {
     this.tlsSessions = tlsSessions;
+    this.local = new LocalAnswers(reactor, this.acme);
     this.tlsTransport = tlsSessions === null ? null : new TlsTransport(tlsSessions, reactor.kernel);
     this.reactor = reactor;
     this.memory = reactor.memory;

@@ -5,6 +5,7 @@
 
 import { Errno } from '../ffi/errno.ts';
 import { Method, type ResponseHead, TargetForm } from '../http1/message.ts';
+import { parseResponseHead } from '../http1/response-parser.ts';
 import { BULK_RECEIVE_BYTES_MAX, LARGE_BLOCK_BYTES, RECEIVE_BYTES_MAX, SMALL_BLOCK_BYTES } from '../io/arena.ts';
 import { noBytes } from '../io/bytes.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
@@ -17,7 +18,7 @@ import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
 import { requestHeadBytesMax, writeRequestHead } from './request-head.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
-const { CLOSE, LENGTH, STREAM } = BodyFraming;
+const { CLOSE, LENGTH, NONE, STREAM } = BodyFraming;
 const { DOWNSTREAM_BYTES_IN } = Counter;
 
 /** Receives per turn of one connection, so that a fast sender does not starve the others. */
@@ -86,7 +87,7 @@ export abstract class Downstream implements Protocol {
       if (requestTimeoutMs > 0) exchange.requestDeadlineMs = reactor.nowMs + requestTimeoutMs;
       endpointAddress = this.context.upstream.choose(exchange);
     }
-    const bytes = requestHeadBytesMax(head, runtime, endpointAddress.length);
+    const bytes = requestHeadBytesMax(head, runtime, endpointAddress.length, connection);
     if (bytes > LARGE_BLOCK_BYTES) return 431;
     const block = reactor.arena.allocate(bytes);
     if (block === 0) return 503;
@@ -104,6 +105,8 @@ export abstract class Downstream implements Protocol {
       this.refuse(exchange, 431, Reason.REQUEST_TOO_LARGE, Detail.HEAD_TOO_LARGE);
     } else if (status !== 0) {
       this.refuse(exchange, 503, Reason.OVERLOAD, Detail.NO_BUFFERS);
+    } else if (this.context.local.answers(exchange)) {
+      this.answerLocally(exchange);
     } else if (exchange.method === Method.CONNECT && !connection.listener!.settings.allowConnect) {
       this.refuse(exchange, 501, Reason.CONNECT_REFUSED, Detail.NONE);
     } else if (exchange.rule < 0) {
@@ -132,6 +135,23 @@ export abstract class Downstream implements Protocol {
       memory[pathOffset] = 47;
     }
     return runtime.routes.lookup(memory, listener, head.authorityOffset, head.hostLength, pathOffset, pathLength);
+  }
+
+  /** Answers with what `context.local` has written, and reads no more of the request. */
+  private answerLocally(exchange: Exchange): void {
+    const { memory, responseHead: head, runtime, local } = this.context;
+    const { piece } = this;
+    const length = parseResponseHead(memory, local.offset, local.length, runtime.responseLimits, head);
+    if (length <= 0) throw new Error('a local answer is no valid response');
+    const withBody = exchange.method !== Method.HEAD && head.contentLength > 0;
+    exchange.generated = true;
+    exchange.responseOutFraming = withBody ? LENGTH : NONE;
+    piece.payloadOffset = head.endOffset;
+    piece.payloadLength = withBody ? head.contentLength : 0;
+    piece.end = true;
+    piece.trailers = null;
+    this.progress(exchange);
+    if (this.sendResponse(exchange, local.offset, head, piece)) this.responseComplete(exchange);
   }
 
   /** Gives an exchange whose head cannot be used what an answer needs: a request id. */

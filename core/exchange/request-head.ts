@@ -36,6 +36,7 @@ const {
   PROXY_CONNECTION,
   TE,
   UPGRADE,
+  X_FORWARDED_CLIENT_CERT,
   X_FORWARDED_FOR,
   X_FORWARDED_HOST,
   X_FORWARDED_PROTO,
@@ -46,8 +47,9 @@ const { OPTIONS } = Method;
 
 const HOST_BIT = 1 << HOST;
 
-/** Fields with ids up to 31 whose presence means that the head is not one run. FORWARDED (32) has no bit. */
+/** Fields whose presence means that the head is not one run; bit 0 stands for ids from 32 on. */
 const SPECIAL_BITS =
+  1 |
   (1 << CONNECTION) |
   (1 << EXPECT) |
   (1 << HTTP2_SETTINGS) |
@@ -68,6 +70,7 @@ const forwardedProtoHttp = new Text('\r\nx-forwarded-proto: http\r\n');
 const forwardedProtoHttps = new Text('\r\nx-forwarded-proto: https\r\n');
 const forwardedHostName = new Text('x-forwarded-host: ');
 const requestIdName = new Text('x-request-id: ');
+const clientCertificateName = new Text('x-forwarded-client-cert: ');
 const connectionUpgrade = new Text('connection: upgrade\r\nupgrade: ');
 const teTrailers = new Text('te: trailers\r\nconnection: te\r\n');
 const trailersValue = new Text('trailers').bytes.subarray(0, 8);
@@ -79,8 +82,15 @@ const REQUEST_ID_BYTES_MAX = 128;
 const ADDITIONS_BYTES_MAX = 512 + PEER_TEXT_BYTES_MAX + REQUEST_ID_BYTES + SPILL_BYTES;
 
 /** Upper bound of the size of the rewritten head. */
-export function requestHeadBytesMax(head: RequestHead, runtime: Runtime, endpointBytes: number): number {
+export function requestHeadBytesMax(
+  head: RequestHead,
+  runtime: Runtime,
+  endpointBytes: number,
+  downstream: Connection,
+): number {
+  const certificate = downstream.clientCertificate;
   return (
+    (certificate === null ? 0 : certificate.forwarded.length) +
     head.endOffset -
     head.methodOffset +
     2 * head.authorityLength +
@@ -124,7 +134,7 @@ export function writeRequestHead(
   }
   // Host stays where it is unless the target names another authority (RFC 9112 §3.2.2).
   let te = false;
-  if ((head.seen & SPECIAL_BITS) === 0 && !absolute && !head.connectionNamesFields && headers.find(FORWARDED) < 0) {
+  if ((head.seen & SPECIAL_BITS) === 0 && !absolute && !head.connectionNamesFields) {
     exchange.hostOffset = head.authorityOffset + dest - runStart;
     exchange.hostLength = head.authorityLength;
   } else {
@@ -164,6 +174,10 @@ export function writeRequestHead(
         case FORWARDED:
           keep = trusted || !http.forwardedHeaders;
           break;
+        case X_FORWARDED_CLIENT_CERT:
+          // An identity: only somebody trusted may claim one.
+          keep = trusted;
+          break;
         case X_REQUEST_ID: {
           const length = headers.valueLength(field);
           keep =
@@ -198,6 +212,11 @@ export function writeRequestHead(
     dest = putLineEnd(view, dest);
   } else if (te) {
     dest = putText(view, dest, teTrailers);
+  }
+  const certificate = downstream.clientCertificate;
+  if (certificate !== null && certificate.verified) {
+    dest = putText(view, dest, clientCertificateName);
+    dest = putLineEnd(view, putBytes(memory, dest, certificate.forwarded));
   }
   if (http.forwardedHeaders) dest = putForwarded(reactor, dest, head, exchange, downstream, trusted);
   if (http.requestIdHeader && exchange.requestIdLength === 0) {

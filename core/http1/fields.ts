@@ -17,7 +17,7 @@ const { CR, LF, SP, HTAB, COLON } = chars.Byte;
 const { fieldByte, tokenLower } = chars;
 const { FIELD_WORDS, HEADER_COUNT_CAPACITY } = table;
 
-/** Which known fields a section holds: bit `id` for ids 1 to 31 (higher ids have no bit). */
+/** Which known fields a section holds: bit `id` for ids 1 to 31; bit 0 stands for all higher ids. */
 export class FieldBits {
   /** Present at least once. */
   seen = 0;
@@ -129,8 +129,8 @@ export function parseFields(
     }
 
     const id = knownHeaderId(memory, nameStart, nameLength);
-    if (id !== 0 && id < 32) {
-      const bit = 1 << id;
+    if (id !== 0) {
+      const bit = id < 32 ? 1 << id : 1;
       repeated |= seen & bit;
       seen |= bit;
     }

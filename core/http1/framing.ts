@@ -73,6 +73,7 @@ export const requestProtectedIds: Uint8Array = idTable([
   HeaderId.X_FORWARDED_PROTO,
   HeaderId.X_FORWARDED_HOST,
   HeaderId.FORWARDED,
+  HeaderId.X_FORWARDED_CLIENT_CERT,
   HeaderId.AUTHORIZATION,
   HeaderId.COOKIE,
   HeaderId.CONTENT_TYPE,

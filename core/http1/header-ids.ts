@@ -37,6 +37,7 @@ export const HeaderId = {
   MAX_FORWARDS: 30,
   TRACEPARENT: 31,
   FORWARDED: 32,
+  X_FORWARDED_CLIENT_CERT: 33,
 } as const;
 
 /** A known header id. */
@@ -77,4 +78,5 @@ export const headerNames: readonly string[] = [
   'max-forwards',
   'traceparent',
   'forwarded',
+  'x-forwarded-client-cert',
 ];

@@ -71,7 +71,7 @@ export class RequestHead {
   connectionNamesFields = false;
   /** At least one field is hop-by-hop by its known id (Connection, Keep-Alive, TE, Upgrade ...). */
   hasHopByHop = false;
-  /** Known fields that are present: bit `id` for ids 1 to 31. */
+  /** Known fields that are present: bit `id` for ids 1 to 31; bit 0: one with a higher id. */
   seen = 0;
   /** Offset of the first byte after the empty line. */
   endOffset = 0;
@@ -94,7 +94,7 @@ export class ResponseHead {
   upgradeField = -1;
   connectionNamesFields = false;
   hasHopByHop = false;
-  /** Known fields that are present: bit `id` for ids 1 to 31. */
+  /** Known fields that are present: bit `id` for ids 1 to 31; bit 0: one with a higher id. */
   seen = 0;
   endOffset = 0;
 }

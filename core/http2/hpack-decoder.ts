@@ -413,8 +413,8 @@ export class HpackDecoder {
       if (id >= PSEUDO_FIRST) {
         pseudoSeen |= 1 << (id - PSEUDO_FIRST);
         pseudoCount = (pseudoCount + 1) | 0;
-      } else if (id !== 0 && id < 32) {
-        const bit = 1 << id;
+      } else if (id !== 0) {
+        const bit = id < 32 ? 1 << id : 1;
         repeated |= seen & bit;
         seen |= bit;
       }

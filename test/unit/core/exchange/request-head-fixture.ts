@@ -49,7 +49,7 @@ export function rewriteRequest(
   assert.equal(parsed, input.length, `the input is not one head (${parsed})`);
 
   const address = Buffer.from(endpointAddress);
-  const room = requestHeadBytesMax(head, runtime, address.length);
+  const room = requestHeadBytesMax(head, runtime, address.length, client);
   assert.ok(room <= LARGE_BLOCK_BYTES, 'a head for this test must fit a block');
   const block = arena.allocate(LARGE_BLOCK_BYTES);
   const at = block + GUARD_BYTES;

@@ -4,6 +4,8 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { ClientCertificate } from '../../../../core/exchange/client-certificate.ts';
+import type { PeerCertificate } from '../../../../core/tls/peer.ts';
 import { unescapeBytes } from '../http1/case-file.ts';
 import { type RewrittenRequest, rewriteRequest } from './request-head-fixture.ts';
 import { clientFrom, runtimeOf } from './support.ts';
@@ -20,7 +22,7 @@ interface Case {
 
 const settingNames = [
   ...['trustedHops', 'forwardedHeaders', 'requestIdHeader', 'via'],
-  ...['client', 'scheme', 'endpoint', 'upgrade'],
+  ...['client', 'scheme', 'endpoint', 'upgrade', 'clientCertificate'],
 ];
 const blockNames = ['request', 'settings', 'output', 'positions'];
 
@@ -59,6 +61,16 @@ function run({ request, settings }: Case): RewrittenRequest {
   });
   const scheme = settings.get('scheme') === 'https' ? 'https' : 'http';
   const client = clientFrom(settings.get('client') ?? '203.0.113.9', scheme);
+  const certificate = settings.get('clientCertificate');
+  if (certificate !== undefined) {
+    client.clientCertificate = new ClientCertificate({
+      subject: 'O=Example "Corp"\nCN=alice',
+      sha256: 'ab12',
+      names: { dns: ['alice.example.com'], uri: ['spiffe://example.com/ns/a/sa/b'], ip: [], email: [] },
+      spiffeId: 'spiffe://example.com/ns/a/sa/b',
+      verified: certificate === 'verified',
+    } as unknown as PeerCertificate);
+  }
   const endpoint = settings.get('endpoint') ?? '10.0.0.1:9001';
   return rewriteRequest(request, runtime, client, endpoint, settings.get('upgrade') === 'true');
 }

@@ -1,0 +1,92 @@
+// Answers that need no upstream and are no failures: the redirect of a whole listener to https, and
+// the texts that an ACME server asks for. Written as HTTP/1.1 into scratch memory; the client's side
+// parses and sends them like any response, so that they are the same over HTTP/2.
+// Owned by one worker. No allocation for redirects; ACME challenges are rare.
+// Spec: RFC 9110 §15.4 (redirects), RFC 8555 §8.3 (HTTP-01).
+
+import { HEADROOM_BYTES, SCRATCH_BYTES } from '../io/arena.ts';
+import { putBytes, putDecimal, putLineEnd, putRange, putText, Text } from '../io/bytes.ts';
+import type { Reactor } from '../io/reactor.ts';
+import type { AcmeChallenges } from './acme-challenges.ts';
+import type { Exchange } from './exchange.ts';
+
+const redirectPhrases: Record<number, string> = {
+  301: 'Moved Permanently',
+  302: 'Found',
+  303: 'See Other',
+  307: 'Temporary Redirect',
+  308: 'Permanent Redirect',
+};
+const redirectStarts = new Map<number, Text>();
+for (const [status, phrase] of Object.entries(redirectPhrases)) {
+  const text = `HTTP/1.1 ${status} ${phrase}\r\ncontent-length: 0\r\nlocation: https://`;
+  redirectStarts.set(Number(status), new Text(text));
+}
+const textFields = new Text('HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: ');
+
+/** Room for everything but host and path of a redirect. */
+const REDIRECT_FIXED_BYTES = 256;
+
+const encoder = new TextEncoder();
+
+export class LocalAnswers {
+  /** The answer that `answers` has written. */
+  offset = 0;
+  length = 0;
+  private readonly reactor: Reactor;
+  private readonly acme: AcmeChallenges;
+
+  constructor(reactor: Reactor, acme: AcmeChallenges) {
+    this.reactor = reactor;
+    this.acme = acme;
+  }
+
+  /** Whether a prepared request is answered here; the answer is written then. */
+  answers(exchange: Exchange): boolean {
+    const { memory } = this.reactor;
+    const challenge = this.acme.answer(memory, exchange.pathOffset, exchange.pathLength);
+    if (challenge !== null) {
+      this.writeText(challenge);
+      return true;
+    }
+    const { redirectToHttps } = exchange.downstream!.listener!.settings;
+    if (redirectToHttps === null || exchange.hostLength === 0) return false;
+    if (exchange.pathLength + exchange.hostLength + REDIRECT_FIXED_BYTES > SCRATCH_BYTES - HEADROOM_BYTES) return false;
+    this.writeRedirect(exchange, redirectToHttps.status, redirectToHttps.port);
+    return true;
+  }
+
+  private writeRedirect(exchange: Exchange, status: number, port: number): void {
+    const { memory, view, arena } = this.reactor;
+    this.offset = arena.scratchOffset + HEADROOM_BYTES;
+    let at = putText(view, this.offset, redirectStarts.get(status) ?? redirectStarts.get(301)!);
+    at = putRange(memory, at, exchange.hostOffset, hostOnlyLength(memory, exchange.hostOffset, exchange.hostLength));
+    if (port !== 443) {
+      memory[at++] = 58;
+      at = putDecimal(memory, at, port);
+    }
+    at = putRange(memory, at, exchange.pathOffset, exchange.pathLength);
+    at = putLineEnd(view, putLineEnd(view, at));
+    this.length = at - this.offset;
+  }
+
+  private writeText(text: string): void {
+    const { memory, view, arena } = this.reactor;
+    const bytes = encoder.encode(text);
+    this.offset = arena.scratchOffset + HEADROOM_BYTES;
+    let at = putText(view, this.offset, textFields);
+    at = putDecimal(memory, at, bytes.length);
+    at = putLineEnd(view, putLineEnd(view, at));
+    this.length = putBytes(memory, at, bytes) - this.offset;
+  }
+}
+
+/** Length of a host without its port; brackets of an IPv6 address stay. */
+function hostOnlyLength(memory: Uint8Array, offset: number, length: number): number {
+  for (let i = length - 1; i >= 0; i--) {
+    const byte = memory[offset + i];
+    if (byte === 58) return i;
+    if (byte < 48 || byte > 57) break;
+  }
+  return length;
+}
