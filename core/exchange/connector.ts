@@ -168,7 +168,7 @@ export class Connector implements Protocol {
 
   private tlsFailed(connection: Connection, failure: number, text: string): void {
     this.context.metrics.countUpstreamTlsFailure(failure);
-    this.context.tell(connection, 'TLS handshake failed', text);
+    this.context.connectionLog.tell(connection, 'TLS handshake failed', text);
     this.refuse(connection, DETAIL_TLS + failure, 0);
   }
 

@@ -3,7 +3,7 @@
 // Owned by one worker. Hot module: no allocation per request.
 
 import { RequestHead, ResponseHead } from '../http1/message.ts';
-import { noBytes, PEER_TEXT_BYTES_MAX, putPeer } from '../io/bytes.ts';
+import { noBytes } from '../io/bytes.ts';
 import type { Connection } from '../io/connection.ts';
 import type { Reactor } from '../io/reactor.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
@@ -16,6 +16,7 @@ import { TlsContexts } from '../tls/contexts.ts';
 import type { TlsSessions } from '../tls/session.ts';
 import { TlsTransport } from '../tls/transport.ts';
 import { AcmeChallenges } from './acme-challenges.ts';
+import { ConnectionLog } from './connection-log.ts';
 import type { Connector } from './connector.ts';
 import type { DownstreamHttp1 } from './downstream-http1.ts';
 import type { DownstreamTcp } from './downstream-tcp.ts';
@@ -40,9 +41,6 @@ const { UPSTREAM_CONNECT_FAILURE } = Reason;
  * fails, so that whoever puts the reports of all workers together can tell old ones from true ones.
  */
 export const ENDPOINT_REPORT_INTERVAL_MS = 10_000;
-
-/** Most lines about single connections that a worker logs in one second. */
-const TELLS_PER_SECOND = 10;
 
 /** Told of an endpoint that fails, or works again (`detail` 0), see workers/protocol.ts. */
 export type EndpointListener = (endpoint: Endpoint, backend: string, detail: number, errno: number) => void;
@@ -82,16 +80,13 @@ export class ProxyContext {
   connector!: Connector;
   tunnel!: Tunnel;
 
+  readonly connectionLog: ConnectionLog;
   /** TLS of this worker; null on a kernel that has none (the simulation). */
   readonly tlsSessions: TlsSessions | null;
   readonly tlsTransport: TlsTransport | null;
-  readonly tlsContexts = new TlsContexts((sentence) => this.log('error', sentence));
+  readonly tlsContexts = new TlsContexts((sentence) => this.connectionLog.log('error', sentence));
   readonly acme = new AcmeChallenges();
   readonly local: LocalAnswers;
-  /** Writes a line to the gateway's log. For what is rare, or limited by the caller. */
-  log: (level: 'debug' | 'info' | 'warn' | 'error', message: string) => void = () => {};
-  private tellSecond = 0;
-  private toldInSecond = 0;
 
   private readonly pool: Exchange[] = [];
   private readonly source = new LogSource();
@@ -104,6 +99,7 @@ export class ProxyContext {
     ids: RequestIds,
     tlsSessions: TlsSessions | null,
   ) {
+    this.connectionLog = new ConnectionLog(reactor);
     this.tlsSessions = tlsSessions;
     this.local = new LocalAnswers(reactor, this.acme);
     this.tlsTransport = tlsSessions === null ? null : new TlsTransport(tlsSessions, reactor.kernel);
@@ -114,25 +110,6 @@ export class ProxyContext {
     this.accessLog = accessLog;
     this.flight = flight;
     this.ids = ids;
-  }
-
-  /** Says in the log what became of a connection; of many in one second only a few. */
-  tell(connection: Connection, event: string, cause: string): void {
-    const second = Math.floor(this.reactor.nowMs / 1000);
-    if (second !== this.tellSecond) {
-      const missed = this.toldInSecond - TELLS_PER_SECOND;
-      if (missed > 0) this.log('info', `${missed} more events of connections were not logged`);
-      this.tellSecond = second;
-      this.toldInSecond = 0;
-    }
-    if (++this.toldInSecond > TELLS_PER_SECOND) return;
-    const { listener, serverName, endpoint } = connection;
-    const name = serverName === null ? '' : ` for ${serverName}`;
-    const where =
-      listener === null
-        ? ` with upstream ${endpoint === null ? '' : endpoint.address}`
-        : ` with client ${peerText(connection)} on listener ${listener.settings.name}`;
-    this.log('info', `${event}${where}${name}: ${cause}`);
   }
 
   /** Gives an accepted connection to the protocol that it speaks (`alpn`: see core/tls/alpn.ts). */
@@ -240,11 +217,4 @@ export class ProxyContext {
     if (this.accessLog.enabled) this.accessLog.log(source);
     if (this.flight.recordIfNotable(source)) this.counters[FLIGHT_RECORDS]++;
   }
-}
-
-/** Address of a peer as text, for log lines. */
-function peerText(connection: Connection): string {
-  const bytes = new Uint8Array(PEER_TEXT_BYTES_MAX + 8);
-  const end = putPeer(new DataView(bytes.buffer), 0, connection);
-  return Buffer.from(bytes.subarray(0, end)).toString('latin1');
 }

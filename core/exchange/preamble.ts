@@ -159,7 +159,7 @@ export class Preamble implements Protocol {
     }
     if (result < 0) {
       metrics.countTlsFailure(TlsFailure.PROTOCOL_ERROR);
-      this.context.tell(connection, 'TLS handshake failed', clientHelloErrorSentence(-result));
+      this.context.connectionLog.tell(connection, 'TLS handshake failed', clientHelloErrorSentence(-result));
       this.close(connection, CloseCause.PROTOCOL_ERROR);
       return;
     }
@@ -189,7 +189,7 @@ export class Preamble implements Protocol {
     const ssl = sessions.accept(context, connection.fd);
     if (ssl === 0) {
       this.context.metrics.countTlsFailure(sessions.failure);
-      this.context.tell(connection, 'TLS handshake failed', sessions.failureText);
+      this.context.connectionLog.tell(connection, 'TLS handshake failed', sessions.failureText);
       this.close(connection, CloseCause.PROTOCOL_ERROR);
       return;
     }
@@ -219,7 +219,7 @@ export class Preamble implements Protocol {
       connection.readReady = false;
     } else if (result === HANDSHAKE_FAILED) {
       metrics.countTlsFailure(sessions.failure);
-      this.context.tell(connection, 'TLS handshake failed', sessions.failureText);
+      this.context.connectionLog.tell(connection, 'TLS handshake failed', sessions.failureText);
       this.close(connection, CloseCause.PROTOCOL_ERROR);
     }
   }

@@ -70,6 +70,22 @@ export const Counter = {
   UPSTREAM_TLS_RESUMED: 34,
   /** Connections without a valid PROXY protocol header on a listener that requires one. */
   PROXY_HEADER_ERRORS: 35,
+  /** Streams that HTTP/2 clients have opened. */
+  HTTP2_STREAMS: 36,
+  /** RST_STREAM frames received for streams in use. */
+  HTTP2_RESETS_RECEIVED: 37,
+  /** RST_STREAM frames sent: NO_ERROR and CANCEL; REFUSED_STREAM; all other codes. */
+  HTTP2_RESETS_SENT: 38,
+  HTTP2_RESETS_SENT_REFUSED: 39,
+  HTTP2_RESETS_SENT_ERROR: 40,
+  /** GOAWAY frames sent: NO_ERROR; all other codes. */
+  HTTP2_GOAWAYS_SENT: 41,
+  HTTP2_GOAWAYS_SENT_ERROR: 42,
+  /** Requests and responses refused as malformed (RFC 9113 §8.1.1). */
+  HTTP2_MALFORMED: 43,
+  /** Connections ended with ENHANCE_YOUR_CALM by kind of flood: index `HTTP2_FLOODS + FloodKind` (http2/floods.ts). */
+  HTTP2_FLOODS: 44,
+  HTTP2_FLOODS_LAST: 51,
 } as const;
 
 /** Why a client connection was closed; index into the close counters. */

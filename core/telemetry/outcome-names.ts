@@ -19,7 +19,7 @@ export function parseErrorWord(code: number): string {
 
 /** Word for a detail: `upstream_fin`, for parse errors `bare_lf`; empty for none. */
 export function detailName(detail: number): string {
-  if (detail >= DETAIL_TLS) return `tls_${tlsName(detail - DETAIL_TLS)}`;
+  if (detail >= DETAIL_TLS) return `tls_${tlsWord(detail - DETAIL_TLS)}`;
   if (detail >= DETAIL_PARSE) return parseErrorWord(detail - DETAIL_PARSE);
   return names[detail] ?? `detail_${detail}`;
 }
@@ -30,7 +30,8 @@ export function detailText(detail: number): string {
   return detail >= DETAIL_PARSE ? parseErrorSentence(detail - DETAIL_PARSE) : detailSentence(detail);
 }
 
-function tlsName(failure: number): string {
+/** Word for a TLS failure (core/tls/errors.ts), such as `unknown_ca`. */
+export function tlsWord(failure: number): string {
   return failure < tlsFailures.length ? tlsFailureName(failure as TlsFailure) : `failure_${failure}`;
 }
 

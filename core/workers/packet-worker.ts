@@ -84,7 +84,7 @@ export class PacketWorker {
       new RequestIds(random),
       sessions,
     );
-    this.context.log = (level, message) => post({ type: 'log', level, message });
+    this.context.connectionLog.log = (level, message) => post({ type: 'log', level, message });
     this.context.preamble = new Preamble(this.context);
     this.context.onEndpoint = ({ address }, backend, detail, errno) => {
       post({ type: 'endpoint', report: { address, backend, detail, errno } });

@@ -15,8 +15,9 @@ import {
   METRIC_WORDS,
   MetricSection,
   PARSE_ERROR_CAPACITY,
+  TLS_FAILURE_CAPACITY,
 } from '../../core/telemetry/metrics.ts';
-import { parseErrorWord } from '../../core/telemetry/outcome-names.ts';
+import { parseErrorWord, tlsWord } from '../../core/telemetry/outcome-names.ts';
 import { processMetrics } from './process-metrics.ts';
 import type { AdminState, WorkerState } from './state.ts';
 
@@ -117,6 +118,49 @@ export const metricDefinitions: readonly MetricDefinition[] = [
     'counter',
     'Client connections closed at once because a limit was reached.',
     Counter.CONNECTIONS_SHED,
+  ),
+  total('tls_handshakes_total', 'counter', 'TLS handshakes with clients that were completed.', Counter.TLS_HANDSHAKES),
+  total(
+    'tls_resumed_handshakes_total',
+    'counter',
+    'Those of them that resumed an earlier session.',
+    Counter.TLS_RESUMED,
+  ),
+  family(
+    'tls_handshake_failures_total',
+    'counter',
+    'TLS handshakes with clients that failed, by failure; only failures that have occurred.',
+    ['failure'],
+    ({ totals }) =>
+      nonZero(totals, MetricSection.TLS_FAILURES, TLS_FAILURE_CAPACITY, (code) => ({ failure: tlsWord(code) })),
+  ),
+  total(
+    'upstream_tls_handshakes_total',
+    'counter',
+    'TLS handshakes with upstreams that were completed.',
+    Counter.UPSTREAM_TLS_HANDSHAKES,
+  ),
+  total(
+    'upstream_tls_resumed_handshakes_total',
+    'counter',
+    'Those of them that resumed an earlier session.',
+    Counter.UPSTREAM_TLS_RESUMED,
+  ),
+  family(
+    'upstream_tls_handshake_failures_total',
+    'counter',
+    'TLS handshakes with upstreams that failed, by failure; only failures that have occurred.',
+    ['failure'],
+    ({ totals }) =>
+      nonZero(totals, MetricSection.UPSTREAM_TLS_FAILURES, TLS_FAILURE_CAPACITY, (code) => ({
+        failure: tlsWord(code),
+      })),
+  ),
+  total(
+    'proxy_header_errors_total',
+    'counter',
+    'Connections without a valid PROXY protocol header on a listener that requires one.',
+    Counter.PROXY_HEADER_ERRORS,
   ),
   total('accept_failures_total', 'counter', 'Failed attempts to accept a connection.', Counter.ACCEPT_FAILURES),
   total(
