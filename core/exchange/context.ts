@@ -208,6 +208,10 @@ export class ProxyContext {
         : downstream;
     source.epoch = runtime.epoch;
     source.tunnel = exchange.tunnel;
+    source.tlsVersion = downstream.tlsVersion;
+    source.serverName = downstream.serverNameBytes;
+    const certificate = downstream.clientCertificate;
+    source.clientSubject = certificate?.verified ? certificate.subjectBytes : noBytes;
     source.listener = downstream.listener === null ? noBytes : downstream.listener.nameBytes;
     source.route = exchange.streamRoute === null ? runtime.ruleLabel(exchange.rule) : exchange.streamRoute.nameBytes;
     const backend = exchange.backend < 0 ? null : runtime.backends[exchange.backend];

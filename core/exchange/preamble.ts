@@ -23,7 +23,7 @@ import {
   parseClientHello,
 } from '../tls/client-hello.ts';
 import { TlsFailure } from '../tls/errors.ts';
-import { peerCertificate, sessionResumed } from '../tls/peer.ts';
+import { peerCertificate, sessionResumed, sessionVersion } from '../tls/peer.ts';
 import { HANDSHAKE_DONE, HANDSHAKE_FAILED, HANDSHAKE_WANT_READ } from '../tls/session.ts';
 import { ClientCertificate } from './client-certificate.ts';
 import type { ProxyContext } from './context.ts';
@@ -37,6 +37,10 @@ const { HANDSHAKE, HELLO, PROXY } = PreambleState;
 
 /** First byte of a TLS handshake record. */
 const RECORD_HANDSHAKE = 22;
+
+const encoder = new TextEncoder();
+const tls12 = encoder.encode('TLSv1.2');
+const tls13 = encoder.encode('TLSv1.3');
 
 /** A fatal alert `unrecognized_name` in a record of its own (RFC 6066 §3, RFC 8446 §6). */
 const unrecognizedName = new Uint8Array([21, 3, 3, 0, 2, 2, 112]);
@@ -165,6 +169,7 @@ export class Preamble implements Protocol {
     }
     connection.serverName =
       hello.serverNameLength === 0 ? null : this.text(hello.serverNameOffset, hello.serverNameLength);
+    if (connection.serverName !== null) connection.serverNameBytes = encoder.encode(connection.serverName);
     const listener = connection.listener!;
     if (listener.settings.tls!.passthrough) {
       reactor.clearTimer(connection);
@@ -208,6 +213,7 @@ export class Preamble implements Protocol {
       connection.transport = this.context.tlsTransport;
       connection.readReady = true;
       reactor.clearTimer(connection);
+      connection.tlsVersion = sessionVersion(connection.tls) === 'TLSv1.3' ? tls13 : tls12;
       if (connection.listener!.validatesClients) {
         const certificate = peerCertificate(connection.tls);
         if (certificate !== null) connection.clientCertificate = new ClientCertificate(certificate);

@@ -13,6 +13,7 @@ import type { HeaderTable } from '../http1/header-table.ts';
 import type { Http2Session } from '../http2/session.ts';
 import type { Http2Stream } from '../http2/stream.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
+import { noBytes } from './bytes.ts';
 import type { Transport } from './transport.ts';
 
 /** What the reactor calls on a connection. Handlers may close any connection, this one included. */
@@ -58,6 +59,9 @@ export class Connection implements PeerAddress {
   tlsMore = false;
   /** Name that the client asked for by SNI, or null. */
   serverName: string | null = null;
+  /** Texts for logs: the TLS version, such as `TLSv1.3`, and the name by SNI; empty without TLS, or without a name. */
+  tlsVersion = noBytes;
+  serverNameBytes = noBytes;
   /** What the client has shown on a listener that validates clients; null: nothing. */
   clientCertificate: ClientCertificate | null = null;
 

@@ -21,6 +21,7 @@ import {
   SMALL_BLOCK_BYTES,
   TAILROOM_BYTES,
 } from './arena.ts';
+import { noBytes } from './bytes.ts';
 import { Connection, type PeerAddress, type Protocol } from './connection.ts';
 import { TimerWheel } from './timer-wheel.ts';
 import type { Transport } from './transport.ts';
@@ -929,6 +930,8 @@ export class Reactor {
     connection.tls = 0;
     connection.tlsMore = false;
     connection.serverName = null;
+    connection.tlsVersion = noBytes;
+    connection.serverNameBytes = noBytes;
     connection.clientCertificate = null;
     connection.inputEnds = false;
     connection.trailers = null;

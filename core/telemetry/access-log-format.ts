@@ -33,6 +33,9 @@ export const accessLogFields: readonly string[] = [
   'attempts',
   'epoch',
   'worker',
+  'tlsVersion',
+  'serverName',
+  'clientSubject',
 ];
 
 /** Field numbers: the positions in `accessLogFields`, and one more for the time of the common format. */
@@ -61,7 +64,10 @@ export const LogField = {
   ATTEMPTS: 21,
   EPOCH: 22,
   WORKER: 23,
-  COMMON_TIME: 24,
+  TLS_VERSION: 24,
+  SERVER_NAME: 25,
+  CLIENT_SUBJECT: 26,
+  COMMON_TIME: 27,
 } as const;
 
 /** A format ready for writing: `literals[0] field[0] literals[1] ... literals[n]`, newline included. */

@@ -60,6 +60,7 @@ const {
   BYTES_SENT,
   CLIENT_ADDRESS,
   CLIENT_PORT,
+  CLIENT_SUBJECT,
   DETAIL,
   DURATION_MS,
   ENDPOINT,
@@ -73,8 +74,10 @@ const {
   REFERER,
   REQUEST_ID,
   ROUTE,
+  SERVER_NAME,
   STATUS,
   TIME,
+  TLS_VERSION,
   UPSTREAM_MS,
   USER_AGENT,
   WORKER,
@@ -204,6 +207,12 @@ export class AccessLog {
         return this.putName(position, source.endpoint);
       case LISTENER:
         return this.putName(position, source.listener);
+      case TLS_VERSION:
+        return this.putName(position, source.tlsVersion);
+      case SERVER_NAME:
+        return this.putName(position, source.serverName);
+      case CLIENT_SUBJECT:
+        return this.putName(position, source.clientSubject);
       case STATUS:
         return putNumber(data, position, source.status);
       case BYTES_RECEIVED:
@@ -273,6 +282,9 @@ function textBytes(source: LogSource): number {
     source.refererLength +
     source.requestIdLength +
     source.listener.length +
+    source.tlsVersion.length +
+    source.serverName.length +
+    source.clientSubject.length +
     source.route.length +
     source.backend.length +
     source.endpoint.length

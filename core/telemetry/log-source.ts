@@ -59,6 +59,11 @@ export class LogSource {
   backend: Uint8Array = noBytes;
   endpoint: Uint8Array = noBytes;
 
+  // -- the client's connection; empty: no TLS, no SNI, no certificate ----------
+  tlsVersion: Uint8Array = noBytes;
+  serverName: Uint8Array = noBytes;
+  clientSubject: Uint8Array = noBytes;
+
   // -- outcome -----------------------------------------------------------------
   /** Status sent to the client; 0: none. */
   status = 0;

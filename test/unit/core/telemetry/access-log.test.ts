@@ -36,7 +36,13 @@ function random(seed: number): (bound: number) => number {
 }
 
 test('a JSON line has every field, in order, with numbers as numbers', () => {
-  const line = lineOf('json', exampleSource());
+  const encode = (text: string) => new TextEncoder().encode(text);
+  const tls = {
+    tlsVersion: encode('TLSv1.3'),
+    serverName: encode('shop.example.com'),
+    clientSubject: encode('CN="a"'),
+  };
+  const line = lineOf('json', exampleSource({}, tls));
   assert.ok(line.endsWith('}\n'));
   const value = JSON.parse(line);
   assert.deepEqual(Object.keys(value), accessLogFields);
@@ -65,6 +71,9 @@ test('a JSON line has every field, in order, with numbers as numbers', () => {
     attempts: 1,
     epoch: 3,
     worker: 5,
+    tlsVersion: 'TLSv1.3',
+    serverName: 'shop.example.com',
+    clientSubject: 'CN="a"',
   });
 });
 
@@ -106,6 +115,9 @@ test('what did not happen is null in JSON and a dash elsewhere', () => {
     'backend',
     'endpoint',
     'listener',
+    'tlsVersion',
+    'serverName',
+    'clientSubject',
   ]);
   assert.equal(value.reason, 'DPE');
   assert.equal(value.detail, 'bare_lf');
