@@ -13,6 +13,7 @@ import { type BodyPiece, frameChunk, framedOffset, putBodyEnd } from './body.ts'
 import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 import { GENERATED_BYTES_MAX, GeneratedConnection, generatedBodyBytes, writeGenerated } from './generated.ts';
+import { writeGeneratedGrpc } from './grpc.ts';
 import { ConnectionOption, OutFraming, rewriteResponseHead } from './response-head.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
@@ -133,27 +134,26 @@ export class ResponseWriter {
   /** Writes a response of this proxy's own; its body is left out for HEAD. */
   generated(exchange: Exchange, status: number): boolean {
     const { reactor, counters, date } = this.context;
-    exchange.status = status;
+    // An RPC fails by its own status, in a response that HTTP calls good.
+    exchange.status = exchange.grpc === 0 ? status : 200;
     exchange.generated = true;
     exchange.responseStarted = true;
     let option: number = GeneratedConnection.DEFAULT;
     if (!exchange.keepAlive) option = GeneratedConnection.CLOSE;
     else if (exchange.versionMinor === 0) option = GeneratedConnection.KEEP_ALIVE;
     const start = reactor.arena.scratchOffset;
-    const end = writeGenerated(
-      reactor,
-      start,
-      status,
-      exchange.reason,
-      exchange.detail,
-      exchange.requestIdOffset,
-      exchange.requestIdLength,
-      option,
-      exchange.method !== Method.HEAD,
-      exchange.runtime!,
-      date,
-    );
-    exchange.responseBodyBytes = generatedBodyBytes();
+    const { reason, detail, requestIdOffset: idOffset, requestIdLength: idLength } = exchange;
+    const runtime = exchange.runtime!;
+    let end: number;
+    if (exchange.grpc !== 0) {
+      const kind = exchange.grpc;
+      end = writeGeneratedGrpc(reactor, start, kind, status, reason, detail, idOffset, idLength, option, runtime, date);
+      exchange.responseBodyBytes = 0;
+    } else {
+      const withBody = exchange.method !== Method.HEAD;
+      end = writeGenerated(reactor, start, status, reason, detail, idOffset, idLength, option, withBody, runtime, date);
+      exchange.responseBodyBytes = generatedBodyBytes();
+    }
     if (end - start > GENERATED_BYTES_MAX) throw new Error('a generated response is longer than its room');
     counters[DOWNSTREAM_BYTES_OUT] += end - start;
     return reactor.send(exchange.downstream!, start, end - start, false);
@@ -210,6 +210,7 @@ function mayDefer(exchange: Exchange, connection: Connection): boolean {
     connection.outputBytes === 0 &&
     !connection.deferred &&
     !connection.readHangup &&
-    exchange.upstream!.inputBlock === 0
+    exchange.upstream !== null &&
+    exchange.upstream.inputBlock === 0
   );
 }
