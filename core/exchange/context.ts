@@ -3,6 +3,7 @@
 // Owned by one worker. Hot module: no allocation per request.
 
 import { RequestHead, ResponseHead } from '../http1/message.ts';
+import { Http2Engine } from '../http2/engine.ts';
 import { noBytes } from '../io/bytes.ts';
 import type { Connection } from '../io/connection.ts';
 import type { Reactor } from '../io/reactor.ts';
@@ -19,6 +20,7 @@ import { AcmeChallenges } from './acme-challenges.ts';
 import { ConnectionLog } from './connection-log.ts';
 import type { Connector } from './connector.ts';
 import type { DownstreamHttp1 } from './downstream-http1.ts';
+import type { DownstreamHttp2 } from './downstream-http2.ts';
 import type { DownstreamTcp } from './downstream-tcp.ts';
 import { Exchange } from './exchange.ts';
 import { readForwardedClient } from './forwarded-client.ts';
@@ -31,6 +33,7 @@ import type { Runtime } from './runtime.ts';
 import type { Tunnel } from './tunnel.ts';
 import type { Upstream } from './upstream.ts';
 import type { UpstreamHttp1 } from './upstream-http1.ts';
+import type { UpstreamHttp2 } from './upstream-http2.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { FLIGHT_RECORDS, REQUESTS_IN_FLIGHT } = Counter;
@@ -73,13 +76,16 @@ export class ProxyContext {
   // Set once by PacketWorker, which creates them with this context.
   preamble!: Preamble;
   downstreamHttp1!: DownstreamHttp1;
-  downstreamHttp2!: { accepted(connection: Connection): void };
+  downstreamHttp2!: DownstreamHttp2;
   downstreamTcp!: DownstreamTcp;
   upstream!: Upstream;
   upstreamHttp1!: UpstreamHttp1;
+  upstreamHttp2!: UpstreamHttp2;
   connector!: Connector;
   tunnel!: Tunnel;
 
+  /** All HTTP/2 connections, to clients and to upstreams. */
+  readonly http2: Http2Engine;
   readonly connectionLog: ConnectionLog;
   /** TLS of this worker; null on a kernel that has none (the simulation). */
   readonly tlsSessions: TlsSessions | null;
@@ -107,6 +113,7 @@ export class ProxyContext {
     this.memory = reactor.memory;
     this.metrics = metrics;
     this.counters = metrics.counters;
+    this.http2 = new Http2Engine(reactor, metrics.counters);
     this.accessLog = accessLog;
     this.flight = flight;
     this.ids = ids;

@@ -17,6 +17,7 @@ import { ParseError, parseErrorStatus } from '../http1/errors.ts';
 import { findHeadEnd } from '../http1/head-scan.ts';
 import { Method, type ResponseHead } from '../http1/message.ts';
 import { parseRequestHead } from '../http1/request-parser.ts';
+import { matchPreface, PREFACE_BYTES as prefaceBytes } from '../http2/frames.ts';
 import type { Connection } from '../io/connection.ts';
 import { FILL_AGAIN, FILL_END, FILL_ERROR, FILL_FULL, FILL_NO_BUFFER } from '../io/reactor.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
@@ -45,6 +46,7 @@ export const DownstreamState = {
 } as const;
 
 const { ACTIVE, HEAD, IDLE, LINGER } = DownstreamState;
+const PREFACE_BYTES = prefaceBytes;
 
 /** How long an ended connection waits for the client to close; long enough for a round trip or two. */
 const LINGER_MS = 2000;
@@ -144,6 +146,20 @@ export class DownstreamHttp1 extends Downstream {
         offset = reactor.inputOffset;
         length = reactor.inputLength;
       }
+      if (connection.exchanges === 0 && connection.listener!.settings.http2 && connection.tls === 0) {
+        const matched = matchPreface(memory, offset, length);
+        if (matched === PREFACE_BYTES) {
+          this.context.downstreamHttp2.takeOver(connection, offset, length);
+          return;
+        }
+        // "PRI * HTTP/2.0" must not be parsed before it is whole.
+        if (matched === length) {
+          if (!this.waitForHead(connection, offset, length)) return;
+          // If it is something else after all, the search for its end starts from the beginning.
+          connection.inputScanned = 0;
+          continue;
+        }
+      }
       if (connection.state === HEAD && length <= limits.headBytesMax) {
         // Only parse again once the end is here: a head sent byte by byte costs no more than a whole one.
         if (findHeadEnd(memory, offset, length, offset + connection.inputScanned) < 0) {
@@ -161,18 +177,23 @@ export class DownstreamHttp1 extends Downstream {
         this.refuseParse(connection, -result);
         return;
       }
-      if (!reactor.keepInput(connection, offset, length)) {
-        this.refuseHead(connection, 503, Reason.OVERLOAD, Detail.NO_BUFFERS);
-        return;
-      }
-      connection.inputScanned = length;
-      if (connection.state === IDLE) {
-        connection.state = HEAD;
-        if (connection.exchanges > 0) {
-          reactor.setTimer(connection, runtime.http.requestHeadTimeoutMs);
-        }
-      }
+      if (!this.waitForHead(connection, offset, length)) return;
     }
+  }
+
+  /** Keeps part of a head. Returns false when it cannot be kept, and the request has been refused. */
+  private waitForHead(connection: Connection, offset: number, length: number): boolean {
+    const { reactor, runtime } = this.context;
+    if (!reactor.keepInput(connection, offset, length)) {
+      this.refuseHead(connection, 503, Reason.OVERLOAD, Detail.NO_BUFFERS);
+      return false;
+    }
+    connection.inputScanned = length;
+    if (connection.state === IDLE) {
+      connection.state = HEAD;
+      if (connection.exchanges > 0) reactor.setTimer(connection, runtime.http.requestHeadTimeoutMs);
+    }
+    return true;
   }
 
   /** Answers plain HTTP that came to a TLS port. */

@@ -4,6 +4,7 @@
 // Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
 
 import { Errno } from '../ffi/errno.ts';
+import { HeaderTable } from '../http1/header-table.ts';
 import { Method, type ResponseHead, TargetForm } from '../http1/message.ts';
 import { parseResponseHead } from '../http1/response-parser.ts';
 import { BULK_RECEIVE_BYTES_MAX, LARGE_BLOCK_BYTES, RECEIVE_BYTES_MAX, SMALL_BLOCK_BYTES } from '../io/arena.ts';
@@ -14,12 +15,23 @@ import { CloseCause, Counter } from '../telemetry/metrics.ts';
 import { BodyPiece, readRequestBody } from './body.ts';
 import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
+import { GrpcKind, putGrpcEnd } from './grpc.ts';
+import { beginGrpc, GRPC_BITS } from './grpc-exchange.ts';
+import {
+  atMessageEnd,
+  decodeRequestPiece,
+  nextResponsePiece,
+  retypeResponse,
+  startResponsePiece,
+  WEB_SCRATCH_BYTES,
+} from './grpc-web.ts';
 import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
 import { requestHeadBytesMax, writeRequestHead } from './request-head.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
-const { CLOSE, LENGTH, NONE, STREAM } = BodyFraming;
+const { CHUNKED, CLOSE, LENGTH, NONE, STREAM } = BodyFraming;
 const { DOWNSTREAM_BYTES_IN } = Counter;
+const { WEB } = GrpcKind;
 
 /** Receives per turn of one connection, so that a fast sender does not starve the others. */
 const RECEIVES_PER_TURN = 8;
@@ -27,6 +39,9 @@ const RECEIVES_PER_TURN = 8;
 export abstract class Downstream implements Protocol {
   protected readonly context: ProxyContext;
   protected readonly piece = new BodyPiece();
+  /** Parts of a response that is translated to gRPC-Web, and the trailers of an RPC that this proxy ends. */
+  private readonly webPiece = new BodyPiece();
+  private readonly endTrailers = new HeaderTable();
 
   constructor(context: ProxyContext) {
     this.context = context;
@@ -87,13 +102,14 @@ export abstract class Downstream implements Protocol {
       if (requestTimeoutMs > 0) exchange.requestDeadlineMs = reactor.nowMs + requestTimeoutMs;
       endpointAddress = this.context.upstream.choose(exchange);
     }
+    const valid = (head.seen & GRPC_BITS) === 0 || beginGrpc(this.context.memory, head, exchange, reactor.nowMs);
     const bytes = requestHeadBytesMax(head, runtime, endpointAddress.length, connection);
     if (bytes > LARGE_BLOCK_BYTES) return 431;
     const block = reactor.arena.allocate(bytes);
     if (block === 0) return 503;
     exchange.headBlock = block;
     writeRequestHead(reactor, block, head, exchange, runtime, connection, endpointAddress, this.context.ids);
-    return 0;
+    return valid ? 0 : 400;
   }
 
   /** Refuses a prepared exchange (`status` as `prepare` returned it), or sends it upstream. */
@@ -103,6 +119,8 @@ export abstract class Downstream implements Protocol {
     const { requestBodyBytesMax } = runtime.http;
     if (status === 431) {
       this.refuse(exchange, 431, Reason.REQUEST_TOO_LARGE, Detail.HEAD_TOO_LARGE);
+    } else if (status === 400) {
+      this.refuse(exchange, 400, Reason.DOWNSTREAM_PROTOCOL_ERROR, Detail.GRPC_TIMEOUT_INVALID);
     } else if (status !== 0) {
       this.refuse(exchange, 503, Reason.OVERLOAD, Detail.NO_BUFFERS);
     } else if (this.context.local.answers(exchange)) {
@@ -187,7 +205,8 @@ export abstract class Downstream implements Protocol {
         }
         const status = reactor.fill(connection, bulkBytes(exchange));
         if (status > 0) {
-          counters[DOWNSTREAM_BYTES_IN] += status - length;
+          // Those of a stream have been counted with its frames.
+          if (exchange.requestFraming !== STREAM) counters[DOWNSTREAM_BYTES_IN] += status - length;
           offset = reactor.inputOffset;
           length = reactor.inputLength;
         } else if (status !== FILL_END || exchange.requestFraming !== STREAM) {
@@ -200,6 +219,11 @@ export abstract class Downstream implements Protocol {
         this.context.metrics.countParseError(piece.error);
         upstream.cancel(exchange);
         this.fail(exchange, 400, Reason.DOWNSTREAM_PROTOCOL_ERROR, DETAIL_PARSE + piece.error, 0);
+        return;
+      }
+      if (exchange.grpc >= WEB && decodeRequestPiece(memory, piece, exchange.grpcWeb!) !== 0) {
+        upstream.cancel(exchange);
+        this.fail(exchange, 400, Reason.DOWNSTREAM_PROTOCOL_ERROR, Detail.GRPC_WEB_BODY_INVALID, 0);
         return;
       }
       exchange.requestBodyBytes += piece.payloadLength;
@@ -253,12 +277,50 @@ export abstract class Downstream implements Protocol {
    * connection has failed and the exchange is over.
    */
   sendResponse(exchange: Exchange, headOffset: number, head: ResponseHead, piece: BodyPiece): boolean {
+    if (exchange.grpc >= WEB) return this.sendWebResponse(exchange, headOffset, head, piece);
     return this.sent(exchange, this.writeResponse(exchange, headOffset, head, piece));
   }
 
   /** Sends a further piece of the response body. Returns false like `sendResponse`. */
   sendResponseBody(exchange: Exchange, piece: BodyPiece): boolean {
+    if (exchange.grpc >= WEB && exchange.grpcWeb!.translating) return this.sendWebBody(exchange, piece);
     return this.sent(exchange, this.writeBody(exchange, piece));
+  }
+
+  /** `sendResponse` for a client of gRPC-Web. */
+  private sendWebResponse(exchange: Exchange, headOffset: number, head: ResponseHead, piece: BodyPiece): boolean {
+    const { memory } = this.context;
+    const { webPiece } = this;
+    const web = exchange.grpcWeb!;
+    const start = retypeResponse(memory, headOffset, head, exchange.grpc);
+    if (start < 0) return this.sent(exchange, this.writeResponse(exchange, headOffset, head, piece));
+    web.translating = true;
+    // The body grows by its trailers, and by base64, so that its announced length does not hold.
+    if (exchange.responseOutFraming === LENGTH) {
+      exchange.responseOutFraming = exchange.versionMinor === 1 ? CHUNKED : CLOSE;
+      if (exchange.versionMinor !== 1) exchange.keepAlive = false;
+    }
+    webPiece.payloadLength = 0;
+    webPiece.end = piece.end && piece.payloadLength === 0 && piece.trailers === null;
+    webPiece.trailers = null;
+    if (!this.sent(exchange, this.writeResponse(exchange, start, head, webPiece))) return false;
+    return webPiece.end || this.sendWebBody(exchange, piece);
+  }
+
+  /** `sendResponseBody` for a client of gRPC-Web. */
+  private sendWebBody(exchange: Exchange, piece: BodyPiece): boolean {
+    const { memory, reactor } = this.context;
+    const { webPiece } = this;
+    const web = exchange.grpcWeb!;
+    if (startResponsePiece(memory, piece, web) !== 0) {
+      this.context.upstream.cancel(exchange);
+      this.fail(exchange, 502, Reason.UPSTREAM_PROTOCOL_ERROR, Detail.GRPC_WEB_RESPONSE_INVALID, 0);
+      return false;
+    }
+    while (nextResponsePiece(memory, piece, web, reactor.arena.scratchOffset, webPiece)) {
+      if (!this.sent(exchange, this.writeBody(exchange, webPiece))) return false;
+    }
+    return true;
   }
 
   /** Passes a 1xx head on (not 101). Returns false like `sendResponse`. */
@@ -293,6 +355,7 @@ export abstract class Downstream implements Protocol {
     exchange.detail = detail;
     exchange.errno = errno;
     if (exchange.responseStarted) {
+      if (exchange.grpc !== 0 && this.endRpc(exchange, status)) return;
       this.cut(exchange, CloseCause.UPSTREAM_ABORT);
       return;
     }
@@ -302,6 +365,41 @@ export abstract class Downstream implements Protocol {
     exchange.attemptDeadlineMs = 0;
     this.progress(exchange);
     if (this.sent(exchange, this.writeGenerated(exchange, status))) this.responseComplete(exchange);
+  }
+
+  /**
+   * Ends an RPC whose response has begun and cannot go on: with trailers that say why, which its client
+   * reports, where a cut would only be a broken stream to it. False where they have no place.
+   */
+  private endRpc(exchange: Exchange, status: number): boolean {
+    const { reactor } = this.context;
+    const { webPiece, endTrailers } = this;
+    const framing = exchange.responseOutFraming;
+    if (framing !== CHUNKED && framing !== STREAM) return false;
+    const web = exchange.grpc >= WEB;
+    if (web && (!exchange.grpcWeb!.translating || !atMessageEnd(exchange.grpcWeb!))) return false;
+    if (!exchange.requestComplete) exchange.keepAlive = false;
+    exchange.requestDeadlineMs = 0;
+    exchange.attemptDeadlineMs = 0;
+    this.progress(exchange);
+    putGrpcEnd(
+      reactor,
+      reactor.arena.scratchOffset + WEB_SCRATCH_BYTES,
+      endTrailers,
+      status,
+      exchange.reason,
+      exchange.detail,
+      exchange.requestIdOffset,
+      exchange.requestIdLength,
+    );
+    const piece = web ? this.piece : webPiece;
+    piece.payloadOffset = reactor.arena.scratchOffset;
+    piece.payloadLength = 0;
+    piece.end = true;
+    piece.trailers = endTrailers;
+    const ok = web ? this.sendWebBody(exchange, piece) : this.sent(exchange, this.writeBody(exchange, piece));
+    if (ok) this.responseComplete(exchange);
+    return true;
   }
 
   /** Cuts a connection in the middle of its response. */
@@ -373,7 +471,7 @@ export abstract class Downstream implements Protocol {
       reason = Reason.DOWNSTREAM_TIMEOUT;
       detail = Detail.DOWNSTREAM_WRITE_TIMER;
     } else if (exchange.requestDeadlineMs > 0 && exchange.requestDeadlineMs <= reactor.nowMs) {
-      detail = Detail.REQUEST_TIMER;
+      detail = exchange.grpcDeadline ? Detail.GRPC_TIMER : Detail.REQUEST_TIMER;
     } else if (exchange.attemptDeadlineMs > 0 && exchange.attemptDeadlineMs <= reactor.nowMs) {
       detail = Detail.BACKEND_REQUEST_TIMER;
     } else if (!exchange.requestComplete && upstream.acceptsBody(exchange)) {

@@ -10,6 +10,7 @@ import type { ChunkedState } from '../http1/chunked.ts';
 import type { Connection } from '../io/connection.ts';
 import type { StreamRoute } from '../routing/stream-routes.ts';
 import type { Downstream } from './downstream.ts';
+import type { GrpcWebState } from './grpc-web.ts';
 import type { Runtime } from './runtime.ts';
 import type { UpstreamSide } from './upstream-side.ts';
 
@@ -26,6 +27,9 @@ export const BodyFraming = {
   /** Until the end of an HTTP/2 stream. */
   STREAM: 5,
 } as const;
+
+/** Protocol version of a client's request. */
+export const HttpVersion = { HTTP_1: 1, HTTP_2: 2 } as const;
 
 export class Exchange {
   /** Configuration this exchange started with. */
@@ -53,9 +57,12 @@ export class Exchange {
   forwardedForOffset = 0;
   forwardedForLength = 0;
   method = 0;
+  /** Of HTTP/1, or 1: what its upstream side and its answer go by. */
   versionMinor = 1;
+  /** HttpVersion of the request. */
+  httpVersion = 1;
   requestFraming = 0;
-  /** Bytes of a LENGTH request body that the client has still to send. */
+  /** Bytes of a LENGTH request body that the client has still to send; of a STREAM: its Content-Length, or -1. */
   requestRemaining = 0;
   /** Decoder of a CHUNKED request body; made at first use, kept with the pooled exchange. */
   requestChunks: ChunkedState | null = null;
@@ -75,6 +82,14 @@ export class Exchange {
   keepAlive = false;
   /** The client has said that this is its last request. */
   lastRequest = false;
+  /** GrpcKind of the response that the client of an RPC expects; from WEB on it is translated. */
+  grpc = 0;
+  /** Translation of a gRPC-Web exchange; made at first use, kept with the pooled exchange. */
+  grpcWeb: GrpcWebState | null = null;
+  /** Time that grpc-timeout is to allow the upstream, milliseconds; 0: what the client said passes. */
+  grpcTimeoutMs = 0;
+  /** `requestDeadlineMs` is what the client's grpc-timeout allows. */
+  grpcDeadline = false;
 
   // -- choice ----------------------------------------------------------------
   /** Index of the matched rule in the route table; -1: none. */
@@ -85,6 +100,10 @@ export class Exchange {
   backend = -1;
   /** Index of the chosen endpoint in that backend; -1: none. */
   endpoint = -1;
+  /** Waits for a stream of an HTTP/2 connection (see lb/http2-pool.ts), and its neighbours in that queue. */
+  waiting = false;
+  waitingNext: Exchange | null = null;
+  waitingPrevious: Exchange | null = null;
   /** Attempts started (1 for the first). */
   attempts = 0;
   /** The current attempt uses a connection that has served an exchange before. */
@@ -147,6 +166,7 @@ export class Exchange {
     this.forwardedForLength = 0;
     this.method = 0;
     this.versionMinor = 1;
+    this.httpVersion = 1;
     this.requestFraming = 0;
     this.requestRemaining = 0;
     this.requestComplete = false;
@@ -157,10 +177,16 @@ export class Exchange {
     this.upgradeRequested = false;
     this.keepAlive = false;
     this.lastRequest = false;
+    this.grpc = 0;
+    this.grpcTimeoutMs = 0;
+    this.grpcDeadline = false;
     this.rule = -1;
     this.streamRoute = null;
     this.backend = -1;
     this.endpoint = -1;
+    this.waiting = false;
+    this.waitingNext = null;
+    this.waitingPrevious = null;
     this.attempts = 0;
     this.reusedConnection = false;
     this.upstreamConnectionUses = 0;

@@ -15,6 +15,7 @@ import { HeaderId } from '../http1/header-ids.ts';
 import { FIELD_WORDS, type HeaderTable } from '../http1/header-table.ts';
 import type { RequestHead, ResponseHead } from '../http1/message.ts';
 import { putRange } from '../io/bytes.ts';
+import { type BodyPiece, CHUNK_HEADER_BYTES_MAX } from './body.ts';
 import {
   dropRequestField,
   findField,
@@ -80,6 +81,12 @@ export class GrpcWebState {
   /** Length read so far while the header comes, then payload bytes still to come; up to 2^32 - 1. */
   messageRemaining = 0;
 
+  // -- the piece of the response being written
+  /** Payload bytes of it that are done with. */
+  pieceTaken = 0;
+  /** A PieceStep. */
+  pieceStep = 0;
+
   /** Makes the state ready for an exchange whose content type is `requestKind` and whose client takes `responseKind`. */
   start(requestKind: number, responseKind: number): void {
     this.requestText = requestKind === WEB_TEXT;
@@ -91,6 +98,8 @@ export class GrpcWebState {
     this.encodeBits = 0;
     this.headerBytes = 0;
     this.messageRemaining = 0;
+    this.pieceTaken = 0;
+    this.pieceStep = 0;
   }
 }
 
@@ -375,4 +384,111 @@ export function putTrailerFrame(memory: Uint8Array, at: number, trailers: Header
   memory[at + 3] = length >>> 8;
   memory[at + 4] = length;
   return dest;
+}
+
+// -- pieces -----------------------------------------------------------------------
+
+/**
+ * Makes a piece of a gRPC-Web request body one of gRPC, in place. Returns 0, or
+ * GrpcWebError.BASE64_INVALID.
+ */
+export function decodeRequestPiece(memory: Uint8Array, piece: BodyPiece, state: GrpcWebState): number {
+  if (!state.requestText) return 0;
+  const length = decodeBase64(memory, piece.payloadOffset, piece.payloadLength, state);
+  if (length < 0) return length;
+  piece.payloadLength = length;
+  return piece.end && !base64Complete(state) ? GrpcWebError.BASE64_INVALID : 0;
+}
+
+/** What of a response piece is to be written next. */
+const PieceStep = { PAYLOAD: 0, TRAILERS: 1, DONE: 2 } as const;
+const { DONE, PAYLOAD, TRAILERS } = PieceStep;
+
+/** Payload bytes that are encoded at once, and where the trailer frame is put together: see WEB_SCRATCH_BYTES. */
+const SLICE_BYTES = 30 * 1024;
+const FRAME_AT = CHUNK_HEADER_BYTES_MAX + 44 * 1024;
+
+/** Scratch memory that `nextResponsePiece` uses, with room for chunk framing around what it writes. */
+export const WEB_SCRATCH_BYTES = FRAME_AT + TRAILER_FRAME_BYTES_MAX + 64;
+
+/**
+ * Begins the translation of a piece of a gRPC response body. Returns 0, or what is wrong with it
+ * (a GrpcWebError): nothing of it can be written then, and unless it is MESSAGE_TRUNCATED the state is
+ * still that of what was written before.
+ */
+export function startResponsePiece(memory: Uint8Array, piece: BodyPiece, state: GrpcWebState): number {
+  state.pieceTaken = 0;
+  state.pieceStep = PAYLOAD;
+  if (piece.trailers !== null && trailerFrameBytes(piece.trailers) < 0) return GrpcWebError.TRAILERS_TOO_LARGE;
+  const error = followMessages(memory, piece.payloadOffset, piece.payloadLength, state);
+  if (error !== 0) return error;
+  return piece.end && !atMessageEnd(state) ? GrpcWebError.MESSAGE_TRUNCATED : 0;
+}
+
+/**
+ * Puts the next part of the piece that `startResponsePiece` began into `out`, as it goes to the
+ * client: false when there is none left. Base64 and the trailer frame are built in
+ * [scratch, scratch + WEB_SCRATCH_BYTES), so each part must be written before the next is asked for.
+ * Base64 is padded where a message ends, so that the client need not wait for the next one to read it.
+ */
+export function nextResponsePiece(
+  memory: Uint8Array,
+  piece: BodyPiece,
+  state: GrpcWebState,
+  scratch: number,
+  out: BodyPiece,
+): boolean {
+  out.error = 0;
+  out.trailers = null;
+  out.end = false;
+  out.payloadLength = 0;
+  if (state.pieceStep === PAYLOAD) {
+    if (nextPayload(memory, piece, state, scratch, out)) {
+      if (piece.end && piece.trailers !== null) {
+        state.pieceStep = TRAILERS;
+      } else {
+        state.pieceStep = DONE;
+        out.end = piece.end;
+      }
+    }
+    if (out.payloadLength > 0 || out.end) return true;
+  }
+  if (state.pieceStep !== TRAILERS) return false;
+  state.pieceStep = DONE;
+  const frame = scratch + FRAME_AT;
+  const frameBytes = putTrailerFrame(memory, frame, piece.trailers!) - frame;
+  out.payloadOffset = frame;
+  out.payloadLength = frameBytes;
+  if (state.responseText) {
+    const at = scratch + CHUNK_HEADER_BYTES_MAX;
+    out.payloadOffset = at;
+    out.payloadLength = endBase64(memory, encodeBase64(memory, frame, frameBytes, at, state), state) - at;
+  }
+  out.end = true;
+  return true;
+}
+
+/** The next payload bytes; none, if all of them wait for more in base64. Returns whether they are the last. */
+function nextPayload(
+  memory: Uint8Array,
+  piece: BodyPiece,
+  state: GrpcWebState,
+  scratch: number,
+  out: BodyPiece,
+): boolean {
+  const rest = piece.payloadLength - state.pieceTaken;
+  let taken = rest;
+  if (state.responseText) {
+    if (taken > SLICE_BYTES) taken = SLICE_BYTES;
+    const at = scratch + CHUNK_HEADER_BYTES_MAX;
+    let end = encodeBase64(memory, piece.payloadOffset + state.pieceTaken, taken, at, state);
+    if (taken === rest && atMessageEnd(state)) end = endBase64(memory, end, state);
+    out.payloadOffset = at;
+    out.payloadLength = end - at;
+  } else {
+    out.payloadOffset = piece.payloadOffset;
+    out.payloadLength = taken;
+  }
+  state.pieceTaken += taken;
+  return taken === rest;
 }

@@ -14,7 +14,7 @@ import { putDecimal, putLineEnd, putRange, putText, Text } from '../io/bytes.ts'
 import type { Reactor } from '../io/reactor.ts';
 import { valueEquals } from './fields.ts';
 import { GeneratedConnection } from './generated.ts';
-import { DETAIL_PARSE, REASON_COUNT, Reason, reasonText } from './reasons.ts';
+import { DETAIL_PARSE, DETAIL_TLS, Detail, detailSentence, REASON_COUNT, Reason, reasonText } from './reasons.ts';
 import type { DateLine } from './response-head.ts';
 import type { Runtime } from './runtime.ts';
 
@@ -281,7 +281,7 @@ function grpcStatusOfHttp(status: number): number {
   }
 }
 
-// -- generated responses ----------------------------------------------------------
+// -- answers of this proxy --------------------------------------------------------
 
 const statusLine = new Text('HTTP/1.1 200 OK\r\n');
 const defaultServer = new Text('server: portcullis\r\n');
@@ -293,7 +293,7 @@ const contentLines = [
   'content-type: application/grpc-web-text+proto\r\ncontent-length: 0\r\n',
 ].map((text) => new Text(text));
 const statusName = new Text('grpc-status: ');
-const messageName = new Text('\r\ngrpc-message: ');
+const messageName = new Text('grpc-message: ');
 const idText = new Text(' Request id: ');
 const requestIdName = new Text('x-request-id: ');
 const closeLine = new Text('connection: close\r\n');
@@ -317,6 +317,84 @@ function parseSentence(error: number): Text {
     parseSentences[error] = text;
   }
   return text;
+}
+
+const noText = new Text('');
+const badTimeout = new Text(percentEncoded(` ${detailSentence(Detail.GRPC_TIMEOUT_INVALID)}`));
+const badBody = new Text(percentEncoded(` ${detailSentence(Detail.GRPC_WEB_BODY_INVALID)}`));
+
+/** What a detail adds to the sentence of its reason: only what the client itself has done. */
+function explanation(detail: number): Text {
+  switch (detail) {
+    case Detail.GRPC_TIMEOUT_INVALID:
+      return badTimeout;
+    case Detail.GRPC_WEB_BODY_INVALID:
+      return badBody;
+    default:
+      return detail >= DETAIL_PARSE && detail < DETAIL_TLS ? parseSentence(detail - DETAIL_PARSE) : noText;
+  }
+}
+
+/** Writes the value of grpc-message: flag and sentence of the reason, and the request id. Spills. */
+function putMessage(
+  reactor: Reactor,
+  at: number,
+  reason: number,
+  detail: number,
+  idOffset: number,
+  idLength: number,
+): number {
+  const { memory, view } = reactor;
+  let dest = putText(view, at, sentences[reason]);
+  dest = putText(view, dest, explanation(detail));
+  if (idLength === 0) return dest;
+  dest = putText(view, dest, idText);
+  return putPercentEncoded(memory, dest, idOffset, idLength);
+}
+
+/**
+ * Writes the trailers that end an RPC whose response has begun and cannot go on, at `at`
+ * (GENERATED_BYTES_MAX of room), and their positions into `trailers`. Arguments as for
+ * `writeGeneratedGrpc`.
+ */
+export function putGrpcEnd(
+  reactor: Reactor,
+  at: number,
+  trailers: HeaderTable,
+  status: number,
+  reason: number,
+  detail: number,
+  idOffset: number,
+  idLength: number,
+): void {
+  const { memory, view } = reactor;
+  let dest = putText(view, at, statusName);
+  const statusOffset = dest;
+  dest = putDecimal(memory, dest, grpcStatusOf(status, reason));
+  setField(trailers, 0, at, statusName.length - 2, statusOffset, dest - statusOffset);
+  const messageLine = putLineEnd(view, dest);
+  const messageOffset = putText(view, messageLine, messageName);
+  dest = putMessage(reactor, messageOffset, reason, detail, idOffset, idLength);
+  setField(trailers, 1, messageLine, messageName.length - 2, messageOffset, dest - messageOffset);
+  putLineEnd(view, dest);
+  trailers.count = 2;
+}
+
+function setField(
+  table: HeaderTable,
+  field: number,
+  nameOffset: number,
+  nameLength: number,
+  valueOffset: number,
+  valueLength: number,
+): void {
+  const { words } = table;
+  const word = field * FIELD_WORDS;
+  words[word] = nameOffset;
+  words[word + 1] = nameLength;
+  words[word + 2] = valueOffset;
+  words[word + 3] = valueLength;
+  words[word + 4] = OTHER;
 }
 
 /**
@@ -346,17 +424,15 @@ export function writeGeneratedGrpc(
   dest = putText(view, dest, contentLines[kind]);
   dest = putText(view, dest, statusName);
   dest = putDecimal(memory, dest, grpcStatusOf(status, reason));
+  dest = putLineEnd(view, dest);
   dest = putText(view, dest, messageName);
-  dest = putText(view, dest, sentences[reason]);
-  if (detail >= DETAIL_PARSE) dest = putText(view, dest, parseSentence(detail - DETAIL_PARSE));
+  dest = putMessage(reactor, dest, reason, detail, idOffset, idLength);
+  dest = putLineEnd(view, dest);
   if (idLength > 0) {
-    dest = putText(view, dest, idText);
-    dest = putPercentEncoded(memory, dest, idOffset, idLength);
-    dest = putLineEnd(view, dest);
     dest = putText(view, dest, requestIdName);
     dest = putRange(memory, dest, idOffset, idLength);
+    dest = putLineEnd(view, dest);
   }
-  dest = putLineEnd(view, dest);
   if (runtime.reasonName.length > 0) {
     dest = putText(view, dest, runtime.reasonName);
     dest = putText(view, dest, flags[reason]);

@@ -107,6 +107,22 @@ export const Detail = {
   UNEXPECTED_UPGRADE: 28,
   RETRIES_EXHAUSTED: 29,
   PLAIN_HTTP: 30,
+  GRPC_TIMER: 31,
+  GRPC_TIMEOUT_INVALID: 32,
+  GRPC_WEB_BODY_INVALID: 33,
+  GRPC_WEB_RESPONSE_INVALID: 34,
+  UPSTREAM_STREAM_REFUSED: 35,
+  UPSTREAM_STREAM_RESET: 36,
+  UPSTREAM_STREAM_CANCELLED: 37,
+  UPSTREAM_STREAM_FAILED: 38,
+  UPSTREAM_GOAWAY: 39,
+  UPSTREAM_HTTP2_INVALID: 40,
+  UPSTREAM_NOT_HTTP2: 41,
+  UPSTREAM_LENGTH_MISMATCH: 42,
+  UPSTREAM_PING_TIMER: 43,
+  UPSTREAM_STALL_TIMER: 44,
+  STREAM_QUEUE_FULL: 45,
+  EXTENDED_CONNECT_MISSING: 46,
 } as const;
 
 const detailSentences: Record<number, string> = {
@@ -141,6 +157,23 @@ const detailSentences: Record<number, string> = {
   [Detail.UNEXPECTED_UPGRADE]: 'The upstream switched protocols although the request did not ask for it.',
   [Detail.RETRIES_EXHAUSTED]: 'The one retry that a stale connection allows was already used.',
   [Detail.PLAIN_HTTP]: 'The client sent plain HTTP to a port that expects TLS; use https.',
+  [Detail.GRPC_TIMER]: "The client's own grpc-timeout ran out.",
+  [Detail.GRPC_TIMEOUT_INVALID]: 'The grpc-timeout field is malformed, or is there twice.',
+  [Detail.GRPC_WEB_BODY_INVALID]: 'The base64 of the gRPC-Web request body is malformed or cut off.',
+  [Detail.GRPC_WEB_RESPONSE_INVALID]:
+    'The gRPC response cannot be translated to gRPC-Web: bad or cut-off messages, or too large trailers.',
+  [Detail.UPSTREAM_STREAM_REFUSED]: 'The upstream refused the HTTP/2 stream (REFUSED_STREAM).',
+  [Detail.UPSTREAM_STREAM_RESET]: 'The upstream reset the HTTP/2 stream.',
+  [Detail.UPSTREAM_STREAM_CANCELLED]: 'The upstream reset the HTTP/2 stream as no longer needed (CANCEL).',
+  [Detail.UPSTREAM_STREAM_FAILED]: 'The upstream reset the HTTP/2 stream for an error of its own (INTERNAL_ERROR).',
+  [Detail.UPSTREAM_GOAWAY]: 'The upstream ended its HTTP/2 connection before it acted on the request (GOAWAY).',
+  [Detail.UPSTREAM_HTTP2_INVALID]: 'The upstream sent frames that break the rules of HTTP/2.',
+  [Detail.UPSTREAM_NOT_HTTP2]: 'The upstream did not begin its connection as HTTP/2 does; it may speak HTTP/1.1 only.',
+  [Detail.UPSTREAM_LENGTH_MISMATCH]: 'The upstream sent a body that is not as long as its Content-Length.',
+  [Detail.UPSTREAM_PING_TIMER]: "The upstream did not answer a PING within the backend's http2.pingTimeout.",
+  [Detail.UPSTREAM_STALL_TIMER]: 'The upstream took no byte from its HTTP/2 connection within timeouts.streamIdle.',
+  [Detail.STREAM_QUEUE_FULL]: 'Too many requests wait for a free stream to the endpoint.',
+  [Detail.EXTENDED_CONNECT_MISSING]: 'The upstream does not take WebSocket over HTTP/2 (RFC 8441).',
 };
 
 /** First detail number that carries an HTTP/1 parse error: `DETAIL_PARSE + error` (see http1/errors.ts). */

@@ -19,8 +19,9 @@ import {
 } from '../io/bytes.ts';
 import type { Connection } from '../io/connection.ts';
 import type { Reactor } from '../io/reactor.ts';
-import type { Exchange } from './exchange.ts';
+import { type Exchange, HttpVersion } from './exchange.ts';
 import { connectionNames, valueEquals } from './fields.ts';
+import { GrpcKind, putGrpcTimeout } from './grpc.ts';
 import { REQUEST_ID_BYTES, type RequestIds } from './request-id.ts';
 import type { Runtime } from './runtime.ts';
 
@@ -44,6 +45,8 @@ const {
 } = HeaderId;
 const { ABSOLUTE, ASTERISK, AUTHORITY, ORIGIN } = TargetForm;
 const { OPTIONS } = Method;
+const { WEB } = GrpcKind;
+const { HTTP_2 } = HttpVersion;
 
 const HOST_BIT = 1 << HOST;
 
@@ -133,7 +136,8 @@ export function writeRequestHead(
     runStart = headers.count > 0 ? headers.nameOffset(0) : fieldsEnd;
   }
   // Host stays where it is unless the target names another authority (RFC 9112 §3.2.2).
-  let te = false;
+  // Clients of gRPC-Web cannot send TE, and servers of gRPC demand it.
+  let te = exchange.grpc >= WEB;
   if ((head.seen & SPECIAL_BITS) === 0 && !absolute && !head.connectionNamesFields) {
     exchange.hostOffset = head.authorityOffset + dest - runStart;
     exchange.hostLength = head.authorityLength;
@@ -214,7 +218,7 @@ export function writeRequestHead(
     dest = putText(view, dest, teTrailers);
   }
   const certificate = downstream.clientCertificate;
-  if (certificate !== null && certificate.verified) {
+  if (certificate?.verified) {
     dest = putText(view, dest, clientCertificateName);
     dest = putLineEnd(view, putBytes(memory, dest, certificate.forwarded));
   }
@@ -225,7 +229,8 @@ export function writeRequestHead(
     exchange.requestIdLength = REQUEST_ID_BYTES;
     dest = putLineEnd(view, ids.put(view, dest));
   }
-  const viaLine = runtime.viaLines[head.versionMinor];
+  if (exchange.grpcTimeoutMs > 0) dest = putGrpcTimeout(reactor, dest, exchange.grpcTimeoutMs);
+  const viaLine = runtime.viaLines[exchange.httpVersion === HTTP_2 ? 2 : head.versionMinor];
   if (viaLine.length > 0) dest = putText(view, dest, viaLine);
   dest = putLineEnd(view, dest);
   exchange.headLength = dest - at;

@@ -133,7 +133,19 @@ export class ResponseWriter {
 
   /** Writes a response of this proxy's own; its body is left out for HEAD. */
   generated(exchange: Exchange, status: number): boolean {
-    const { reactor, counters, date } = this.context;
+    const { reactor, counters } = this.context;
+    const start = reactor.arena.scratchOffset;
+    const end = this.putGenerated(exchange, status);
+    counters[DOWNSTREAM_BYTES_OUT] += end - start;
+    return reactor.send(exchange.downstream!, start, end - start, false);
+  }
+
+  /**
+   * Puts a response of this proxy's own together in scratch memory, as HTTP/1 text, and notes it in the
+   * exchange. Returns the offset after it; nothing is sent.
+   */
+  putGenerated(exchange: Exchange, status: number): number {
+    const { reactor, date } = this.context;
     // An RPC fails by its own status, in a response that HTTP calls good.
     exchange.status = exchange.grpc === 0 ? status : 200;
     exchange.generated = true;
@@ -155,8 +167,7 @@ export class ResponseWriter {
       exchange.responseBodyBytes = generatedBodyBytes();
     }
     if (end - start > GENERATED_BYTES_MAX) throw new Error('a generated response is longer than its room');
-    counters[DOWNSTREAM_BYTES_OUT] += end - start;
-    return reactor.send(exchange.downstream!, start, end - start, false);
+    return end;
   }
 
   /** Answers a CONNECT whose connection is there. */

@@ -3,6 +3,7 @@
 // positions of pickers. Exchanges in flight keep the runtime they started with.
 
 import type { ParserLimits } from '../http1/message.ts';
+import { HpackConstant } from '../http2/hpack-encoder.ts';
 import { noBytes, Text } from '../io/bytes.ts';
 import type { Connection } from '../io/connection.ts';
 import { Endpoint } from '../lb/endpoint.ts';
@@ -103,8 +104,11 @@ export class Runtime {
   readonly routes: RouteTable;
   readonly streamRoutes: StreamRoutes;
   readonly backends: BackendRuntime[];
-  /** `via: 1.x name\r\n` for messages received as HTTP/1.0 and HTTP/1.1 (RFC 9110 §7.6.3); or empty. */
-  readonly viaLines: [Text, Text];
+  /** `via: 1.x name\r\n` for messages received as HTTP/1.0, HTTP/1.1 and HTTP/2 (RFC 9110 §7.6.3); or empty. */
+  readonly viaLines: [Text, Text, Text];
+  /** The same, and Server, as fields of HTTP/2 responses; null where nothing is added. */
+  readonly viaFields: [HpackConstant | null, HpackConstant | null, HpackConstant | null];
+  readonly serverField: HpackConstant | null;
   /** `server: name\r\n`, or empty when the upstream's passes through. */
   readonly serverLine: Text;
   /** `name: ` of the reason header, or empty. */
@@ -158,7 +162,14 @@ export class Runtime {
     this.viaLines = [
       new Text(http.via === '' ? '' : `via: 1.0 ${http.via}\r\n`),
       new Text(http.via === '' ? '' : `via: 1.1 ${http.via}\r\n`),
+      new Text(http.via === '' ? '' : `via: 2.0 ${http.via}\r\n`),
     ];
+    this.viaFields = [
+      http.via === '' ? null : new HpackConstant('via', `1.0 ${http.via}`),
+      http.via === '' ? null : new HpackConstant('via', `1.1 ${http.via}`),
+      http.via === '' ? null : new HpackConstant('via', `2.0 ${http.via}`),
+    ];
+    this.serverField = http.server === '' ? null : new HpackConstant('server', http.server);
     this.serverLine = new Text(http.server === '' ? '' : `server: ${http.server}\r\n`);
     this.reasonName = new Text(http.reasonHeader === '' ? '' : `${http.reasonHeader}: `);
     this.upgradeProtocols = http.upgradeProtocols.map((protocol) => encoder.encode(protocol.toLowerCase()));

@@ -88,7 +88,10 @@ export class Tunnel implements Protocol {
       }
       const status = reactor.fill(connection);
       if (status > 0) {
-        this.count(fromClient ? Counter.DOWNSTREAM_BYTES_IN : Counter.UPSTREAM_BYTES_IN, status);
+        // Bytes of streams have been counted with their frames.
+        if (connection.http2Stream === null) {
+          this.count(fromClient ? Counter.DOWNSTREAM_BYTES_IN : Counter.UPSTREAM_BYTES_IN, status);
+        }
         if (!this.pass(exchange, fromClient, peer, reactor.inputOffset, reactor.inputLength)) return;
       } else if (status === FILL_END) {
         this.finishWriting(exchange, peer);
@@ -139,7 +142,9 @@ export class Tunnel implements Protocol {
     const { reactor } = this.context;
     if (fromClient) exchange.requestBodyBytes += length;
     else exchange.responseBodyBytes += length;
-    this.count(fromClient ? Counter.UPSTREAM_BYTES_OUT : Counter.DOWNSTREAM_BYTES_OUT, length);
+    if (to.http2Stream === null) {
+      this.count(fromClient ? Counter.UPSTREAM_BYTES_OUT : Counter.DOWNSTREAM_BYTES_OUT, length);
+    }
     this.progress(exchange);
     if (reactor.send(to, offset, length, false)) return true;
     this.failed(exchange, to);
@@ -171,7 +176,8 @@ export class Tunnel implements Protocol {
     const upstream = exchange.upstream!;
     const downstream = exchange.downstreamSide!;
     counters[Counter.TUNNELS_OPEN]--;
-    counters[Counter.UPSTREAM_OPEN]--;
+    // A stream is no connection.
+    if (upstream.http2Stream === null) counters[Counter.UPSTREAM_OPEN]--;
     exchange.responseComplete = !abort;
     client.exchange = null;
     context.endExchange(exchange);

@@ -28,7 +28,7 @@ import { isIdempotent } from './upstream.ts';
 import type { UpstreamSide } from './upstream-side.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
-const { CHUNKED, CLOSE, LENGTH, NONE } = BodyFraming;
+const { CHUNKED, CLOSE, LENGTH, NONE, STREAM } = BodyFraming;
 const { STALE_RETRIES, UPSTREAM_BYTES_IN, UPSTREAM_BYTES_OUT, UPSTREAM_IDLE, UPSTREAM_OPEN, UPSTREAM_REUSED } = Counter;
 
 /** States of an upstream connection. */
@@ -233,7 +233,9 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
   sendBody(exchange: Exchange, piece: BodyPiece): boolean {
     const { memory, reactor, counters } = this.context;
     const connection = exchange.upstream!;
-    const chunked = exchange.requestFraming === CHUNKED;
+    // The body of a stream without Content-Length: see request-fields.ts.
+    const chunked =
+      exchange.requestFraming === CHUNKED || (exchange.requestFraming === STREAM && exchange.requestRemaining < 0);
     const ended = chunked && piece.end;
     exchange.bodyStreamed = true;
     if (piece.payloadLength > 0) {

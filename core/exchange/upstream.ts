@@ -46,14 +46,20 @@ export class Upstream {
       return;
     }
     const runtime = exchange.runtime!;
-    const endpoint = runtime.backends[exchange.backend].endpoints[exchange.endpoint];
+    const backend = runtime.backends[exchange.backend];
+    const endpoint = backend.endpoints[exchange.endpoint];
     const timeoutMs = runtime.routes.backendRequestTimeoutMs(exchange.rule);
     exchange.attempts++;
     if (timeoutMs > 0) {
       exchange.attemptDeadlineMs = context.reactor.nowMs + timeoutMs;
       downstream.progress(exchange);
     }
-    context.upstreamHttp1.begin(exchange, endpoint);
+    // A tunnel that CONNECT asks for has a connection of its own, whatever is spoken in it.
+    if (backend.settings.protocol === 'h2' && exchange.method !== Method.CONNECT) {
+      context.upstreamHttp2.begin(exchange, endpoint);
+    } else {
+      context.upstreamHttp1.begin(exchange, endpoint);
+    }
   }
 
   /** Whether body bytes can be passed on now. */

@@ -65,7 +65,7 @@ const bits = new FieldBits();
  * Number of the method at `offset`, which a space follows; OTHER for an unknown token.
  * Case matters (RFC 9110 §9.1).
  */
-function methodNumber(memory: Uint8Array, offset: number, length: number): number {
+export function methodNumber(memory: Uint8Array, offset: number, length: number): number {
   if (length < 3) return OTHER;
   const view = wordView(memory);
   const first = view.getInt32(offset, true);

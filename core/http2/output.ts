@@ -14,6 +14,7 @@ import { LARGE_BLOCK_BYTES } from '../io/arena.ts';
 import { SPILL_BYTES } from '../io/bytes.ts';
 import type { Reactor } from '../io/reactor.ts';
 import * as frames from './frames.ts';
+import { HpackEncoder } from './hpack-encoder.ts';
 import type { Http2Session } from './session.ts';
 import type { Http2Stream } from './stream.ts';
 
@@ -168,6 +169,15 @@ export class Http2Output {
   }
 
   // -- header blocks -------------------------------------------------------------------------
+
+  /** The header encoder of a connection; made at first use. */
+  encoderOf(session: Http2Session): HpackEncoder {
+    if (session.encoder === null) {
+      session.encoder = new HpackEncoder();
+      session.encoder.setTableSizeMax(session.peer.headerTableBytes);
+    }
+    return session.encoder;
+  }
 
   /**
    * Begins a header block of at most `bytesMax` (hpackBytesMax) for a stream. Returns where it is to be encoded,
@@ -328,4 +338,3 @@ export class Http2Output {
     }
   }
 }
-

@@ -28,6 +28,8 @@ export interface Http2Role {
   /** Indexes in the worker's counters (telemetry/metrics.ts) for bytes of such connections. */
   readonly bytesInCounter: number;
   readonly bytesOutCounter: number;
+  /** `connection.state` of a connection that only waits for the peer to close. */
+  readonly lingerState: number;
   /** Protocol of streams that the peer opens. */
   readonly streamProtocol: Protocol;
   /**

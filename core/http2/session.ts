@@ -101,6 +101,10 @@ export class Http2Session {
   fatal = 0;
   /** The socket has failed, or no buffer is left: nothing more can be sent. */
   broken = false;
+  /** The last stream has ended and no further one is taken, or the connection is being torn down. */
+  closing = false;
+  /** Only waits for the peer to close. */
+  lingering = false;
   /** A GOAWAY has been sent: with 2^31 - 1 (a notice), or with the number of the last stream. */
   goawayNoticeSent = false;
   goawaySent = false;

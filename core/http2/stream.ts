@@ -39,6 +39,8 @@ export class Http2Stream {
   contentLength = -1;
   /** Payload of its DATA frames so far. */
   receivedBytes = 0;
+  /** Payload of the frame at hand, offered where it lies (`connection.ahead`) and not taken yet. */
+  offeredBytes = 0;
   /** DATA that nobody has taken yet: a chain of blocks (one small one, or large ones). */
   inputFirst = 0;
   inputLast = 0;
@@ -55,8 +57,9 @@ export class Http2Stream {
   sendWindowBytes = 0;
   /** The connection's unsent output is the last of the message: END_STREAM goes with its last byte. */
   ending = false;
-  /** A complete header block section, as lines, that goes after the unsent output; 0: none. */
+  /** Block with a trailer section, as lines from `tailOffset` to `tailLength`, that goes after the unsent output; 0: none. */
   tailBlock = 0;
+  tailOffset = 0;
   tailLength = 0;
   /** Waits for its own window: a WINDOW_UPDATE wakes it up. */
   windowBlocked = false;
@@ -80,6 +83,7 @@ export class Http2Stream {
     this.receiveDueBytes = 0;
     this.contentLength = -1;
     this.receivedBytes = 0;
+    this.offeredBytes = 0;
     this.inputFirst = 0;
     this.inputLast = 0;
     this.inputStart = 0;
@@ -90,6 +94,7 @@ export class Http2Stream {
     this.sendWindowBytes = 0;
     this.ending = false;
     this.tailBlock = 0;
+    this.tailOffset = 0;
     this.tailLength = 0;
     this.windowBlocked = false;
     this.queued = false;

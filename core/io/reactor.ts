@@ -658,6 +658,22 @@ export class Reactor {
     return true;
   }
 
+  /**
+   * Gives back a block that has just been sent from. If `sendDeferred` has put that off, the block becomes the
+   * reactor's and is freed when the bytes have left.
+   */
+  freeSent(block: number): void {
+    if (this.deferredCount > this.deferredNext) {
+      const word = (this.deferredCount - 1) * DEFERRED_WORDS;
+      const offset = this.deferredWords[word + 1];
+      if (offset >= block && offset < block + this.arena.sizeOf(block) && this.deferredWords[word + 3] === 0) {
+        this.deferredWords[word + 3] = block;
+        return;
+      }
+    }
+    this.arena.free(block);
+  }
+
   private defer(connection: Connection, offset: number, length: number, block: number): void {
     const index = this.deferredCount++;
     const word = index * DEFERRED_WORDS;

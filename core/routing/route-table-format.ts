@@ -12,7 +12,7 @@
 export const ROUTE_TABLE_MAGIC = 0x31545250;
 
 /** Version of this layout; a reader refuses any other. */
-export const ROUTE_TABLE_VERSION = 1;
+export const ROUTE_TABLE_VERSION = 2;
 
 /** Words of the header. Section positions are in words from the start, except BYTES (in bytes). */
 export const Header = {
@@ -61,7 +61,15 @@ export const Rule = {
   ROUTE: 5,
   /** Position of the rule in its route, 1 for the first. */
   NUMBER: 6,
-  WORDS: 7,
+  /** Bit set of RuleFlag. */
+  FLAGS: 7,
+  WORDS: 8,
+} as const;
+
+/** Filters of a rule that are only on or off. */
+export const RuleFlag = {
+  /** gRPC-Web requests become gRPC for backends that speak HTTP/2. */
+  GRPC_WEB: 1,
 } as const;
 
 /** Words of one route: where its name lies in the bytes section. */

@@ -19,6 +19,7 @@ import {
   ROUTE_TABLE_VERSION,
   Route,
   Rule,
+  RuleFlag,
   Slot,
 } from './route-table-format.ts';
 
@@ -272,6 +273,11 @@ export class RouteTable {
   /** Time for one attempt at a backend in milliseconds; 0: no limit. */
   backendRequestTimeoutMs(rule: number): number {
     return this.words[this.rules + rule * Rule.WORDS + Rule.BACKEND_REQUEST_TIMEOUT_MS]!;
+  }
+
+  /** Whether gRPC-Web is translated to gRPC. */
+  grpcWeb(rule: number): boolean {
+    return (this.words[this.rules + rule * Rule.WORDS + Rule.FLAGS]! & RuleFlag.GRPC_WEB) !== 0;
   }
 
   /** Number of backend references, 1 or more. */

@@ -113,6 +113,7 @@ export class LogSource {
     this.requestIdOffset = exchange.requestIdOffset;
     this.requestIdLength = exchange.requestIdLength;
     this.protocol = exchange.versionMinor === 0 ? LogProtocol.HTTP_1_0 : LogProtocol.HTTP_1_1;
+    if (exchange.httpVersion === 2) this.protocol = LogProtocol.HTTP_2;
     this.status = exchange.status;
     this.reason = exchange.reason;
     this.detail = exchange.detail;

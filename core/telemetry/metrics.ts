@@ -85,6 +85,14 @@ export const Counter = {
   HTTP2_MALFORMED: 43,
   /** Connections ended with ENHANCE_YOUR_CALM by kind of flood: index `HTTP2_FLOODS + FloodKind` (http2/floods.ts). */
   HTTP2_FLOODS: 44,
+  /** Streams opened to HTTP/2 upstreams. */
+  UPSTREAM_HTTP2_STREAMS: 52,
+  /** Requests sent again because the upstream had not acted on their stream (REFUSED_STREAM, GOAWAY). */
+  UPSTREAM_HTTP2_REFUSED_RETRIES: 53,
+  /** GOAWAY frames received from upstreams. */
+  UPSTREAM_HTTP2_GOAWAYS: 54,
+  /** Upstream connections closed because a PING was not answered. */
+  UPSTREAM_HTTP2_PING_TIMEOUTS: 55,
   HTTP2_FLOODS_LAST: 51,
 } as const;
 

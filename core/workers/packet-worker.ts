@@ -6,6 +6,7 @@ import { Acceptor } from '../exchange/acceptor.ts';
 import { Connector } from '../exchange/connector.ts';
 import { ProxyContext } from '../exchange/context.ts';
 import { DownstreamHttp1, DownstreamState } from '../exchange/downstream-http1.ts';
+import { DownstreamHttp2 } from '../exchange/downstream-http2.ts';
 import { DownstreamTcp } from '../exchange/downstream-tcp.ts';
 import { Preamble } from '../exchange/preamble.ts';
 import { type RandomWords, RequestIds } from '../exchange/request-id.ts';
@@ -90,6 +91,7 @@ export class PacketWorker {
       post({ type: 'endpoint', report: { address, backend, detail, errno } });
     };
     this.context.downstreamHttp1 = new DownstreamHttp1(this.context);
+    this.context.downstreamHttp2 = new DownstreamHttp2(this.context);
     this.context.downstreamTcp = new DownstreamTcp(this.context);
     this.context.upstream = new Upstream(this.context);
     this.context.upstreamHttp1 = new UpstreamHttp1(this.context);
@@ -250,7 +252,8 @@ export class PacketWorker {
   }
 
   private closeIfIdle(connection: Connection): boolean {
-    const { downstreamHttp1 } = this.context;
+    const { downstreamHttp1, downstreamHttp2, http2 } = this.context;
+    if (connection.protocol === http2) return downstreamHttp2.closeIfIdle(connection);
     return connection.protocol === downstreamHttp1 && downstreamHttp1.closeIfIdle(connection);
   }
 
@@ -267,6 +270,9 @@ export class PacketWorker {
     for (const endpoint of context.endpoints.values()) {
       while (endpoint.idle !== null) context.upstreamHttp1.closeIdle(endpoint.idle);
     }
+    this.forEachDownstream((connection) => {
+      if (connection.protocol === context.http2) context.downstreamHttp2.closeIfIdle(connection);
+    });
     this.continueDrain();
   }
 
@@ -309,9 +315,11 @@ export class PacketWorker {
   }
 
   private terminateAll(): void {
-    const { downstreamHttp1, tunnel } = this.context;
+    const { downstreamHttp1, downstreamHttp2, http2, tunnel } = this.context;
     this.forEachDownstream((connection) => {
       if (connection.protocol === tunnel) tunnel.terminate(connection);
+      else if (connection.protocol === http2) downstreamHttp2.terminateConnection(connection);
+      else if (connection.protocol === downstreamHttp2) downstreamHttp2.terminate(connection);
       else downstreamHttp1.terminate(connection);
     });
   }

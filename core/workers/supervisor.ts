@@ -10,7 +10,7 @@ import { kernelMemoryBytes } from '../io/arena.ts';
 import { EndpointLog } from './endpoint-log.ts';
 import type { ListeningSockets, ListenPlan } from './listening-sockets.ts';
 import type { Log } from './log.ts';
-import type { ReloadReport, WorkerStart } from './protocol.ts';
+import type { AcmeChallengeSettings, ReloadReport, WorkerStart } from './protocol.ts';
 import type { Snapshot } from './snapshot.ts';
 import { WorkerSlot, type WorkerState } from './worker-slot.ts';
 
@@ -124,6 +124,16 @@ export class Supervisor {
       });
     }
     return { ...total, durationMs: performance.now() - startMs };
+  }
+
+  /** Gives all workers new session ticket keys, 80 bytes each, newest first. */
+  useTicketKeys(keys: Uint8Array[]): void {
+    for (const slot of this.slots) slot.useTicketKeys(keys);
+  }
+
+  /** Gives all workers the ACME challenges that are open now. */
+  useChallenges(challenges: AcmeChallengeSettings): void {
+    for (const slot of this.slots) slot.useChallenges(challenges);
   }
 
   /**

@@ -14,7 +14,14 @@ import { closeDescriptor } from '../ffi/listen.ts';
 import { unmapMemory } from '../ffi/memory.ts';
 import { wake } from '../ffi/process.ts';
 import type { Log } from './log.ts';
-import type { ControlMessage, EndpointReport, ReloadReport, WorkerMessage, WorkerStart } from './protocol.ts';
+import type {
+  AcmeChallengeSettings,
+  ControlMessage,
+  EndpointReport,
+  ReloadReport,
+  WorkerMessage,
+  WorkerStart,
+} from './protocol.ts';
 import { RestartBackoff } from './restart-backoff.ts';
 import type { Snapshot } from './snapshot.ts';
 
@@ -72,6 +79,7 @@ export class WorkerSlot {
   private unansweredSinceMs = 0;
 
   private current: { snapshot: Snapshot; listenerFds: number[] } | undefined;
+  private challenges: AcmeChallengeSettings = { http: [], tls: [] };
   private readonly applyWaiters: { epoch: number; resolve: (report: ReloadReport) => void }[] = [];
   private onDrainBegun: (() => void) | undefined;
   private onDrained: ((remaining: number) => void) | undefined;
@@ -114,6 +122,21 @@ export class WorkerSlot {
     const applied = new Promise<ReloadReport>((resolve) => this.applyWaiters.push({ epoch: snapshot.epoch, resolve }));
     this.sendSnapshot();
     return applied;
+  }
+
+  /** Hands new session ticket keys over; a thread that starts later gets them with its snapshot. */
+  useTicketKeys(keys: Uint8Array[]): void {
+    if (this.current !== undefined) {
+      const { snapshot, listenerFds } = this.current;
+      this.current = { snapshot: { ...snapshot, tls: { ...snapshot.tls, ticketKeys: keys } }, listenerFds };
+    }
+    if (this.ready) this.post({ type: 'ticketKeys', keys });
+  }
+
+  /** Hands the open ACME challenges over, to a thread that starts later too. */
+  useChallenges(challenges: AcmeChallengeSettings): void {
+    this.challenges = challenges;
+    if (this.ready) this.post({ type: 'acmeChallenges', challenges });
   }
 
   /**
@@ -188,6 +211,7 @@ export class WorkerSlot {
       case 'ready':
         this.ready = true;
         this.sendSnapshot();
+        if (this.challenges.http.length + this.challenges.tls.length > 0) this.useChallenges(this.challenges);
         break;
       case 'applied':
         this.applied(message.epoch, message.report);

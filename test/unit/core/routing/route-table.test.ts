@@ -191,6 +191,17 @@ test('a rule gives back its timeouts, its backends with weights, and its name', 
   assert.equal(table.ruleLabel(0), 'r0 rule 1');
 });
 
+test('a rule says whether gRPC-Web is translated', () => {
+  const routes = sketchRoutes([{ rules: [['/a'], ['/b'], ['/c']] }]);
+  routes[0]!.rules[1]!.grpcWeb = true;
+  routes[0]!.rules[2]!.grpcWeb = false;
+  const table = new RouteTable(compileRouteTable({ listeners: [], backends: ['b'], routes }));
+  assert.deepEqual(
+    [0, 1, 2].map((rule) => table.grpcWeb(rule)),
+    [false, true, false],
+  );
+});
+
 test('keys with equal hashes are told apart by their bytes, their host and their kind', () => {
   // The table keeps each key's hash only to save comparisons. Its entries change places here, as if
   // the hashes of their keys had collided: none may answer for another.
@@ -263,5 +274,5 @@ test('a buffer that is not a table of this version is refused', () => {
   assert.throws(() => new RouteTable(new SharedArrayBuffer(8)), /not a compiled route table/);
   const buffer = compileRouteTable({ listeners: [], backends: [], routes: [] });
   new Int32Array(buffer)[Header.VERSION] = 99;
-  assert.throws(() => new RouteTable(buffer), /version 99, expected 1/);
+  assert.throws(() => new RouteTable(buffer), /version 99, expected 2/);
 });
