@@ -18,6 +18,7 @@ import {
   ROUTE_TABLE_VERSION,
   Route,
   Rule,
+  RuleFlag,
   Slot,
 } from '../core/routing/route-table-format.ts';
 import type { Config, RouteConfig } from './config.ts';
@@ -115,6 +116,7 @@ function collect(input: RouteTableInput): Build {
         weightTotal,
         routeIndex,
         ruleIndex + 1,
+        rule.grpcWeb === true ? RuleFlag.GRPC_WEB : 0,
       );
       for (const { path } of rule.matches) {
         for (const host of hosts) {

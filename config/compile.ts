@@ -5,10 +5,20 @@
 // is what the route table's indexes refer to.
 
 import type { HostPort } from '../core/ffi/sockaddr.ts';
-import type { BackendSettings, EndpointSettings, HttpSettings, Snapshot } from '../core/workers/snapshot.ts';
+import type {
+  BackendSettings,
+  BackendTlsSettings,
+  EndpointSettings,
+  HttpSettings,
+  ListenerSettings,
+  ListenerTlsSettings,
+  Snapshot,
+  StreamRouteSettings,
+} from '../core/workers/snapshot.ts';
 import { compileRoutesOffThread } from './compile-off-thread.ts';
 import { compileRoutes } from './compile-routes.ts';
-import type { BackendConfig, Config } from './config.ts';
+import { compileTls, NO_TLS_MATERIAL, type TlsMaterial } from './compile-tls.ts';
+import type { BackendConfig, Config, ListenerConfig } from './config.ts';
 import { formatAddress } from './names.ts';
 
 /** Addresses that DNS gave for the endpoints that are names; keys as returned by `endpointNames`. */
@@ -28,7 +38,7 @@ export function endpointNames(config: Pick<Config, 'backends'>): string[] {
 
 /**
  * The snapshot of a configuration, its routes compiled on the calling thread unless `routes` brings
- * them compiled. A name without an entry in `resolved` has no addresses, so its backend may end up
+ * them compiled. `material` has what the files of a configuration with TLS hold. A name without an entry in `resolved` has no addresses, so its backend may end up
  * without endpoints (and answers 503).
  */
 export function compileSnapshot(
@@ -36,19 +46,17 @@ export function compileSnapshot(
   epoch: number,
   resolved: ResolvedEndpoints,
   routes: SharedArrayBuffer = compileRoutes(config),
+  material: TlsMaterial = NO_TLS_MATERIAL,
 ): Snapshot {
+  const compiled = compileTls(config, material);
   return {
     epoch,
     routes,
     http: httpSettings(config),
-    listeners: config.listeners.map(({ name, address, port, allowConnect }) => ({
-      name,
-      address,
-      port,
-      allowConnect,
-      scheme: 'http',
-    })),
-    backends: config.backends.map((backend) => backendSettings(backend, resolved)),
+    listeners: config.listeners.map((listener, index) => listenerSettings(listener, compiled.listeners[index]!)),
+    tls: compiled.tls,
+    streamRoutes: streamRoutes(config),
+    backends: config.backends.map((backend, index) => backendSettings(backend, resolved, compiled.backends[index]!)),
     accessLog: { enabled: config.accessLog !== null, format: config.accessLog?.format ?? 'json' },
     flightRecords: { slowThresholdMs: config.failureRecords.slowThresholdMs },
   };
@@ -83,10 +91,43 @@ function httpSettings(config: Config): HttpSettings {
     server: headers.server,
     reasonHeader: config.responseReasonHeader,
     upgradeProtocols: config.upgrades,
+    http2: config.http2,
   };
 }
 
-function backendSettings(backend: BackendConfig, resolved: ResolvedEndpoints): BackendSettings {
+function listenerSettings(listener: ListenerConfig, tls: ListenerTlsSettings | null): ListenerSettings {
+  const { name, address, port, protocols, proxyProtocol, redirectToHttps, allowConnect } = listener;
+  return {
+    name,
+    address,
+    port,
+    allowConnect,
+    scheme: tls === null ? 'http' : 'https',
+    http1: protocols.includes('http/1.1'),
+    http2: protocols.includes('h2') || protocols.includes('h2c'),
+    tcp: protocols.includes('tcp'),
+    tls,
+    proxyProtocol,
+    redirectToHttps,
+  };
+}
+
+function streamRoutes({ listeners, backends, streamRoutes }: Config): StreamRouteSettings[] {
+  const listenerIndexes = new Map(listeners.map(({ name }, index) => [name, index]));
+  const backendIndexes = new Map(backends.map(({ name }, index) => [name, index]));
+  return streamRoutes.map((route) => ({
+    name: route.name,
+    listeners: route.listeners.map((name) => listenerIndexes.get(name)!),
+    hostnames: route.hostnames,
+    backendRefs: route.backendRefs.map(({ name, weight }) => ({ backend: backendIndexes.get(name)!, weight })),
+  }));
+}
+
+function backendSettings(
+  backend: BackendConfig,
+  resolved: ResolvedEndpoints,
+  tls: BackendTlsSettings | null,
+): BackendSettings {
   return {
     name: backend.name,
     endpoints: endpointSettings(backend, resolved),
@@ -95,6 +136,10 @@ function backendSettings(backend: BackendConfig, resolved: ResolvedEndpoints): B
     idleTimeoutMs: backend.idleTimeoutMs,
     idleConnectionsMax: backend.idleConnectionsMax,
     requestsPerConnectionMax: backend.requestsPerConnectionMax,
+    protocol: backend.protocol === 'http/1.1' ? 'http/1.1' : 'h2',
+    tls,
+    proxyProtocol: backend.proxyProtocol,
+    http2: backend.http2,
   };
 }
 

@@ -36,8 +36,14 @@ export interface Config {
   upgrades: string[];
   limits: LimitsConfig;
   timeouts: TimeoutsConfig;
+  http2: Http2Config;
+  /** Account for automatic certificates; null: none. */
+  acme: AcmeConfig | null;
   listeners: ListenerConfig[];
+  /** Routes of HTTP requests. */
   routes: RouteConfig[];
+  /** Routes of connections: kinds TCP and TLS. */
+  streamRoutes: StreamRouteConfig[];
   backends: BackendConfig[];
 }
 
@@ -83,8 +89,32 @@ export interface TimeoutsConfig {
   requestHeadMs: number;
   idleMs: number;
   streamIdleMs: number;
+  tlsHandshakeMs: number;
   /** 0: no limit. */
   tunnelIdleMs: number;
+}
+
+/** HTTP/2 towards clients. */
+export interface Http2Config {
+  concurrentStreamsMax: number;
+  streamWindowBytes: number;
+  connectionWindowBytes: number;
+  resetsPerSecondMax: number;
+  controlFramesPerSecondMax: number;
+}
+
+/** Account at a certificate authority (RFC 8555). */
+export interface AcmeConfig {
+  /** URL. */
+  directory: string;
+  /** Null: none is given to the authority. */
+  email: string | null;
+  /** Absolute path of a directory that may not exist yet. */
+  storage: string;
+  /** External account binding; null: none. */
+  externalAccount: { keyId: string; hmacKey: string } | null;
+  /** Authorities to trust when talking to the directory, absolute path; null: the system's. */
+  caFile: string | null;
 }
 
 /** One listening address. */
@@ -96,7 +126,57 @@ export interface ListenerConfig {
   host: string;
   /** 0 takes a free port. */
   port: number;
+  /** In order of preference; `tcp` stands alone. */
+  protocols: ListenerProtocol[];
+  /** Null: no TLS. */
+  tls: ListenerTlsConfig | null;
+  /** Whether every connection must begin with a PROXY protocol header. */
+  proxyProtocol: boolean;
+  /** Null: requests are served. */
+  redirectToHttps: { port: number; status: number } | null;
   allowConnect: boolean;
+}
+
+/** What clients may speak. */
+export type ListenerProtocol = 'http/1.1' | 'h2' | 'h2c' | 'tcp';
+
+/** A TLS version. */
+export type TlsVersion = '1.2' | '1.3';
+
+/** TLS of a listener. */
+export interface ListenerTlsConfig {
+  /** TLS is left to the backend; then there are no certificates. */
+  passthrough: boolean;
+  certificates: CertificateConfig[];
+  minVersion: TlsVersion;
+  maxVersion: TlsVersion;
+  /** OpenSSL's names; empty: the defaults. */
+  ciphers: string[];
+  cipherSuites: string[];
+  /** Null: clients are not asked for a certificate. */
+  clientValidation: { caFile: string; mode: 'required' | 'optional' } | null;
+  sessionTickets: boolean;
+  /** Null: no automatic certificates. */
+  acme: ListenerAcmeConfig | null;
+}
+
+/** A certificate of a listener. */
+export interface CertificateConfig extends CertificateFiles {
+  /** Lower case; null: the names in the certificate. */
+  hostnames: string[] | null;
+}
+
+/** A certificate and its key, absolute paths. */
+export interface CertificateFiles {
+  certificateFile: string;
+  keyFile: string;
+}
+
+/** Automatic certificates of a listener. */
+export interface ListenerAcmeConfig {
+  /** Lower case, no wildcards; 1 or more. */
+  hostnames: string[];
+  challenge: 'http-01' | 'tls-alpn-01';
 }
 
 /** One route. */
@@ -109,6 +189,17 @@ export interface RouteConfig {
   rules: RuleConfig[];
 }
 
+/** A route of connections. */
+export interface StreamRouteConfig {
+  name: string;
+  kind: 'TCP' | 'TLS';
+  /** Names of listeners that suit the kind: as written, or all of them. */
+  listeners: string[];
+  /** Names in SNI, lower case; `*.` starts a wildcard. Empty: any, and none. */
+  hostnames: string[];
+  backendRefs: BackendRefConfig[];
+}
+
 /** One rule of a route. */
 export interface RuleConfig {
   /** 1 or more; the rule takes a request that meets any of them. */
@@ -117,6 +208,8 @@ export interface RuleConfig {
   requestTimeoutMs: number;
   /** 0: no limit. */
   backendRequestTimeoutMs: number;
+  /** gRPC-Web requests are translated to gRPC (filter GrpcWeb); absent: no. */
+  grpcWeb?: boolean;
   /** 1 or more, with a sum of weights above 0. */
   backendRefs: BackendRefConfig[];
 }
@@ -137,7 +230,12 @@ export interface BackendRefConfig {
 export interface BackendConfig {
   name: string;
   endpoints: EndpointConfig[];
-  protocol: 'http/1.1';
+  protocol: 'http/1.1' | 'h2' | 'h2c';
+  /** Null: no TLS. */
+  tls: BackendTlsConfig | null;
+  /** Version of the PROXY protocol header; 0: none. */
+  proxyProtocol: 0 | 1 | 2;
+  http2: BackendHttp2Config;
   policy: 'RoundRobin';
   connectTimeoutMs: number;
   idleTimeoutMs: number;
@@ -145,6 +243,32 @@ export interface BackendConfig {
   idleConnectionsMax: number;
   /** 0: no limit. */
   requestsPerConnectionMax: number;
+}
+
+/** TLS towards a backend. */
+export interface BackendTlsConfig {
+  /** Empty: no SNI; then the certificate is not verified, or by `subjectAltNames`. */
+  serverName: string;
+  /** Null: `serverName` counts. */
+  subjectAltNames: string[] | null;
+  /** Absolute path; null: the authorities of the system. */
+  caFile: string | null;
+  /** Shown to the backend; null: none. */
+  certificate: CertificateFiles | null;
+  /** False: any certificate is taken. */
+  verify: boolean;
+  minVersion: TlsVersion;
+  maxVersion: TlsVersion;
+}
+
+/** HTTP/2 towards a backend. */
+export interface BackendHttp2Config {
+  streamsPerConnectionMax: number;
+  /** Per endpoint and worker. */
+  connectionsMax: number;
+  /** 0: never. */
+  pingIntervalMs: number;
+  pingTimeoutMs: number;
 }
 
 /** One endpoint as configured; a DNS name may stand for several addresses. */

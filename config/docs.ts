@@ -27,13 +27,23 @@ limits:
 timeouts:
   requestHead: 10s
   idle: 75s
+http2: {maxConcurrentStreams: 128}
 listeners:
-  - name: public
+  - name: http
     address: ":\${PORT:-8080}"       # from the environment, or 8080
+    redirectToHttps: true
+  - name: https
+    address: ":8443"
+    tls:
+      certificates:
+        - {certificate: site.crt, key: site.key}
+        - {certificate: other.crt, key: other.key, hostnames: [other.example.com]}
   - {name: internal, address: 127.0.0.1:8081}
+  - {name: postgres, address: ":5432", protocols: [tcp]}
+  - {name: passthrough, address: ":9443", tls: {mode: Passthrough}}
 routes:
   - name: shop
-    listeners: [public]             # default: all
+    listeners: [https]              # default: all
     hostnames: [shop.example.com, "*.shop.example.com"]
     rules:
       - matches:
@@ -48,6 +58,14 @@ routes:
     rules:
       - matches: [{path: {type: Exact, value: /health}}]
         backendRefs: [{name: shop}]
+  - name: database
+    kind: TCP                       # every connection of the listener
+    listeners: [postgres]
+    rules: [{backendRefs: [{name: database}]}]
+  - name: vault
+    kind: TLS                       # by the name in SNI; TLS ends at the backend
+    hostnames: [vault.example.com]
+    rules: [{backendRefs: [{name: vault}]}]
 backends:
   - name: cart-v1
     endpoints: ["10.0.0.1:9001", {address: "10.0.0.2:9001", weight: 2}]
@@ -55,7 +73,11 @@ backends:
   - name: cart-v2
     endpoints: ["cart.internal:9001"]   # a DNS name: every address it has
   - name: shop
-    endpoints: ["[2001:db8::7]:9000"]
+    endpoints: ["shop.internal:9000"]
+    protocol: h2
+    tls: {caCertificates: internal-ca.pem, certificate: client.crt, key: client.key}
+  - {name: database, endpoints: ["[2001:db8::7]:5432"], proxyProtocol: v2}
+  - {name: vault, endpoints: ["10.0.0.7:443"]}
 `;
 
 /** Text of docs/configuration.md. */
@@ -115,7 +137,7 @@ All errors of a file are shown at once, each on one line: place, what is wrong, 
 something is near, what was probably meant.
 
 \`\`\`
-gateway.yaml:3:11: listeners[0]: unknown key "adress", expected one of name, address, allowConnect, did you mean "address"?
+gateway.yaml:3:7: log: unknown key "levl", expected level, did you mean "level"?
 gateway.yaml:9:9: timeouts.idle: 75 has no unit, expected a duration such as 250ms, 2s or 1h30m (1ms to 168h), did you mean "75s"?
 \`\`\`
 
@@ -132,6 +154,9 @@ The precedence is that of the Gateway API. Among all rules whose listeners, host
 
 A hostname without a matching path gives way to the next less specific one. A request that nothing matches is
 answered with 404 and reason \`NR\`. The number of routes does not change the time that this takes.
+
+A route of kind \`TCP\` takes all connections of its listeners. Of routes of kind \`TLS\`, the one with the most specific
+name in SNI takes a connection, and one without hostnames every other, also from clients without SNI.
 
 ## Access log templates
 

@@ -7,15 +7,35 @@ import { statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { about, type Violation } from './validate.ts';
 
-/** Violations of a configuration that was read from `file`; skips what is wrong already. */
+/**
+ * Violations of a configuration that was read from `file`; skips what is wrong already. Certificates and
+ * keys are checked by gateway/certificates, which reads them.
+ */
 export function checkFiles(root: unknown, file: string): Violation[] {
-  const path = (root as { accessLog?: { path?: unknown } | null } | null)?.accessLog?.path;
-  if (typeof path !== 'string' || path === '-' || path === '') return [];
-  const problem = logFileProblem(resolve(dirname(resolve(file)), path));
-  if (problem === undefined) return [];
-  const at = ['accessLog', 'path'];
-  const expected = 'a file in a directory that exists, or "-" for standard output';
-  return [{ path: at, part: 'value', problem: `${about(at)}${problem}`, expected }];
+  const violations: Violation[] = [];
+  const check = (section: string, key: string, problemOf: (path: string) => string | undefined, expected: string) => {
+    const path = (root as Record<string, Record<string, unknown> | null> | null)?.[section]?.[key];
+    if (typeof path !== 'string' || path === '-' || path === '') return;
+    const problem = problemOf(resolve(dirname(resolve(file)), path));
+    const at = [section, key];
+    if (problem !== undefined)
+      violations.push({ path: at, part: 'value', problem: `${about(at)}${problem}`, expected });
+  };
+  check('accessLog', 'path', logFileProblem, 'a file in a directory that exists, or "-" for standard output');
+  check('acme', 'storage', directoryProblem, 'a directory, or a name for one in a directory that exists');
+  return violations;
+}
+
+/** Why an absolute name cannot be that of a directory, existing or to be made. */
+function directoryProblem(path: string): string | undefined {
+  switch (kindOf(path)) {
+    case 'other':
+      return `${path} is not a directory`;
+    case 'missing':
+      return logFileProblem(path);
+    default:
+      return undefined;
+  }
 }
 
 /** Why lines cannot be appended to a file of this absolute name, as far as looking shows. */

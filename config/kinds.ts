@@ -11,6 +11,8 @@ import {
   listenAddressProblem,
   NAME_PATTERN,
   pathProblem,
+  serverNameProblem,
+  subjectAltNameProblem,
   TOKEN_PATTERN,
 } from './names.ts';
 import * as schema from './schema-builder.ts';
@@ -189,6 +191,32 @@ export function pathValue(options: Options<string>) {
     const guess = `/${value.replace(/^\/+/, '').replace(/[?#*].*$/, '')}`;
     return guess !== value && pathProblem(guess) === undefined ? guess : undefined;
   });
+}
+
+/** Name of a file (or of a directory), relative to the configuration file. */
+export function filePath(description: string, directory = false) {
+  const what = directory ? 'directory' : 'file';
+  const problem = (value: string): string | undefined =>
+    /^[^\x00-\x1f\x7f]+$/.test(value) ? undefined : `is not the name of a ${what}`;
+  return text({ description }, 'path', `the name of a ${what}`, problem);
+}
+
+/** A name or IP address that a server's certificate must have. */
+export function serverName(options: Options<string>) {
+  return text(options, 'hostname', 'a name such as cart.internal', serverNameProblem);
+}
+
+/** A subject alternative name: DNS name, IP address or URI. */
+export function subjectAltName(options: Options<string>) {
+  const expected = 'a DNS name, an IP address or a URI such as spiffe://cluster.local/ns/shop/sa/cart';
+  return text(options, 'name or URI', expected, subjectAltNameProblem);
+}
+
+/** Any text of visible ASCII characters without spaces. */
+export function word(description: string) {
+  return text({ description }, 'text', 'visible ASCII characters without spaces', (value) =>
+    /^[\x21-\x7e]{1,4096}$/.test(value) ? undefined : 'is not valid',
+  );
 }
 
 /** Tokens become part of heads, which have bounded room for what the gateway adds. */

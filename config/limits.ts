@@ -113,11 +113,17 @@ export const timeoutsSchema = mapping(
         description: 'Time without one byte of progress, in either direction, while a request is being served.',
       }),
     ),
+    tlsHandshake: maybe(
+      duration({
+        default: '10s',
+        description: 'Time for the TLS handshake of a client, from the accept. Then the connection is closed.',
+      }),
+    ),
     tunnelIdle: maybe(
       duration({
         default: '1h',
         zero: 'no limit',
-        description: 'Time without one byte in either direction of a tunnel (WebSocket, CONNECT).',
+        description: 'Time without one byte in either direction of a tunnel (WebSocket, CONNECT, TCP and TLS routes).',
       }),
     ),
   },
@@ -125,4 +131,74 @@ export const timeoutsSchema = mapping(
     default: {},
     description: 'How long the gateway waits. Timeouts of a rule are in routes[].rules[].timeouts.',
   },
+);
+
+/** What both sides can hold: 65,535 bytes is the window that every connection begins with (RFC 9113 §6.9.2). */
+function windowSize(fallback: string, description: string) {
+  return size({ default: fallback, minBytes: 64 * KIB, maxBytes: 64 * MIB, description });
+}
+
+/** Schema of `http2`: towards clients. */
+export const http2Schema = mapping(
+  {
+    maxConcurrentStreams: maybe(
+      integer({
+        default: 128,
+        min: 1,
+        max: 10_000,
+        description: 'Most requests at a time on one connection. Clients are told; more are refused.',
+      }),
+    ),
+    streamWindow: maybe(windowSize('256KiB', 'Most bytes of one request body that wait here for the backend.')),
+    connectionWindow: maybe(
+      windowSize('1MiB', 'The same for all requests of a connection together; at least http2.streamWindow.'),
+    ),
+    maxResetsPerSecond: maybe(
+      integer({
+        default: 100,
+        min: 1,
+        max: 1_000_000,
+        description:
+          'Streams that a client may reset, or make the gateway reset, in one second. Then its connection is closed (CVE-2023-44487, CVE-2025-8671).',
+      }),
+    ),
+    maxControlFramesPerSecond: maybe(
+      integer({
+        default: 1000,
+        min: 10,
+        max: 1_000_000,
+        description:
+          'Frames without use (SETTINGS, PING, PRIORITY, empty DATA and others) that a client may send in one second. Then its connection is closed.',
+      }),
+    ),
+  },
+  { default: {}, description: 'HTTP/2 with clients.' },
+);
+
+/** Schema of `backends[].http2`. */
+export const backendHttp2Schema = mapping(
+  {
+    maxConcurrentStreams: maybe(
+      integer({
+        default: 100,
+        min: 1,
+        max: 10_000,
+        description: 'Most requests at a time on one connection, if the backend does not allow fewer.',
+      }),
+    ),
+    maxConnections: maybe(
+      integer({ default: 4, min: 1, max: 10_000, description: 'Most connections to one endpoint, per worker.' }),
+    ),
+    pingInterval: maybe(
+      duration({
+        default: '30s',
+        zero: 'never',
+        description: 'A connection in use without a frame for this long is asked for a sign of life.',
+      }),
+    ),
+    pingTimeout: maybe(
+      duration({ default: '10s', description: 'A connection that leaves a ping unanswered for this long is closed.' }),
+    ),
+  },
+  { default: {}, description: 'HTTP/2 connections to the endpoints; with protocol h2 or h2c only.' },
 );

@@ -54,11 +54,14 @@ function load(text: string, file: string, env: Environment, check: (value: unkno
   return { config: normalise(yaml.value as ConfigInput, file) };
 }
 
+/** Finds what is wrong with other files that a configuration, read from `file`, names. */
+export type FileCheck = (root: unknown, file: string) => Violation[];
+
 /**
- * Loads a configuration file, and checks what it says of other files. A file that cannot be read is
- * an error like any other.
+ * Loads a configuration file, and checks what it says of other files, also by `moreChecks`. A file that
+ * cannot be read is an error like any other.
  */
-export function loadConfigFile(path: string, env: Environment): LoadResult {
+export function loadConfigFile(path: string, env: Environment, moreChecks: readonly FileCheck[] = []): LoadResult {
   let bytes: Uint8Array;
   try {
     bytes = readFileSync(path);
@@ -69,7 +72,10 @@ export function loadConfigFile(path: string, env: Environment): LoadResult {
   }
   const { text, finding } = decodeText(bytes);
   if (finding !== undefined) return { errors: place([finding], text, path) };
-  return load(text, path, env, (value) => [...violationsOf(value), ...checkFiles(value, path)]);
+  return load(text, path, env, (value) => [
+    ...violationsOf(value),
+    ...[checkFiles, ...moreChecks].flatMap((check) => check(value, path)),
+  ]);
 }
 
 function violationsOf(value: unknown): Violation[] {

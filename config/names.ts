@@ -100,6 +100,21 @@ export function hostnameProblem(text: string): string | undefined {
   return dnsNameProblem(name);
 }
 
+/** What is wrong with the name of one server: a DNS name without a wildcard, or an IP address. */
+export function serverNameProblem(text: string): string | undefined {
+  if (isIP(text) > 0) return text.includes('%') ? 'has a zone' : undefined;
+  if (text.startsWith('*')) return 'is a wildcard, but one server is meant';
+  if (/:\d*$/.test(text)) return 'has a port';
+  const name = text.toLowerCase().replace(/\.$/, '');
+  return name === '' ? 'is empty' : dnsNameProblem(name);
+}
+
+/** What is wrong with a name that a certificate may have: as `serverNameProblem`, or a URI. */
+export function subjectAltNameProblem(text: string): string | undefined {
+  if (!text.includes('://')) return serverNameProblem(text);
+  return /^[a-z][a-z0-9+.-]*:\/\/[\x21-\x7e]+$/i.test(text) && URL.canParse(text) ? undefined : 'is not a URI';
+}
+
 /** The form in which a valid hostname is matched: lower case, without a dot at its end. */
 export function canonicalHostname(text: string): string {
   const host = text.toLowerCase().replace(/\.$/, '');

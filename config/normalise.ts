@@ -4,10 +4,20 @@
 // Invariant: defaults come from the schema and from nowhere else.
 
 import { dirname, resolve } from 'node:path';
-import type { AdminConfig, BackendConfig, Config, ListenerConfig, RouteConfig, RuleConfig } from './config.ts';
+import type {
+  AcmeConfig,
+  AdminConfig,
+  BackendConfig,
+  Config,
+  ListenerConfig,
+  RouteConfig,
+  RuleConfig,
+  StreamRouteConfig,
+} from './config.ts';
 import { canonicalHostname, listenAddress, parseAddress } from './names.ts';
 import { type ConfigInput, configSchema } from './schema.ts';
 import { nodeOf, type SchemaNode } from './schema-builder.ts';
+import { backendTlsConfig, listenerProtocols, listenerTlsConfig } from './tls-normalise.ts';
 import { parseDurationMs, parseSizeBytes } from './units.ts';
 
 type BackendInput = ConfigInput['backends'][number];
@@ -22,6 +32,9 @@ export function normalise(input: ConfigInput, file: string): Config {
   const limits = input.limits!;
   const timeouts = input.timeouts!;
   const headers = input.headers!;
+  const http2 = input.http2!;
+  const fileOf = (name: string): string => filePath(name, path);
+  const listeners = input.listeners.map((listener) => listenerConfig(listener, fileOf));
   return {
     file: path,
     workers: input.workers!,
@@ -57,11 +70,23 @@ export function normalise(input: ConfigInput, file: string): Config {
       requestHeadMs: durationMs(timeouts.requestHead!),
       idleMs: durationMs(timeouts.idle!),
       streamIdleMs: durationMs(timeouts.streamIdle!),
+      tlsHandshakeMs: durationMs(timeouts.tlsHandshake!),
       tunnelIdleMs: durationMs(timeouts.tunnelIdle!),
     },
-    listeners: input.listeners.map(listenerConfig),
-    routes: input.routes.map(routeConfig),
-    backends: input.backends.map(backendConfig),
+    http2: {
+      concurrentStreamsMax: http2.maxConcurrentStreams!,
+      streamWindowBytes: sizeBytes(http2.streamWindow!),
+      connectionWindowBytes: sizeBytes(http2.connectionWindow!),
+      resetsPerSecondMax: http2.maxResetsPerSecond!,
+      controlFramesPerSecondMax: http2.maxControlFramesPerSecond!,
+    },
+    acme: input.acme === undefined ? null : acmeConfig(input.acme, fileOf),
+    listeners,
+    routes: input.routes.filter(({ kind }) => kind === 'HTTP').map(routeConfig),
+    streamRoutes: input.routes
+      .filter(({ kind }) => kind !== 'HTTP')
+      .map((route) => streamRouteConfig(route, listeners)),
+    backends: input.backends.map((backend) => backendConfig(backend, fileOf)),
   };
 }
 
@@ -91,9 +116,40 @@ function adminConfig(input: NonNullable<ConfigInput['admin']>): AdminConfig | nu
   return { address: input.address!, host, port };
 }
 
-function listenerConfig(input: ListenerInput): ListenerConfig {
+function acmeConfig(input: NonNullable<ConfigInput['acme']>, fileOf: (name: string) => string): AcmeConfig {
+  return {
+    directory: input.directory!,
+    email: input.email ?? null,
+    storage: fileOf(input.storage),
+    externalAccount: input.externalAccount ?? null,
+    caFile: input.caCertificates === undefined ? null : fileOf(input.caCertificates),
+  };
+}
+
+function listenerConfig(input: ListenerInput, fileOf: (name: string) => string): ListenerConfig {
   const { host, port } = listenAddress(input.address);
-  return { name: input.name, address: input.address, host, port, allowConnect: input.allowConnect! };
+  const redirect = input.redirectToHttps!;
+  return {
+    name: input.name,
+    address: input.address,
+    host,
+    port,
+    protocols: listenerProtocols(input),
+    tls: input.tls === undefined ? null : listenerTlsConfig(input.tls, fileOf),
+    proxyProtocol: input.proxyProtocol === 'required',
+    redirectToHttps: typeof redirect === 'object' ? redirectConfig(redirect) : redirect ? redirectConfig({}) : null,
+    allowConnect: input.allowConnect!,
+  };
+}
+
+/** `true` stands for a mapping without keys, whose defaults have not been filled in. */
+function redirectConfig(input: { port?: number; status?: number }): { port: number; status: number } {
+  const branches = nodeOf(configSchema).properties!.listeners!.items!.properties!.redirectToHttps!.anyOf!;
+  const defaults = branches.find(({ properties }) => properties !== undefined)!.properties!;
+  return {
+    port: input.port ?? (defaults.port!.default as number),
+    status: input.status ?? (defaults.status!.default as number),
+  };
 }
 
 function routeConfig(input: RouteInput): RouteConfig {
@@ -102,6 +158,22 @@ function routeConfig(input: RouteInput): RouteConfig {
     listeners: input.listeners ?? null,
     hostnames: input.hostnames?.map(canonicalHostname) ?? null,
     rules: input.rules.map(ruleConfig),
+  };
+}
+
+/** The first rule is the only one. Listeners left out are all that suit the kind. */
+function streamRouteConfig(input: RouteInput, listeners: readonly ListenerConfig[]): StreamRouteConfig {
+  const kind = input.kind as 'TCP' | 'TLS';
+  const passthrough = kind === 'TLS';
+  const suitable = listeners.filter(
+    ({ protocols, tls }) => protocols[0] === 'tcp' && (tls?.passthrough === true) === passthrough,
+  );
+  return {
+    name: input.name,
+    kind,
+    listeners: input.listeners ?? suitable.map(({ name }) => name),
+    hostnames: input.hostnames?.map(canonicalHostname) ?? [],
+    backendRefs: input.rules[0]!.backendRefs.map((ref) => ({ name: ref.name, weight: ref.weight! })),
   };
 }
 
@@ -115,16 +187,26 @@ function ruleConfig(input: RuleInput): RuleConfig {
   };
 }
 
-function backendConfig(input: BackendInput): BackendConfig {
+function backendConfig(input: BackendInput, fileOf: (name: string) => string): BackendConfig {
+  const endpoints = input.endpoints.map((endpoint) => {
+    const address = typeof endpoint === 'string' ? endpoint : endpoint.address;
+    const parsed = parseAddress(address);
+    if (typeof parsed === 'string') throw new Error(`address "${address}" ${parsed}`);
+    return { address, ...parsed, weight: typeof endpoint === 'string' ? 1 : endpoint.weight! };
+  });
+  const http2 = input.http2!;
   return {
     name: input.name,
-    endpoints: input.endpoints.map((endpoint) => {
-      const address = typeof endpoint === 'string' ? endpoint : endpoint.address;
-      const parsed = parseAddress(address);
-      if (typeof parsed === 'string') throw new Error(`address "${address}" ${parsed}`);
-      return { address, ...parsed, weight: typeof endpoint === 'string' ? 1 : endpoint.weight! };
-    }),
+    endpoints,
     protocol: input.protocol!,
+    tls: input.tls === undefined ? null : backendTlsConfig(input.tls, endpoints, fileOf),
+    proxyProtocol: input.proxyProtocol === undefined ? 0 : input.proxyProtocol === 'v1' ? 1 : 2,
+    http2: {
+      streamsPerConnectionMax: http2.maxConcurrentStreams!,
+      connectionsMax: http2.maxConnections!,
+      pingIntervalMs: durationMs(http2.pingInterval!),
+      pingTimeoutMs: durationMs(http2.pingTimeout!),
+    },
     policy: input.loadBalancer!.policy!,
     connectTimeoutMs: durationMs(input.connectTimeout!),
     idleTimeoutMs: durationMs(input.idleTimeout!),

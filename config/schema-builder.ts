@@ -10,6 +10,7 @@
 import type {
   TArray,
   TBoolean,
+  TEnum,
   TInteger,
   TLiteral,
   TLiteralValue,
@@ -70,7 +71,7 @@ export function literal<const T extends TLiteralValue>(value: T): TLiteral<T> {
 }
 
 /** One of some words. */
-export function words<const T extends string>(values: readonly T[], options: Options): TUnion<TLiteral<T>[]> {
+export function words<const T extends string>(values: readonly T[], options: Options): TEnum<T[]> {
   return make({ enum: values, ...options });
 }
 

@@ -25,8 +25,9 @@ import {
   text,
   token,
 } from './kinds.ts';
-import { limitsSchema, timeoutsSchema } from './limits.ts';
-import { list, literal, mapping, maybe, union } from './schema-builder.ts';
+import { backendHttp2Schema, http2Schema, limitsSchema, timeoutsSchema } from './limits.ts';
+import { flag, list, literal, mapping, maybe, union } from './schema-builder.ts';
+import { acmeSchema, backendTlsSchema, listenerTlsSchema } from './tls-schema.ts';
 
 /** Header fields that frame or route messages; a configured header must not overwrite them. */
 const framingHeaders = [
@@ -132,6 +133,42 @@ const headersSchema = mapping(
   { default: {}, description: 'Header fields that the gateway adds or replaces.' },
 );
 
+const redirectSchema = union(
+  [
+    flag({}),
+    mapping({
+      port: maybe(
+        integer({
+          default: 443,
+          min: 1,
+          max: 65535,
+          description: 'Port of the https listener as clients see it.',
+        }),
+      ),
+      status: maybe(redirectStatus()),
+    }),
+  ],
+  {
+    default: false,
+    description:
+      'Answer every request with a redirect to the same URL with https. Challenges of ACME are answered all the same.',
+    [NOTE]: { type: 'boolean or mapping', expected: 'true, false or a mapping with port and status' } satisfies Note,
+  },
+);
+
+/** Status codes of redirects that keep the target for good or for now; 307 and 308 also keep the method. */
+function redirectStatus() {
+  const branches = [literal(301), literal(302), literal(307), literal(308)] as const;
+  return union(branches, {
+    default: 301,
+    description: 'Status of the redirect. 301 and 302 let clients turn POST into GET, 307 and 308 do not.',
+    [NOTE]: {
+      type: '`301`, `302`, `307`, `308`',
+      expected: '301, 302, 307 or 308',
+    } satisfies Note,
+  });
+}
+
 const listenerSchema = mapping(
   {
     name: name('Name of the listener, unique among listeners. Routes, logs and metrics use it.'),
@@ -139,6 +176,29 @@ const listenerSchema = mapping(
       description:
         'IP address and port. `:8080` is every IPv4 address, `[::]:8080` every IPv6 address and no IPv4 one; port 0 takes a free port. Of several listeners on one port, the one with the most specific address takes a connection.',
     }),
+    protocols: maybe(
+      list(
+        oneOf(['http/1.1', 'h2', 'h2c', 'tcp'], {
+          description:
+            '`h2` is HTTP/2 over TLS, `h2c` HTTP/2 without TLS by prior knowledge, `tcp` any bytes, for TCP and TLS routes.',
+        }),
+        {
+          minItems: 1,
+          maxItems: 2,
+          description:
+            'Protocols that clients may speak; with TLS in order of preference (ALPN). Default: `[h2, http/1.1]` with TLS, `[http/1.1, h2c]` without, `[tcp]` with `tls.mode: Passthrough`.',
+        },
+      ),
+    ),
+    tls: maybe(listenerTlsSchema),
+    proxyProtocol: maybe(
+      oneOf(['off', 'required'], {
+        default: 'off',
+        description:
+          'PROXY protocol, v1 or v2. `required`: every connection begins with such a header, whose addresses then count as those of the client. Only for listeners that nobody but the load balancer in front can reach.',
+      }),
+    ),
+    redirectToHttps: maybe(redirectSchema),
     allowConnect: maybe(
       boolean({
         default: false,
@@ -231,10 +291,17 @@ const ruleSchema = mapping(
 const routeSchema = mapping(
   {
     name: name('Name of the route, unique among routes. Logs and metrics use it.'),
+    kind: maybe(
+      oneOf(['HTTP', 'TCP', 'TLS'], {
+        default: 'HTTP',
+        description:
+          '`HTTP` chooses by host and path; `TCP` takes the connections of listeners with protocol tcp; `TLS` takes those of listeners with `tls.mode: Passthrough`, by the name in SNI.',
+      }),
+    ),
     listeners: maybe(
       list(reference('listener', 'Name of a listener.'), {
         minItems: 1,
-        description: 'Listeners that the route belongs to. Default: all.',
+        description: 'Listeners that the route belongs to. Default: all that suit its kind.',
       }),
     ),
     hostnames: maybe(
@@ -243,10 +310,17 @@ const routeSchema = mapping(
           description:
             'Hostname, matched without regard to case. `*.example.com` matches `a.example.com` and `a.b.example.com`, but not `example.com`.',
         }),
-        { minItems: 1, maxItems: 1024, description: 'Hosts that the route is for. Default: any.' },
+        {
+          minItems: 1,
+          maxItems: 1024,
+          description: 'Hosts that the route is for; with kind TLS, names in SNI. Default: any. Not for kind TCP.',
+        },
       ),
     ),
-    rules: list(ruleSchema, { minItems: 1, description: 'Rules of the route.' }),
+    rules: list(ruleSchema, {
+      minItems: 1,
+      description: 'Rules of the route. TCP and TLS routes have one, with nothing but backendRefs.',
+    }),
   },
   { description: 'One route: hosts, and rules for their paths.' },
 );
@@ -283,7 +357,21 @@ const backendSchema = mapping(
       maxItems: 4096,
       description: 'Where the backend runs: addresses or DNS names, each with a port.',
     }),
-    protocol: maybe(oneOf(['http/1.1'], { default: 'http/1.1', description: 'Protocol spoken to the endpoints.' })),
+    protocol: maybe(
+      oneOf(['http/1.1', 'h2', 'h2c'], {
+        default: 'http/1.1',
+        description:
+          'Protocol spoken to the endpoints: `h2` is HTTP/2 over TLS (and needs `tls`), `h2c` HTTP/2 without TLS. TCP and TLS routes pass bytes on whatever it is.',
+      }),
+    ),
+    tls: maybe(backendTlsSchema),
+    proxyProtocol: maybe(
+      oneOf(['v1', 'v2'], {
+        description:
+          "Tell the endpoints the client's address with a PROXY protocol header, of this version. Absent: no.",
+      }),
+    ),
+    http2: maybe(backendHttp2Schema),
     loadBalancer: maybe(
       mapping(
         {
@@ -417,6 +505,8 @@ export const configSchema = mapping(
     ),
     limits: maybe(limitsSchema),
     timeouts: maybe(timeoutsSchema),
+    http2: maybe(http2Schema),
+    acme: maybe(acmeSchema),
     listeners: list(listenerSchema, { minItems: 1, maxItems: 1024, description: 'Where clients connect.' }),
     routes: list(routeSchema, { description: 'Which requests go to which backends. May be empty.' }),
     backends: list(backendSchema, { description: 'Where requests can go. May be empty.' }),

@@ -15,13 +15,21 @@ import {
 } from './names.ts';
 import { ADMIN_ADDRESS_DEFAULT, configSchema } from './schema.ts';
 import { nodeOf } from './schema-builder.ts';
-import { suggest } from './suggest.ts';
+import {
+  checkReference,
+  isMapping,
+  items,
+  type Mapping,
+  mappings,
+  names,
+  type Report,
+  unique,
+} from './semantics-walk.ts';
+import { checkStreams } from './stream-semantics.ts';
+import { checkTls } from './tls-semantics.ts';
 import { parseDurationMs, parseSizeBytes } from './units.ts';
-import { about, pathText, type Violation } from './validate.ts';
+import { about, type Violation } from './validate.ts';
 import type { Path } from './yaml.ts';
-
-type Mapping = Record<string, unknown>;
-type Report = (violation: Violation) => void;
 
 /** All violations of rules that the schema cannot say. */
 export function checkSemantics(root: unknown): Violation[] {
@@ -33,6 +41,8 @@ export function checkSemantics(root: unknown): Violation[] {
   checkEndpoints(root, report);
   checkRoutes(root, report);
   checkLimits(root, report);
+  checkTls(root, report);
+  checkStreams(root, report);
   return violations;
 }
 
@@ -186,58 +196,4 @@ function checkLimits(root: Mapping, report: Report): void {
 
 function sizeOf(value: unknown): number | undefined {
   return typeof value === 'string' || typeof value === 'number' ? parseSizeBytes(String(value)) : undefined;
-}
-
-/** Reports a value that stands elsewhere already. Remembers where it is first seen. */
-function unique(
-  seen: Map<string, Path>,
-  value: unknown,
-  path: Path,
-  what: string,
-  expected: string,
-  report: Report,
-): void {
-  if (typeof value !== 'string') return;
-  const first = seen.get(value);
-  if (first === undefined) {
-    seen.set(value, path);
-    return;
-  }
-  const problem = `${about(path)}${what} ${JSON.stringify(value)} is used already by ${pathText(first)}`;
-  report({ path, part: 'value', problem, expected });
-}
-
-/** Reports a name that nothing has; says nothing when the section itself could not be read. */
-function checkReference(name: unknown, path: Path, what: string, known: Set<string> | undefined, report: Report): void {
-  if (typeof name !== 'string' || name === '' || known === undefined || known.has(name)) return;
-  const near = suggest(name, known);
-  const few = known.size > 0 && known.size <= 10;
-  report({
-    path,
-    part: 'value',
-    problem: `${about(path)}there is no ${what} ${JSON.stringify(name)}`,
-    expected: few ? `${known.size > 1 ? 'one of ' : ''}${[...known].join(', ')}` : `the name of a ${what}`,
-    hint: near === undefined ? undefined : JSON.stringify(near),
-  });
-}
-
-/** Names in a section, or undefined when it is no list. */
-function names(section: unknown): Set<string> | undefined {
-  if (!Array.isArray(section)) return undefined;
-  return new Set(
-    section.map((item) => (isMapping(item) ? item.name : undefined)).filter((name) => typeof name === 'string'),
-  );
-}
-
-function* items(list: unknown, path: Path): Generator<[unknown, Path]> {
-  if (!Array.isArray(list)) return;
-  for (let i = 0; i < list.length; i++) yield [list[i], [...path, i]];
-}
-
-function* mappings(list: unknown, path: Path): Generator<[Mapping, Path]> {
-  for (const [item, at] of items(list, path)) if (isMapping(item)) yield [item, at];
-}
-
-function isMapping(value: unknown): value is Mapping {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -19,6 +19,8 @@ import { type ApplyReport, Supervisor } from '../core/workers/supervisor.ts';
 import { AccessLogOutput } from './access-log-output.ts';
 import { AdminPort } from './admin-port.ts';
 import { workerConnections } from './capacity.ts';
+import { Certificates } from './certificates/certificates.ts';
+import { tryTls } from './certificates/try-tls.ts';
 import { errorsForLog } from './check.ts';
 import { EndpointResolver, lookupBySystem } from './endpoint-resolver.ts';
 import { ExitCode, ExitError } from './exit-codes.ts';
@@ -53,6 +55,8 @@ export class App {
   private readonly supervisor: Supervisor;
   private readonly resolver: EndpointResolver;
   private readonly accessLog: AccessLogOutput;
+  /** Certificates in use; ACME supplies its own and sets its challenges here. */
+  readonly certificates: Certificates;
   private admin: AdminPort | null = null;
   /** Compiled routes of the running configuration. */
   private routes = new SharedArrayBuffer(0);
@@ -63,7 +67,12 @@ export class App {
    * Starts everything and resolves once all workers serve. Throws an ExitError with one sentence
    * when the machine does not allow it (descriptors, ports, files).
    */
-  static async start(config: Config, load: LoadConfig, logger: Logger): Promise<App> {
+  static async start(
+    config: Config,
+    load: LoadConfig,
+    logger: Logger,
+    certificates = new Certificates(logger.log),
+  ): Promise<App> {
     logger.level = config.log.level;
     const workerCount = workerCountOf(config);
     const capacity = workerConnections({
@@ -77,7 +86,7 @@ export class App {
     const plan = planListeners(sockets, config);
     AccessLogOutput.check(config.accessLog);
     const state = new GatewayState(workerCount, config);
-    const app = new App(config, load, logger, sockets, capacity.connectionsMax, state);
+    const app = new App(config, load, logger, sockets, capacity.connectionsMax, state, certificates);
     try {
       await app.firstApply(config, plan);
     } catch (error) {
@@ -94,6 +103,7 @@ export class App {
     sockets: ListeningSockets,
     connectionsMax: number,
     state: GatewayState,
+    certificates: Certificates,
   ) {
     this.startConfig = config;
     this.load = load;
@@ -117,6 +127,13 @@ export class App {
       logger.log,
     );
     this.resolver = new EndpointResolver(lookupBySystem, logger.log, () => this.addressesChanged());
+    this.certificates = certificates;
+    state.certificateStates = () => certificates.states();
+    certificates.listen({
+      changed: () => this.certificatesChanged(),
+      ticketKeys: (keys) => this.supervisor.useTicketKeys([...keys]),
+      challenges: (challenges) => this.supervisor.useChallenges(challenges),
+    });
   }
 
   /** Addresses in use, by listener name; for log lines and the demo's banner. */
@@ -165,6 +182,7 @@ export class App {
     const { drainTimeoutMs } = this.state.config;
     this.state.draining = true;
     this.resolver.close();
+    this.certificates.close();
     return this.changes.run(() => this.supervisor.drain(Math.min(IDLE_GRACE_MS, drainTimeoutMs), drainTimeoutMs));
   }
 
@@ -172,6 +190,7 @@ export class App {
   async stop(): Promise<void> {
     this.state.draining = true;
     this.resolver.close();
+    this.certificates.close();
     await this.supervisor.stop();
     await this.accessLog.close();
     this.admin?.close();
@@ -261,17 +280,39 @@ export class App {
       .run(async () => {
         if (this.state.draining) return;
         const { config } = this.state;
-        const plan = planListeners(this.sockets, config);
-        const resolved = resolvedEndpoints(config, this.resolver.lastAnswers(namesOf(config)));
-        const snapshot = compileSnapshot(config, this.state.epoch + 1, resolved, this.routes);
-        const report = await this.supervisor.apply(snapshot, plan);
-        this.adopt(config, snapshot);
+        const report = await this.applySame(config);
         this.logger.log('info', 'endpoint addresses changed', {
-          epoch: snapshot.epoch,
+          epoch: this.state.epoch,
           upstreamConnectionsClosed: report.upstreamClosed,
         });
       })
       .catch((error: Error) => this.logger.log('error', 'endpoint addresses not updated', { cause: error.stack }));
+  }
+
+  /** Files of certificates may have changed, or ACME has brought one: the same configuration with those. */
+  private certificatesChanged(): void {
+    this.changes
+      .run(async () => {
+        if (this.state.draining || this.state.epoch === 0 || !this.certificates.reread()) return;
+        const report = await this.applySame(this.state.config);
+        this.logger.log('info', 'certificates reloaded', {
+          epoch: this.state.epoch,
+          connectionsKept: report.kept,
+          upstreamConnectionsClosed: report.upstreamClosed,
+        });
+      })
+      .catch((error: Error) => this.logger.log('error', 'certificates not reloaded', { cause: error.stack }));
+  }
+
+  /** Brings the workers to a new snapshot of the running configuration: other addresses or certificates. */
+  private async applySame(config: Config): Promise<ApplyReport> {
+    const plan = planListeners(this.sockets, config);
+    const resolved = resolvedEndpoints(config, this.resolver.lastAnswers(namesOf(config)));
+    const epoch = this.state.epoch + 1;
+    const snapshot = compileSnapshot(config, epoch, resolved, this.routes, this.certificates.material());
+    const report = await this.supervisor.apply(snapshot, plan);
+    this.adopt(config, snapshot);
+    return report;
   }
 
   /** Snapshot of a newly loaded configuration. */
@@ -280,7 +321,15 @@ export class App {
       this.resolver.resolve(namesOf(config)),
       compileRoutesOffThread(config),
     ]);
-    return compileSnapshot(config, epoch, resolvedEndpoints(config, answers), routes);
+    const snapshot = compileSnapshot(
+      config,
+      epoch,
+      resolvedEndpoints(config, answers),
+      routes,
+      this.certificates.prepare(config),
+    );
+    tryTls(snapshot);
+    return snapshot;
   }
 
   /** What the workers run on is from now on what the gateway shows, compares with and keeps fresh. */
@@ -288,6 +337,7 @@ export class App {
     this.routes = snapshot.routes;
     this.state.applied(config, snapshot);
     this.resolver.watch(namesOf(config));
+    this.certificates.adopt(config);
   }
 }
 

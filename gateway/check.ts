@@ -1,8 +1,9 @@
-// `portcullis check`: validates a configuration and says what it contains. Opens nothing.
+// `portcullis check`: validates a configuration and says what it contains. Listens on nothing.
 
 import type { Config } from '../config/config.ts';
 import { type ConfigError, formatConfigErrors } from '../config/errors.ts';
 import { loadConfigFile } from '../config/load.ts';
+import { Certificates } from './certificates/certificates.ts';
 import type { CommandIo } from './cli.ts';
 import { ExitCode } from './exit-codes.ts';
 
@@ -19,7 +20,8 @@ export function errorsForLog(errors: readonly ConfigError[]): string[] {
 
 /** Writes every error, or one line on success; returns the exit code. */
 export function checkConfig(file: string, io: CommandIo): number {
-  const loaded = loadConfigFile(file, process.env);
+  const certificates = new Certificates(() => {});
+  const loaded = loadConfigFile(file, process.env, [certificates.check]);
   if ('errors' in loaded) {
     for (const line of formatConfigErrors(loaded.errors, SHOWN_ERRORS_MAX)) io.err(`${line}\n`);
     io.err(`${count(loaded.errors.length, 'error')} in ${file}\n`);
@@ -30,12 +32,12 @@ export function checkConfig(file: string, io: CommandIo): number {
 }
 
 /** What a configuration contains, such as `1 listener, 2 routes with 3 rules, 1 backend with 2 endpoints`. */
-export function summary({ listeners, routes, backends }: Config): string {
-  const rules = routes.reduce((sum, route) => sum + route.rules.length, 0);
+export function summary({ listeners, routes, streamRoutes, backends }: Config): string {
+  const rules = routes.reduce((sum, route) => sum + route.rules.length, streamRoutes.length);
   const endpoints = backends.reduce((sum, backend) => sum + backend.endpoints.length, 0);
   return [
     count(listeners.length, 'listener'),
-    `${count(routes.length, 'route')} with ${count(rules, 'rule')}`,
+    `${count(routes.length + streamRoutes.length, 'route')} with ${count(rules, 'rule')}`,
     `${count(backends.length, 'backend')} with ${count(endpoints, 'endpoint')}`,
   ].join(', ');
 }

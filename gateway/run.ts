@@ -8,6 +8,7 @@ import { flushCompileCache } from 'node:module';
 import { loadConfig, loadConfigFile } from '../config/load.ts';
 import { exitNow } from '../core/ffi/process.ts';
 import { App, type LoadConfig } from './app.ts';
+import { Certificates } from './certificates/certificates.ts';
 import { errorsForLog, summary } from './check.ts';
 import type { CommandIo } from './cli.ts';
 import { DEMO_CONFIG, DEMO_NAME, demoBanner, startDemoUpstreams } from './demo.ts';
@@ -23,19 +24,20 @@ export async function runGateway(file: string | undefined, io: CommandIo): Promi
   const { log } = logger;
   endOnDefects(logger);
   const life = new Life(logger);
+  const certificates = new Certificates(log);
   let load: LoadConfig;
   if (file === undefined) {
     const { variables } = await startDemoUpstreams();
     load = () => loadConfig(DEMO_CONFIG, DEMO_NAME, { ...process.env, ...variables });
   } else {
-    load = () => loadConfigFile(file, process.env);
+    load = () => loadConfigFile(file, process.env, [certificates.check]);
   }
   const loaded = load();
   if ('errors' in loaded) {
     for (const line of errorsForLog(loaded.errors)) io.err(`${line}\n`);
     throw new ExitError(ExitCode.CONFIG_INVALID, 'the configuration is not valid, and nothing was started.');
   }
-  const app = await App.start(loaded.config, load, logger).catch((error: unknown) => {
+  const app = await App.start(loaded.config, load, logger, certificates).catch((error: unknown) => {
     if (!(error instanceof ExitError) || error.code !== ExitCode.CANNOT_LISTEN || file !== undefined) throw error;
     throw new ExitError(error.code, `${error.message} Other ports: PORT=8081 ADMIN_PORT=9902 ./portcullis run`);
   });

@@ -7,7 +7,7 @@ import { createFlightBuffer } from '../core/telemetry/flight-layout.ts';
 import { createMetricsBuffer } from '../core/telemetry/metrics.ts';
 import type { ReloadReport, WorkerStart } from '../core/workers/protocol.ts';
 import type { Snapshot } from '../core/workers/snapshot.ts';
-import type { AdminState, ReloadRecord, WorkerState } from './admin/state.ts';
+import type { AdminState, CertificateState, ReloadRecord, WorkerState } from './admin/state.ts';
 import { DEMO_NAME } from './demo.ts';
 import { version } from './version.ts';
 
@@ -34,6 +34,8 @@ export class GatewayState implements AdminState {
   readonly flightRecords: SharedArrayBuffer[];
   /** Set once there is a supervisor. */
   workerStates: () => WorkerState[] = () => [];
+  /** Set once there are certificates. */
+  certificateStates: () => CertificateState[] = () => [];
 
   /** `config` is what is about to start. */
   constructor(workerCount: number, config: Config) {
@@ -53,6 +55,10 @@ export class GatewayState implements AdminState {
 
   get workers(): WorkerState[] {
     return this.workerStates();
+  }
+
+  get certificates(): CertificateState[] {
+    return this.certificateStates();
   }
 
   /** All workers have been given this generation. */

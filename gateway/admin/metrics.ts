@@ -7,6 +7,7 @@
 
 import { type Metric, Registry } from 'prom-client';
 import { REASON_COUNT, reasonText } from '../../core/exchange/reasons.ts';
+import { floodKindNames } from '../../core/http2/floods.ts';
 import {
   Counter,
   closeCauseNames,
@@ -45,6 +46,8 @@ export interface Scrape {
   /** Counters of all workers, summed. */
   totals: Float64Array;
 }
+
+const DAY_MS = 86_400_000;
 
 const statusClasses = ['1xx', '2xx', '3xx', '4xx', '5xx', 'none'];
 
@@ -163,6 +166,42 @@ export const metricDefinitions: readonly MetricDefinition[] = [
     Counter.PROXY_HEADER_ERRORS,
   ),
   total('accept_failures_total', 'counter', 'Failed attempts to accept a connection.', Counter.ACCEPT_FAILURES),
+  total('http2_streams_total', 'counter', 'Streams that HTTP/2 clients have opened.', Counter.HTTP2_STREAMS),
+  total(
+    'http2_resets_received_total',
+    'counter',
+    'RST_STREAM frames received for streams in use, from clients and upstreams.',
+    Counter.HTTP2_RESETS_RECEIVED,
+  ),
+  family(
+    'http2_resets_sent_total',
+    'counter',
+    'RST_STREAM frames sent: no_error and cancel ("ended"), refused_stream ("refused"), all others ("error").',
+    ['code'],
+    ({ totals }) => [
+      sample(totals[Counter.HTTP2_RESETS_SENT], { code: 'ended' }),
+      sample(totals[Counter.HTTP2_RESETS_SENT_REFUSED], { code: 'refused' }),
+      sample(totals[Counter.HTTP2_RESETS_SENT_ERROR], { code: 'error' }),
+    ],
+  ),
+  family(
+    'http2_goaways_sent_total',
+    'counter',
+    'GOAWAY frames sent, without and with an error.',
+    ['code'],
+    ({ totals }) => [
+      sample(totals[Counter.HTTP2_GOAWAYS_SENT], { code: 'no_error' }),
+      sample(totals[Counter.HTTP2_GOAWAYS_SENT_ERROR], { code: 'error' }),
+    ],
+  ),
+  total('http2_malformed_total', 'counter', 'HTTP/2 messages refused as malformed.', Counter.HTTP2_MALFORMED),
+  family(
+    'http2_floods_total',
+    'counter',
+    'HTTP/2 connections ended with ENHANCE_YOUR_CALM, by kind of flood.',
+    ['kind'],
+    ({ totals }) => floodKindNames.map((kind, index) => sample(totals[Counter.HTTP2_FLOODS + index], { kind })),
+  ),
   total(
     'upstream_connections_opened_total',
     'counter',
@@ -238,6 +277,16 @@ export const metricDefinitions: readonly MetricDefinition[] = [
     sample(state.reloadsApplied, { result: 'applied' }),
     sample(state.reloadsRefused, { result: 'refused' }),
   ]),
+  family(
+    'certificate_days_until_expiry',
+    'gauge',
+    'Days until a certificate in use expires; negative once it has.',
+    ['certificate', 'file'],
+    ({ state }) =>
+      state.certificates.map(({ name, file, notAfterMs }) =>
+        sample((notAfterMs - Date.now()) / DAY_MS, { certificate: name, file }),
+      ),
+  ),
   family('draining', 'gauge', '1 while the gateway is shutting down.', [], ({ state }) => [
     sample(state.draining ? 1 : 0),
   ]),

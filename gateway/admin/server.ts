@@ -174,8 +174,15 @@ function configOf(state: AdminState): object {
     version: state.version,
     startedAt: isoTime(state.startedAtMs),
     workers: state.workers.map(workerOf),
-    config: state.config ?? null,
+    config: withoutSecrets(state.config ?? null),
   };
+}
+
+/** Keys of the configuration whose values are not to be shown. */
+const secretKeys = ['hmacKey'];
+
+function withoutSecrets(config: unknown): unknown {
+  return JSON.parse(JSON.stringify(config, (key, value) => (secretKeys.includes(key) ? '(hidden)' : value)));
 }
 
 function workerOf({ lastPongMs, ...rest }: WorkerState): object {

@@ -23,6 +23,18 @@ export interface ReloadRecord {
   errors: readonly string[];
 }
 
+/** A certificate that listeners or backends are shown. */
+export interface CertificateState {
+  /** Its first DNS name, else its subject. */
+  name: string;
+  /** Absolute path, or `acme`. */
+  file: string;
+  /** SHA-256, lower-case hexadecimal. */
+  fingerprint: string;
+  /** Milliseconds since 1970. */
+  notAfterMs: number;
+}
+
 /** Read-only view of the running gateway. */
 export interface AdminState {
   readonly version: string;
@@ -39,6 +51,8 @@ export interface AdminState {
   /** The gateway is shutting down. */
   readonly draining: boolean;
   readonly workers: readonly WorkerState[];
+  /** Certificates in use. */
+  readonly certificates: readonly CertificateState[];
   /** The last loads, oldest first; how many are kept is the owner's choice. */
   readonly reloads: readonly ReloadRecord[];
   /** Loads since the start, by result. */

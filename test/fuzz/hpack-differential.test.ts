@@ -6,7 +6,7 @@ import { test } from 'node:test';
 import { fuzz } from './hpack-differential.ts';
 
 const seed = Number(process.env.FUZZ_SEED ?? Math.floor(Math.random() * 2 ** 32));
-const connections = Number(process.env.FUZZ_CASES ?? 2_000);
+const connections = Number(process.env.FUZZ_CASES ?? 1_200);
 
 test('nghttp2 reads what we write, we read what it writes, and both refuse the same blocks', (t) => {
   t.diagnostic(`FUZZ_SEED=${seed} FUZZ_CASES=${connections}`);

@@ -62,11 +62,22 @@ test('a snapshot carries settings, listeners and backends in the order of the fi
     server: 'portcullis',
     reasonHeader: 'x-reason',
     upgradeProtocols: ['websocket'],
+    http2: {
+      concurrentStreamsMax: 128,
+      streamWindowBytes: 262_144,
+      connectionWindowBytes: 1_048_576,
+      resetsPerSecondMax: 100,
+      controlFramesPerSecondMax: 1000,
+    },
   });
+  const plain = { tcp: false, tls: null, proxyProtocol: false, redirectToHttps: null };
+  const http = { scheme: 'http', http1: true, http2: true };
   assert.deepEqual(snapshot.listeners, [
-    { name: 'a', address: '127.0.0.1:8080', port: 8080, allowConnect: false, scheme: 'http' },
-    { name: 'b', address: '[::1]:8081', port: 8081, allowConnect: true, scheme: 'http' },
+    { name: 'a', address: '127.0.0.1:8080', port: 8080, allowConnect: false, ...http, ...plain },
+    { name: 'b', address: '[::1]:8081', port: 8081, allowConnect: true, ...http, ...plain },
   ]);
+  assert.deepEqual(snapshot.tls, { contexts: [], ticketKeys: [] });
+  assert.deepEqual(snapshot.streamRoutes, []);
   assert.deepEqual(snapshot.accessLog, { enabled: true, format: 'common' });
   assert.deepEqual(snapshot.flightRecords, { slowThresholdMs: 250 });
   assert.deepEqual(snapshot.backends[0], {
@@ -77,6 +88,10 @@ test('a snapshot carries settings, listeners and backends in the order of the fi
     idleTimeoutMs: 60_000,
     idleConnectionsMax: 1024,
     requestsPerConnectionMax: 0,
+    protocol: 'http/1.1',
+    tls: null,
+    proxyProtocol: 0,
+    http2: { streamsPerConnectionMax: 100, connectionsMax: 4, pingIntervalMs: 30_000, pingTimeoutMs: 10_000 },
   });
   const table = new RouteTable(snapshot.routes);
   const memory = Buffer.from('/');

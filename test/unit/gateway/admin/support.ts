@@ -29,6 +29,7 @@ export function fakeState(): FakeState {
     config: { workers: 2, routes: [] },
     draining: false,
     workers: [worker(0), worker(1)],
+    certificates: [],
     reloads: [],
     reloadsApplied: 3,
     reloadsRefused: 1,
