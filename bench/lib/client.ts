@@ -5,6 +5,8 @@
 // what the backends answer with; anything else is reported as an error, not guessed at.
 
 import { createConnection, type Socket } from 'node:net';
+import { connect as connectTls } from 'node:tls';
+import { TLS_HOST } from './certificate.ts';
 
 /** What one request got. */
 export interface Answer {
@@ -35,12 +37,15 @@ export class ClientConnection {
     socket.on('close', () => this.#end());
   }
 
-  /** Connects to a port of 127.0.0.1; rejects when that fails. */
-  static connect(port: number): Promise<ClientConnection> {
+  /** Connects to a port of 127.0.0.1, with TLS where wanted; rejects when that fails. */
+  static connect(port: number, tls = false): Promise<ClientConnection> {
     return new Promise((resolve, reject) => {
-      const socket = createConnection({ host: '127.0.0.1', port });
+      const to = { host: '127.0.0.1', port };
+      const socket = tls
+        ? connectTls({ ...to, rejectUnauthorized: false, servername: TLS_HOST, ALPNProtocols: ['http/1.1'] })
+        : createConnection(to);
       socket.once('error', reject);
-      socket.once('connect', () => {
+      socket.once(tls ? 'secureConnect' : 'connect', () => {
         socket.off('error', reject);
         resolve(new ClientConnection(socket));
       });

@@ -1,6 +1,6 @@
 // Waiting until a server that was just started answers, and checking what it answers.
 
-import { ClientConnection, getOnce } from './client.ts';
+import { type Access, askOnce, connectClient } from './access.ts';
 import { type BenchProcess, pause } from './processes.ts';
 
 const START_TIMEOUT_MS = 30_000;
@@ -12,7 +12,7 @@ const POLL_MS = 2;
  */
 export async function waitUntilServing(
   server: BenchProcess,
-  port: number,
+  access: Access,
   path: string,
   host: string,
 ): Promise<number> {
@@ -23,7 +23,7 @@ export async function waitUntilServing(
       throw new Error(`${server.label} ended (${server.ending}): ${server.stderrTail() || 'without a word'}`);
     }
     try {
-      const { status } = await getOnce(port, path, host);
+      const { status } = await askOnce(access, path, host);
       if (status === 200) return performance.now();
       last = `its last answer had status ${status}`;
     } catch (error) {
@@ -39,12 +39,12 @@ export async function waitUntilServing(
 /** Throws unless `path` gives 200 with exactly `bodyBytes`, twice on one kept-alive connection. */
 export async function checkAnswer(
   label: string,
-  port: number,
+  access: Access,
   path: string,
   host: string,
   bodyBytes: number,
 ): Promise<void> {
-  const connection = await ClientConnection.connect(port);
+  const connection = await connectClient(access);
   try {
     for (let i = 0; i < 2; i++) {
       const answer = await connection.get(path, host);

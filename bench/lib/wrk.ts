@@ -6,6 +6,8 @@
 
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { LOAD_HOST } from './access.ts';
+import { BROWSER_HEADERS, type LoadFigures } from './figures.ts';
 import { runCommand, temporaryDir } from './processes.ts';
 import { hostName, ROUTE_HOSTS, ROUTE_PREFIXES, routePrefix } from './routes.ts';
 
@@ -21,6 +23,8 @@ export type RequestKind =
 /** One wrk run. */
 export interface WrkOptions {
   port: number;
+  /** Speaks TLS; the name in SNI is LOAD_HOST. */
+  tls: boolean;
   path: string;
   kind: RequestKind;
   /** Size of the request body of an upload. */
@@ -32,44 +36,15 @@ export interface WrkOptions {
   core: number | null;
 }
 
-/** Errors that wrk counted, by kind. Any of them makes a round suspect. */
-export interface WrkErrors {
-  connect: number;
-  read: number;
-  write: number;
-  timeout: number;
-  /** Responses with a status of 400 and above. */
-  status: number;
-}
-
-/** Figures of one wrk run. */
-export interface WrkResult {
-  requests: number;
-  durationUs: number;
-  /** Bytes received, heads included. */
-  bytes: number;
-  latencyP50Us: number;
-  latencyP99Us: number;
-  errors: WrkErrors;
-}
-
 const MARK = 'BENCH-RESULT ';
 
-/** The request headers of a browser; with request line and Host the head is about 350 bytes. */
-const BROWSER_HEADERS: Record<string, string> = {
-  'User-Agent': 'Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0',
-  Accept: 'text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8',
-  'Accept-Language': 'en-US,en;q=0.5',
-  'Accept-Encoding': 'gzip, deflate, br',
-  Cookie: 'session=4f1c0a9be27d4d08; theme=dark; cart=18',
-};
-
 /** Runs wrk with one thread. Rejects when it cannot be run or reports nothing. */
-export async function runWrk(options: WrkOptions): Promise<WrkResult> {
+export async function runWrk(options: WrkOptions): Promise<LoadFigures> {
   const script = join(temporaryDir(), `wrk-${options.kind}-${options.uploadBytes}.lua`);
   writeFileSync(script, luaScript(options));
   const args = ['-t1', `-c${options.connections}`, `-d${Math.ceil(options.durationSeconds)}s`];
-  args.push('--latency', '-s', script, `http://127.0.0.1:${options.port}${options.path}`);
+  const origin = options.tls ? `https://${LOAD_HOST}` : 'http://127.0.0.1';
+  args.push('--latency', '-s', script, `${origin}:${options.port}${options.path}`);
   const whole = Number.isInteger(options.durationSeconds);
   const interrupt = whole ? {} : { interruptAfterMs: options.durationSeconds * 1000 };
   const { stdout, stderr } = await runCommand('wrk', args, { core: options.core, ...interrupt });
@@ -79,27 +54,14 @@ export async function runWrk(options: WrkOptions): Promise<WrkResult> {
 }
 
 /** Figures from wrk's output; null when the JSON line is missing or malformed. */
-export function parseWrk(stdout: string): WrkResult | null {
+export function parseWrk(stdout: string): LoadFigures | null {
   const line = stdout.split('\n').find((text) => text.startsWith(MARK));
   if (line === undefined) return null;
   try {
-    return JSON.parse(line.slice(MARK.length)) as WrkResult;
+    return JSON.parse(line.slice(MARK.length)) as LoadFigures;
   } catch {
     return null;
   }
-}
-
-/** Sum of all errors of a run. */
-export function errorCount(errors: WrkErrors): number {
-  return errors.connect + errors.read + errors.write + errors.timeout + errors.status;
-}
-
-/** The errors that happened, for people: `2 read, 1 status`; empty when there were none. */
-export function describeErrors(errors: WrkErrors): string {
-  return Object.entries(errors)
-    .filter(([, count]) => count > 0)
-    .map(([kind, count]) => `${count} ${kind}`)
-    .join(', ');
 }
 
 /** Script for one kind of request. */

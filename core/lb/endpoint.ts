@@ -7,6 +7,7 @@
 import { encodeSockaddr } from '../ffi/sockaddr.ts';
 import type { Connection } from '../io/connection.ts';
 import type { EndpointSettings } from '../workers/snapshot.ts';
+import type { Http2Pool } from './http2-pool.ts';
 
 export class Endpoint {
   /** Tells apart what must not share connections: address, protocol and TLS settings. */
@@ -29,6 +30,8 @@ export class Endpoint {
   failureOpen = false;
   /** What lets the next TLS handshake resume the last session (TlsSessions.takeResumption); 0: nothing. */
   resumption = 0;
+  /** Connections of an endpoint that speaks HTTP/2; made with the first. */
+  http2: Http2Pool | null = null;
   /** No snapshot of this worker refers to it any more: connections end with their exchange. */
   removed = false;
 
