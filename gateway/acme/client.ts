@@ -2,6 +2,8 @@
 //
 // One client serves one run of work and is then closed. Nothing here decides when to try again,
 // except that a refused nonce is replaced, as RFC 8555 §6.5 asks for.
+// No library: acme-client 5.4.0, the usual one, was last released in 2024, brings fifty packages, repeats
+// requests by itself on timers that nobody can stop, and drops the CA's error types and Retry-After.
 // Control thread only.
 
 import { createHash, createHmac, createPublicKey, type KeyObject, sign } from 'node:crypto';

@@ -64,6 +64,13 @@ export async function issueCertificate(
       // The CA remembers hostnames that were validated a short time ago.
       if (authorization.status === 'valid') continue;
       const hostname = authorization.identifier.value;
+      if (!request.hostnames.includes(hostname)) {
+        throw new AcmeError(
+          'protocol',
+          `the CA wants ${hostname} validated, which was not ordered`,
+          'report it to the CA',
+        );
+      }
       const challenge = challengeOf(authorization, request.challenge);
       const answer = answerOf(challenge, request.challenge, hostname, client.keyAuthorization(challenge.token), nowMs);
       answers.push(answer);

@@ -128,7 +128,10 @@ export class AcmeManager {
   private readonly log: Log;
   private readonly clock: Clock;
   private readonly storage: AcmeStorage;
+  /** Everything that asks the CA; a task may take minutes. */
   private readonly queue = new SerialQueue();
+  /** Changes of what is wanted; they do not wait for the CA. */
+  private readonly loads = new SerialQueue();
   private readonly stopping = new AbortController();
   private entries = new Map<string, Entry>();
   private started = false;
@@ -154,12 +157,12 @@ export class AcmeManager {
   /**
    * Sets which certificates are wanted, and resolves when each new one of them has been delivered from
    * the storage, or as a placeholder; no network is used. Wanted ones that were there before go on as
-   * they are; others are forgotten here, and stay in the storage. Rejects with an Error for hostnames
+   * they are; others are forgotten here, and stay in the storage. A running order does not delay it. Rejects with an Error for hostnames
    * that cannot be had, changing nothing; problems of the storage are logged and do not reject.
    */
   async load(wanted: readonly WantedCertificate[]): Promise<void> {
     for (const { hostnames } of wanted) checkHostnames(hostnames);
-    await this.queue.run(async () => {
+    await this.loads.run(async () => {
       const before = this.entries;
       const entries = new Map<string, Entry>();
       for (const { hostnames, challenge } of wanted) {
@@ -180,6 +183,11 @@ export class AcmeManager {
     this.schedule();
   }
 
+  /** Resolves when the tasks that have begun, or whose time has come, are done; new ones may follow. */
+  settled(): Promise<void> {
+    return this.queue.run(async () => {});
+  }
+
   /** How every wanted certificate stands. */
   statuses(): CertificateStatus[] {
     const nowMs = this.clock.nowMs();
@@ -196,7 +204,8 @@ export class AcmeManager {
     this.started = false;
     this.clock.clearTimer(this.timer);
     this.stopping.abort(new Error('the gateway stops'));
-    await this.queue.run(async () => {});
+    await this.loads.run(async () => {});
+    await this.settled();
   }
 
   private async loadEntry(name: string, hostnames: readonly string[], challenge: ChallengeType): Promise<Entry> {
@@ -293,6 +302,8 @@ export class AcmeManager {
     // only one that is ever tried.
     for (const entry of [...this.entries.values()].sort((a, b) => a.triedMs - b.triedMs)) {
       if (this.stopping.signal.aborted) return;
+      // A reload may have ended the wish while another one was ordered.
+      if (this.entries.get(entry.name) !== entry) continue;
       if (entry.unsaved) await this.save(entry);
       const nowMs = this.clock.nowMs();
       if (nowMs < this.outageUntilMs) break;

@@ -4,6 +4,7 @@ import {
   appendFileSync,
   existsSync,
   mkdirSync,
+  mkdtempSync,
   readdirSync,
   readFileSync,
   rmdirSync,
@@ -11,6 +12,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import type { WantedCertificate } from '../../../gateway/acme/manager.ts';
@@ -141,7 +143,7 @@ test('a certificate is renewed at two thirds of its lifetime, and not before', a
   assert.ok(Math.abs(status!.nextAttemptMs - (clock.nowMs() - HOUR_MS + 60 * DAY_MS)) < MINUTE_MS);
 
   clock.advance(59 * DAY_MS);
-  await manager.load(single);
+  await manager.settled();
   assert.equal(ca.count('/new-order'), 1);
   clock.advance(DAY_MS);
   await log.wait('certificate obtained', 2);
@@ -261,7 +263,7 @@ test('a failed challenge is explained, and tried again later and later', async (
     assert.match(String(fields.cause), /http-01 challenge for a\.example failed.*connection: Connection refused/);
     assert.match(String(fields.advice), /port 80/);
     assert.match(String(fields.inUse), /placeholder/);
-    await manager.load(single);
+    await manager.settled();
     const waitMs = manager.statuses()[0]!.nextAttemptMs - clock.nowMs();
     waits.push(Math.round(waitMs / MINUTE_MS));
     assert.equal(ca.count('/new-order'), failure);
@@ -289,7 +291,7 @@ test('failures are remembered over a restart', async (t) => {
   assert.match(status!.cause ?? '', /Connection refused/);
   second.manager.start();
   second.clock.advance(30_000);
-  await second.manager.load(single);
+  await second.manager.settled();
   assert.equal(ca.count('/new-order'), 1, 'not before its time');
   ca.validate = () => true;
   second.clock.advance(5 * MINUTE_MS);
@@ -329,7 +331,7 @@ test('Retry-After of a rate limit is respected', async (t) => {
   const [status] = manager.statuses();
   assert.ok(status!.nextAttemptMs - clock.nowMs() > 33.9 * HOUR_MS);
   clock.advance(33 * HOUR_MS);
-  await manager.load(single);
+  await manager.settled();
   assert.equal(ca.count('/new-order'), 1);
   clock.advance(6 * HOUR_MS);
   await log.wait('certificate obtained');
@@ -362,7 +364,7 @@ test('a CA that is down is asked once for all certificates, and its return is no
   for (let outage = 1; outage <= 10; outage++) {
     const { fields } = await log.wait('certificate not obtained', outage);
     assert.match(String(fields.cause), /directory .* cannot be read: the CA says status 503/);
-    await manager.load([...single, ...wanted]);
+    await manager.settled();
     assert.equal(ca.count('/directory'), outage);
     const waitMs = Date.parse(String(fields.nextAttempt)) - clock.nowMs();
     assert.ok(waitMs <= HOUR_MS && waitMs > 30_000, `${waitMs}`);
@@ -384,6 +386,7 @@ test('an order that the CA always breaks off does not keep the others from being
   manager.start();
   const { fields } = await log.wait('certificate not obtained');
   assert.equal(fields.hostnames, 'a.example');
+  await manager.settled();
   clock.advance(5 * MINUTE_MS);
   assert.equal((await log.wait('certificate obtained')).fields.hostnames, 'c.example');
 });
@@ -400,7 +403,7 @@ test('Retry-After of a CA that is busy holds all certificates back', async (t) =
   await manager.load([...single, ...wanted]);
   manager.start();
   await log.wait('certificate not obtained', 2);
-  await manager.load([...single, ...wanted]);
+  await manager.settled();
   for (const status of manager.statuses()) assert.ok(status.nextAttemptMs - clock.nowMs() > 1.9 * HOUR_MS);
 });
 
@@ -530,7 +533,7 @@ test('a damaged account is replaced, and its text does not reach the log', async
   first.manager.start();
   await first.log.wait('certificate obtained');
   await first.manager.stop();
-  writeFileSync(fileOf(settings.storage, 'account.json'), '{"privateKey": "SECRET');
+  writeFileSync(fileOf(settings.storage, 'account.json'), 'SECRET');
 
   const second = makeManager(t, settings);
   await second.manager.load(wanted);
@@ -558,18 +561,22 @@ test('without a storage that can be written nothing is ordered, and a placeholde
   assert.deepEqual(ca.requests, []);
 });
 
-/** Mounts a small file system of its own for a test; false where this user may not. */
-function mountSmall(t: TestContext, path: string, options: string): boolean {
+/** A directory on a small file system of its own, for the test; null where this user may not mount. */
+function smallFileSystem(t: TestContext, options: string): string | null {
+  const path = mkdtempSync(join(tmpdir(), 'portcullis-acme-'));
   const { status } = spawnSync('mount', ['-t', 'tmpfs', '-o', options, 'tmpfs', path]);
-  if (status !== 0) return false;
-  t.after(() => spawnSync('umount', [path]));
-  return true;
+  t.after(() => {
+    // Lazily: the manager may still be closing its files.
+    if (status === 0) spawnSync('umount', ['-l', path]);
+    rmSync(path, { recursive: true, force: true });
+  });
+  return status === 0 ? path : null;
 }
 
 test('on a full disk nothing is ordered, and the log says so', async (t) => {
   const ca = await FakeCa.start(t);
-  const storage = temporaryDirectory(t);
-  if (!mountSmall(t, storage, 'size=64k,mode=700')) return t.skip('mounting a small file system takes root');
+  const storage = smallFileSystem(t, 'size=64k,mode=700');
+  if (storage === null) return t.skip('mounting a small file system takes root');
   const { manager, log, clock } = makeManager(t, { directoryUrl: ca.directoryUrl, caPem: ca.rootPem, storage });
   const ballast = join(storage, 'ballast');
   writeFileSync(ballast, '');
@@ -589,8 +596,8 @@ test('on a full disk nothing is ordered, and the log says so', async (t) => {
 
 test('a read-only storage serves what it has, and orders nothing', async (t) => {
   const ca = await FakeCa.start(t);
-  const storage = temporaryDirectory(t);
-  if (!mountSmall(t, storage, 'size=1m,mode=700')) return t.skip('mounting a small file system takes root');
+  const storage = smallFileSystem(t, 'size=1m,mode=700');
+  if (storage === null) return t.skip('mounting a small file system takes root');
   const settings = { directoryUrl: ca.directoryUrl, caPem: ca.rootPem, storage };
   const first = makeManager(t, settings);
   await first.manager.load(single);
@@ -629,7 +636,7 @@ test('a certificate that cannot be stored is used all the same, and stored when 
   manager.start();
   const { fields } = await log.wait('the certificate is in use but not stored; a restart would need a new one');
   assert.ok(fields.advice);
-  await manager.load(single);
+  await manager.settled();
   assert.equal(delivered.at(-1)!.placeholder, false);
   rmdirSync(blocker);
   clock.advance(2 * MINUTE_MS);
@@ -686,6 +693,34 @@ test('a reload keeps what is there, forgets what is not wanted, and orders what 
   assert.deepEqual(
     delivered.map(({ hostnames, placeholder }) => `${hostnames} ${placeholder}`),
     ['a.example true', 'a.example false', 'new.example true', 'new.example false'],
+  );
+});
+
+test('a reload does not wait for a running order, and what it drops is not delivered', async (t) => {
+  const ca = await FakeCa.start(t);
+  const { manager, log, delivered } = makeManager(t, {
+    directoryUrl: ca.directoryUrl,
+    caPem: ca.rootPem,
+    storage: temporaryDirectory(t),
+  });
+  const asked = Promise.withResolvers<void>();
+  const answer = Promise.withResolvers<boolean>();
+  ca.validate = () => {
+    asked.resolve();
+    return answer.promise;
+  };
+  await manager.load([...single, ...wanted]);
+  manager.start();
+  await asked.promise;
+  await manager.load([{ hostnames: ['new.example'], challenge: 'http-01' }]);
+  assert.deepEqual(delivered.at(-1)!.hostnames, ['new.example']);
+  ca.validate = () => true;
+  answer.resolve(true);
+  const { fields } = await log.wait('certificate obtained', 2);
+  assert.equal(fields.hostnames, 'new.example');
+  assert.deepEqual(
+    delivered.filter(({ placeholder }) => !placeholder).map(({ hostnames }) => hostnames),
+    [['new.example']],
   );
 });
 
