@@ -110,7 +110,7 @@ const intro = `# Configuration
 One YAML 1.2 file configures the gateway: \`./portcullis run --config FILE\`. \`./portcullis check --config FILE\`
 validates it without running it, and \`./portcullis schema\` prints a JSON Schema for editors. \`SIGHUP\` reloads
 the file; a file with errors is refused whole, and the old configuration goes on serving. The vocabulary is that
-of the Kubernetes Gateway API.
+of the Kubernetes Gateway API. [TLS](tls.md) has a page of its own, as have [automatic certificates](acme.md).
 `;
 
 const rules = `## Values

@@ -131,7 +131,8 @@ export class App {
     state.certificateStates = () => certificates.states();
     certificates.listen({
       changed: () => this.certificatesChanged(),
-      ticketKeys: (keys) => this.supervisor.useTicketKeys([...keys]),
+      // In its turn: a snapshot that is under way carries the keys of before.
+      ticketKeys: (keys) => void this.changes.run(async () => this.supervisor.useTicketKeys([...keys])),
       challenges: (challenges) => this.supervisor.useChallenges(challenges),
     });
   }

@@ -6,9 +6,6 @@ import { TLS_HOST } from './certificate.ts';
 import { type Answer, ClientConnection } from './client.ts';
 import { grpcMessage } from './grpc.ts';
 
-/** Host in URLs of load generators. Also the name in SNI, which must not be an address. */
-export const LOAD_HOST = TLS_HOST;
-
 /** A way to speak to a server on 127.0.0.1. */
 export interface Access {
   port: number;
@@ -86,12 +83,18 @@ class Http2Client implements Client {
       stream.on('data', (chunk: Buffer) => {
         answer.bodyBytes += chunk.length;
       });
+      let ended = false;
       stream.once('error', reject);
       stream.once('end', () => {
-        if (grpc && answer.status === 200 && grpcStatus !== '0') reject(new Error(`the gRPC status is ${grpcStatus}`));
-        else resolve(answer);
+        ended = true;
       });
-      stream.once('close', () => reject(new Error(`the stream was closed with code ${stream.rstCode}`)));
+      // Trailers may come after the last byte, so only the end of the stream tells whether all is there.
+      stream.once('close', () => {
+        if (!ended) reject(new Error(`the stream was closed with code ${stream.rstCode}`));
+        else if (grpc && answer.status === 200 && grpcStatus !== '0') {
+          reject(new Error(`the gRPC status is ${grpcStatus}`));
+        } else resolve(answer);
+      });
       stream.end(grpc ? grpcMessage() : undefined);
     });
   }

@@ -3,11 +3,17 @@
 //   GET /b/16384 ...   that many bytes        POST /upload   reads the whole body, then 128 bytes
 //   anything else      128 bytes
 //
+// Two more kinds are nginx too: `tls` serves the same over TLS, for proxies that pass it on unread, and
+// `grpc` answers unary calls over HTTP/2 without TLS.
+//
 // Keep-alive without limits and no log, so that it is never what a figure is about.
 
 import { closeSync, ftruncateSync, mkdirSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Access } from './access.ts';
 import { buildCProgram } from './c-programs.ts';
+import { type CertificateFiles, certificateFiles, TLS_SUITE } from './certificate.ts';
+import { GRPC_PATH, grpcMessage } from './grpc.ts';
 import { descriptorsMax } from './machine.ts';
 import { freePort } from './ports.ts';
 import { BenchProcess, findExecutable, temporaryDir } from './processes.ts';
@@ -20,10 +26,14 @@ export const BODY_SIZES = [16_384, 1_048_576, 64 * 1_048_576] as const;
 /** Path that takes uploads. */
 export const UPLOAD_PATH = '/upload';
 
+/** Which backend: nginx or backend.c with HTTP/1.1, nginx with HTTP/1.1 over TLS, nginx with gRPC over h2c. */
+export type BackendKind = 'nginx' | 'c' | 'tls' | 'grpc';
+
 /** A backend that runs. */
 export interface Backend {
-  kind: 'nginx' | 'c';
+  kind: BackendKind;
   port: number;
+  access: Access;
   process: BenchProcess;
 }
 
@@ -32,14 +42,20 @@ export function bodyPath(bytes: number): string {
   return `/b/${bytes}`;
 }
 
+/** Path that the backend of this kind answers with little: SMALL_BODY_BYTES, or a gRPC message. */
+export function smallPath(kind: BackendKind): string {
+  return kind === 'grpc' ? GRPC_PATH : bodyPath(SMALL_BODY_BYTES);
+}
+
 /** Starts a backend pinned to `core` and waits until it serves. */
-export async function startBackend(kind: 'nginx' | 'c', core: number | null): Promise<Backend> {
+export async function startBackend(kind: BackendKind, core: number | null): Promise<Backend> {
   const port = await freePort();
   const dir = join(temporaryDir(), `backend-${port}`);
   mkdirSync(dir, { recursive: true });
-  const process = kind === 'c' ? await startC(port, dir, core) : startNginx(port, dir, core);
-  await waitUntilServing(process, port, bodyPath(SMALL_BODY_BYTES), 'localhost');
-  return { kind, port, process };
+  const process = kind === 'c' ? await startC(port, dir, core) : await startNginx(kind, port, dir, core);
+  const access: Access = { port, tls: kind === 'tls', protocol: kind === 'grpc' ? 'grpc' : 'http/1.1' };
+  await waitUntilServing(process, access, smallPath(kind), 'localhost');
+  return { kind, port, access, process };
 }
 
 async function startC(port: number, dir: string, core: number | null): Promise<BenchProcess> {
@@ -47,7 +63,12 @@ async function startC(port: number, dir: string, core: number | null): Promise<B
   return new BenchProcess({ label: 'backend-c', command, args: [String(port)], dir, core });
 }
 
-function startNginx(port: number, dir: string, core: number | null): BenchProcess {
+async function startNginx(
+  kind: 'nginx' | 'tls' | 'grpc',
+  port: number,
+  dir: string,
+  core: number | null,
+): Promise<BenchProcess> {
   const command = findExecutable('nginx');
   if (command === null) throw new Error('nginx, the default backend, is not installed (apt-get install nginx-light)');
   mkdirSync(join(dir, 'b'), { recursive: true });
@@ -56,17 +77,17 @@ function startNginx(port: number, dir: string, core: number | null): BenchProces
     ftruncateSync(file, bytes);
     closeSync(file);
   }
+  writeFileSync(join(dir, 'message'), grpcMessage());
+  const listen = `listen 127.0.0.1:${port}`;
+  const tls = kind === 'tls' ? await certificateFiles() : null;
+  const server = kind === 'grpc' ? grpcServer(listen, dir) : httpServer(listen, dir, tls);
   const config = join(dir, 'nginx.conf');
-  writeFileSync(config, nginxConfig(port, dir));
+  writeFileSync(config, nginxConfig(server, dir));
   const args = ['-p', dir, '-e', join(dir, 'error.log'), '-c', config];
   return new BenchProcess({ label: 'backend-nginx', command, args, dir, core });
 }
 
-// An upload is answered only when the whole body was read: proxy_pass with request buffering does
-// that, and passes on an empty request to a socket of the same worker. `return` alone would answer
-// before the body has arrived.
-function nginxConfig(port: number, dir: string): string {
-  const small = `default_type text/plain; return 200 "${'x'.repeat(SMALL_BODY_BYTES)}";`;
+function nginxConfig(server: string, dir: string): string {
   return `daemon off; worker_processes 1; pid ${dir}/nginx.pid; error_log ${dir}/error.log crit;
 ${process.getuid?.() === 0 ? 'user root;' : ''}
 worker_rlimit_nofile ${descriptorsMax()};
@@ -77,10 +98,26 @@ http {
   client_max_body_size 0; client_body_buffer_size 2m; client_body_temp_path ${dir}/body;
   proxy_temp_path ${dir}/proxy; fastcgi_temp_path ${dir}/f; uwsgi_temp_path ${dir}/u; scgi_temp_path ${dir}/s;
   open_file_cache max=16 inactive=24h; open_file_cache_valid 24h;
-  upstream answered { server unix:${dir}/answered.sock; keepalive 64; keepalive_requests 1000000000; }
+${server}
+}
+`;
+}
+
+// An upload is answered only when the whole body was read: proxy_pass with request buffering does
+// that, and passes on an empty request to a socket of the same worker. `return` alone would answer
+// before the body has arrived.
+function httpServer(listen: string, dir: string, tls: CertificateFiles | null): string {
+  const small = `default_type text/plain; return 200 "${'x'.repeat(SMALL_BODY_BYTES)}";`;
+  const certificate =
+    tls === null
+      ? ''
+      : `ssl_certificate ${tls.certificate}; ssl_certificate_key ${tls.key};
+    ssl_protocols TLSv1.3; ssl_conf_command Ciphersuites ${TLS_SUITE};`;
+  return `  upstream answered { server unix:${dir}/answered.sock; keepalive 64; keepalive_requests 1000000000; }
   server { listen unix:${dir}/answered.sock; location / { ${small} } }
   server {
-    listen 127.0.0.1:${port} backlog=4096;
+    ${listen} backlog=4096${tls === null ? '' : ' ssl'};
+    ${certificate}
     root ${dir};
     location = /b/${SMALL_BODY_BYTES} { ${small} }
     location /b/ { }
@@ -89,7 +126,19 @@ http {
       proxy_pass_request_body off; proxy_set_header Content-Length "";
     }
     location / { ${small} }
-  }
+  }`;
 }
-`;
+
+// A gRPC server answers when it has read the message. Here the request to the mirror makes nginx read the
+// body; without it nginx would answer first and reset the stream. A file takes no POST, hence the way
+// through the error page. The trailers are what makes it gRPC.
+function grpcServer(listen: string, dir: string): string {
+  return `  server {
+    ${listen} http2 backlog=4096;
+    http2_max_concurrent_streams 1000;
+    root ${dir};
+    location = /mirror { internal; return 204; }
+    location = /message { internal; default_type application/grpc; add_trailer grpc-status 0; }
+    location = ${GRPC_PATH} { mirror /mirror; error_page 405 =200 /message; alias ${dir}/message; }
+  }`;
 }

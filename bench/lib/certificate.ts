@@ -7,7 +7,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { findExecutable, runCommand, temporaryDir } from './processes.ts';
 
-/** Name in the certificate, in SNI and in TLS routes. */
+/** Name in the certificate, in the URLs of load generators and so in SNI (which takes no address), and in TLS routes. */
 export const TLS_HOST = 'localhost';
 /** The one cipher suite of every proxy that can be told; the choice of those that cannot (Caddy, Envoy). */
 export const TLS_SUITE = 'TLS_AES_128_GCM_SHA256';
@@ -34,7 +34,16 @@ async function make(): Promise<CertificateFiles> {
   const key = join(temporaryDir(), 'site.key');
   const combined = join(temporaryDir(), 'site.pem');
   const args = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '30'];
-  args.push('-subj', `/CN=${TLS_HOST}`, '-addext', `subjectAltName=DNS:${TLS_HOST}`, '-keyout', key, '-out', certificate);
+  args.push(
+    '-subj',
+    `/CN=${TLS_HOST}`,
+    '-addext',
+    `subjectAltName=DNS:${TLS_HOST}`,
+    '-keyout',
+    key,
+    '-out',
+    certificate,
+  );
   const { code, stderr } = await runCommand('openssl', args);
   if (code !== 0) throw new Error(`openssl could not make a certificate: ${stderr.trim()}`);
   writeFileSync(combined, readFileSync(certificate, 'utf8') + readFileSync(key, 'utf8'), { mode: 0o600 });

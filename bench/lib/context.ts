@@ -5,9 +5,20 @@
 
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Peer, ProxyOptions, StartedProxy } from '../peers/peer.ts';
-import { type Backend, bodyPath, SMALL_BODY_BYTES, startBackend, UPLOAD_PATH } from './backend.ts';
+import type { FrontProtocol, Peer, ProxyOptions, StartedProxy } from '../peers/peer.ts';
+import type { Access } from './access.ts';
+import {
+  type Backend,
+  type BackendKind,
+  bodyPath,
+  SMALL_BODY_BYTES,
+  smallPath,
+  startBackend,
+  UPLOAD_PATH,
+} from './backend.ts';
 import { cProgramsDir } from './c-programs.ts';
+import { certificateFiles } from './certificate.ts';
+import { GRPC_BODY_BYTES } from './grpc.ts';
 import type { Machine } from './machine.ts';
 import type { BenchOptions } from './options.ts';
 import { freePort } from './ports.ts';
@@ -29,6 +40,8 @@ export interface RunningProxy {
   /** Name in tables: the peer's, with the variant where one scenario has several. */
   name: string;
   port: number;
+  /** How clients speak to it. */
+  access: Access;
   accessLogPath: string | null;
   started: StartedProxy;
   backend: Backend;
@@ -36,13 +49,17 @@ export interface RunningProxy {
   servingAtMs: number;
 }
 
-/** How a scenario wants its proxies; what is left out is: one worker, pinned, no log, one route. */
+/** How a scenario wants its proxies; what is left out is: one worker, pinned, no log, one route, HTTP/1.1 without TLS. */
 export interface ProxyWish {
   workers?: number;
   pinned?: boolean;
   accessLog?: boolean;
   routes?: 'one' | 'many';
-  backend?: 'nginx' | 'c';
+  /** With `grpc` the proxy speaks HTTP/2 to it; `tls` needs the protocol `tls-passthrough`. */
+  backend?: BackendKind;
+  protocol?: FrontProtocol;
+  /** Whether the proxy terminates TLS. */
+  tls?: boolean;
   /** Added to the name in tables. */
   variant?: string;
 }
@@ -97,20 +114,26 @@ export class BenchContext {
       core: pinned ? PROXY_CORE : null,
       accessLogPath: wish.accessLog ? join(dir, 'access.log') : null,
       routes: wish.routes ?? 'one',
+      protocol: wish.protocol ?? 'http/1.1',
+      tls: wish.tls ? await certificateFiles() : null,
+      upstreamProtocol: backend.kind === 'grpc' ? 'h2c' : 'http/1.1',
     };
+    const access = accessTo(options, backend);
     const started = await peer.start(options);
     const many = options.routes === 'many';
     const host = many ? hostName(0) : 'localhost';
-    const path = many ? `${routePrefix(0)}/item` : bodyPath(SMALL_BODY_BYTES);
+    const path = many ? `${routePrefix(0)}/item` : smallPath(backend.kind);
+    const bodyBytes = backend.kind === 'grpc' ? GRPC_BODY_BYTES : SMALL_BODY_BYTES;
     let servingAtMs = 0;
     try {
-      servingAtMs = await waitUntilServing(started.process, options.port, path, host);
-      await checkAnswer(name, options.port, path, host, SMALL_BODY_BYTES);
+      servingAtMs = await waitUntilServing(started.process, access, path, host);
+      await checkAnswer(name, access, path, host, bodyBytes);
     } catch (error) {
       await started.process.stop();
       throw error;
     }
-    return { peer, name, port: options.port, accessLogPath: options.accessLogPath, started, backend, servingAtMs };
+    const { port, accessLogPath } = options;
+    return { peer, name, port, access, accessLogPath, started, backend, servingAtMs };
   }
 
   /**
@@ -144,7 +167,7 @@ export class BenchContext {
     await Promise.all(this.#fleet.splice(0).map((proxy) => proxy.started.process.stop()));
   }
 
-  async #backend(kind: 'nginx' | 'c', core: number | null): Promise<Backend> {
+  async #backend(kind: BackendKind, core: number | null): Promise<Backend> {
     const key = `${kind} ${core}`;
     let backend = this.#backends.get(key);
     const { process } = (await backend) ?? {};
@@ -155,14 +178,28 @@ export class BenchContext {
     if (backend === undefined) {
       backend = startBackend(kind, core).then(async (started) => {
         const label = `the ${kind} backend`;
-        await checkAnswer(label, started.port, bodyPath(16_384), 'localhost', 16_384);
-        await checkAnswer(label, started.port, UPLOAD_PATH, 'localhost', SMALL_BODY_BYTES);
+        if (kind === 'grpc') {
+          await checkAnswer(label, started.access, smallPath(kind), 'localhost', GRPC_BODY_BYTES);
+          return started;
+        }
+        await checkAnswer(label, started.access, bodyPath(16_384), 'localhost', 16_384);
+        await checkAnswer(label, started.access, UPLOAD_PATH, 'localhost', SMALL_BODY_BYTES);
         return started;
       });
       this.#backends.set(key, backend);
     }
     return backend;
   }
+}
+
+/** How clients speak to a proxy that runs with these options. */
+function accessTo(options: ProxyOptions, backend: Backend): Access {
+  // Bytes passed on unread are spoken as the backend speaks.
+  if (options.protocol === 'tcp' || options.protocol === 'tls-passthrough') {
+    return { ...backend.access, port: options.port };
+  }
+  const grpc = backend.kind === 'grpc';
+  return { port: options.port, tls: options.tls !== null, protocol: grpc ? 'grpc' : options.protocol };
 }
 
 function isAlive(proxy: RunningProxy): boolean {

@@ -1,23 +1,41 @@
-// Measures proxies under wrk's load: rounds interleaved over the proxies (A B C A B C ...), so that
+// Measures proxies under load (of wrk, h2load or the client of handshakes): rounds interleaved over the proxies (A B C A B C ...), so that
 // a slow minute of the machine hits all of them, and medians over the rounds.
 
 import { bodyPath, UPLOAD_PATH } from './backend.ts';
 import { type BenchContext, LOAD_CORE, type RunningProxy } from './context.ts';
 import { cpuBetweenNs, machineBusyNs, ownCpuNs, readCpu } from './cpu.ts';
+import { describeErrors, errorCount, type LoadErrors, type LoadFigures, noErrors } from './figures.ts';
+import { GRPC_PATH } from './grpc.ts';
+import { runH2load } from './h2load.ts';
+import { runHandshakes } from './handshakes.ts';
 import { pause } from './processes.ts';
 import { checkAnswer } from './serving.ts';
 import { median, spread } from './stats.ts';
-import { describeErrors, errorCount, type RequestKind, runWrk, type WrkErrors, type WrkOptions } from './wrk.ts';
+import { type RequestKind, runWrk } from './wrk.ts';
+
+/** What is sent, and by which generator. */
+export type LoadKind =
+  /** By wrk. */
+  | RequestKind
+  /** GETs by h2load. */
+  | 'h2'
+  /** Unary calls by h2load. */
+  | 'grpc'
+  /** A TLS connection for each GET, by handshake-client.ts. */
+  | 'handshake-full'
+  | 'handshake-resumed';
 
 /** The load of one scenario. */
 export interface Load {
-  kind: RequestKind;
+  kind: LoadKind;
   connections: number;
+  /** Most streams at once on a connection, for HTTP/2; default 1. */
+  streams?: number;
   /** Bytes of the response body. */
   bodyBytes: number;
   /** Bytes of the request body of an upload, otherwise 0. */
   uploadBytes: number;
-  /** Whether wrk is pinned to LOAD_CORE. */
+  /** Whether the generator is pinned to LOAD_CORE. */
   pinned: boolean;
 }
 
@@ -33,7 +51,7 @@ export interface Round {
   proxyCores: number;
   /** CPU time of everything that is not part of the benchmark, over wall time. */
   otherCores: number;
-  errors: WrkErrors;
+  errors: LoadErrors;
 }
 
 /** Medians over the rounds of one proxy. */
@@ -72,12 +90,12 @@ export async function measureLoad(
   load: Load,
   hooks: RoundHooks = {},
 ): Promise<LoadSummary[]> {
-  const path = load.kind === 'upload' ? UPLOAD_PATH : bodyPath(load.bodyBytes);
+  const path = pathOf(load);
   const rounds = new Map<RunningProxy, Round[]>();
   for (const proxy of proxies) {
     try {
-      if (load.kind !== 'routes') await checkAnswer(proxy.name, proxy.port, path, 'localhost', load.bodyBytes);
-      await runWrk({ ...wrkOptions(context, proxy, load, path), durationSeconds: context.options.quick ? 0.2 : 1.5 });
+      if (load.kind !== 'routes') await checkAnswer(proxy.name, proxy.access, path, 'localhost', load.bodyBytes);
+      await generate(proxy, load, path, context.options.quick ? 0.2 : 1.5);
       rounds.set(proxy, []);
     } catch (error) {
       context.problem(error instanceof Error ? error.message : String(error));
@@ -108,7 +126,7 @@ async function runRound(context: BenchContext, proxy: RunningProxy, load: Load, 
   const busyBefore = machineBusyNs() - ownCpuNs();
   const backendBefore = readCpu(backendPid);
   const before = readCpu(pid);
-  const result = await runWrk(wrkOptions(context, proxy, load, path));
+  const result = await generate(proxy, load, path, context.options.seconds);
   const cpuNs = cpuBetweenNs(before, readCpu(pid));
   const backendNs = cpuBetweenNs(backendBefore, readCpu(backendPid));
   const otherNs = machineBusyNs() - ownCpuNs() - busyBefore - cpuNs - backendNs;
@@ -132,16 +150,28 @@ async function runRound(context: BenchContext, proxy: RunningProxy, load: Load, 
   };
 }
 
-function wrkOptions(context: BenchContext, proxy: RunningProxy, load: Load, path: string): WrkOptions {
-  return {
-    port: proxy.port,
-    path,
-    kind: load.kind,
-    uploadBytes: load.uploadBytes,
-    connections: load.connections,
-    durationSeconds: context.options.seconds,
-    core: load.pinned ? LOAD_CORE : null,
-  };
+/** Path of the requests. */
+function pathOf(load: Load): string {
+  if (load.kind === 'grpc') return GRPC_PATH;
+  return load.kind === 'upload' ? UPLOAD_PATH : bodyPath(load.bodyBytes);
+}
+
+/** Runs the generator of this kind of load once. */
+function generate(proxy: RunningProxy, load: Load, path: string, durationSeconds: number): Promise<LoadFigures> {
+  const { kind, connections, uploadBytes, streams = 1 } = load;
+  const { port, tls } = proxy.access;
+  const common = { port, path, connections, durationSeconds, core: load.pinned ? LOAD_CORE : null };
+  switch (kind) {
+    case 'h2':
+      return runH2load({ ...common, tls, kind: 'get', streams });
+    case 'grpc':
+      return runH2load({ ...common, tls, kind: 'grpc', streams });
+    case 'handshake-full':
+    case 'handshake-resumed':
+      return runHandshakes({ ...common, resumed: kind === 'handshake-resumed' });
+    default:
+      return runWrk({ ...common, tls, kind, uploadBytes });
+  }
 }
 
 function report(context: BenchContext, proxy: RunningProxy, round: Round, number: number): void {
@@ -163,9 +193,9 @@ function report(context: BenchContext, proxy: RunningProxy, round: Round, number
 
 function summarise(proxy: RunningProxy, rounds: readonly Round[], load: Load): LoadSummary {
   const cpu = rounds.map((round) => round.cpuUsPerRequest);
-  const errors: WrkErrors = { connect: 0, read: 0, write: 0, timeout: 0, status: 0 };
+  const errors: LoadErrors = noErrors();
   for (const round of rounds) {
-    for (const kind of Object.keys(errors) as (keyof WrkErrors)[]) errors[kind] += round.errors[kind];
+    for (const kind of Object.keys(errors) as (keyof LoadErrors)[]) errors[kind] += round.errors[kind];
   }
   return {
     name: proxy.name,

@@ -105,11 +105,11 @@ export interface CommandResult {
   stderr: string;
 }
 
-/** Runs a command to its end. `interruptAfterMs` sends SIGINT after that time. Never rejects. */
+/** Runs a command to its end. `interruptAfterMs` sends SIGINT after that time, `killAfterMs` SIGKILL. Never rejects. */
 export async function runCommand(
   command: string,
   args: readonly string[],
-  options: { core?: number | null; cwd?: string; interruptAfterMs?: number } = {},
+  options: { core?: number | null; cwd?: string; interruptAfterMs?: number; killAfterMs?: number } = {},
 ): Promise<CommandResult> {
   const [file, fileArgs] = pinned(command, args, options.core ?? null);
   const child = spawn(file, fileArgs, {
@@ -130,8 +130,13 @@ export async function runCommand(
     options.interruptAfterMs === undefined
       ? undefined
       : setTimeout(() => child.kill('SIGINT'), options.interruptAfterMs).unref();
+  const killer =
+    options.killAfterMs === undefined
+      ? undefined
+      : setTimeout(() => killTree(child.pid ?? 0), options.killAfterMs).unref();
   const code = await track(child);
   clearTimeout(timer);
+  clearTimeout(killer);
   if (child.pid !== undefined) await outputClosed;
   return { code, stdout, stderr };
 }

@@ -13,3 +13,9 @@ export function spread(values: readonly number[]): number {
   if (values.length < 2) return 0;
   return (Math.max(...values) - Math.min(...values)) / median(values);
 }
+
+/** The value that `percent` % of `sorted` (ascending) do not exceed; NaN for an empty list. */
+export function percentile(sorted: Float64Array, percent: number): number {
+  if (sorted.length === 0) return Number.NaN;
+  return sorted[Math.max(0, Math.ceil((sorted.length * percent) / 100) - 1)];
+}

@@ -6,7 +6,7 @@
 
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { LOAD_HOST } from './access.ts';
+import { TLS_HOST } from './certificate.ts';
 import { BROWSER_HEADERS, type LoadFigures } from './figures.ts';
 import { runCommand, temporaryDir } from './processes.ts';
 import { hostName, ROUTE_HOSTS, ROUTE_PREFIXES, routePrefix } from './routes.ts';
@@ -23,7 +23,7 @@ export type RequestKind =
 /** One wrk run. */
 export interface WrkOptions {
   port: number;
-  /** Speaks TLS; the name in SNI is LOAD_HOST. */
+  /** Speaks TLS; the name in SNI is TLS_HOST. */
   tls: boolean;
   path: string;
   kind: RequestKind;
@@ -43,7 +43,7 @@ export async function runWrk(options: WrkOptions): Promise<LoadFigures> {
   const script = join(temporaryDir(), `wrk-${options.kind}-${options.uploadBytes}.lua`);
   writeFileSync(script, luaScript(options));
   const args = ['-t1', `-c${options.connections}`, `-d${Math.ceil(options.durationSeconds)}s`];
-  const origin = options.tls ? `https://${LOAD_HOST}` : 'http://127.0.0.1';
+  const origin = options.tls ? `https://${TLS_HOST}` : 'http://127.0.0.1';
   args.push('--latency', '-s', script, `${origin}:${options.port}${options.path}`);
   const whole = Number.isInteger(options.durationSeconds);
   const interrupt = whole ? {} : { interruptAfterMs: options.durationSeconds * 1000 };

@@ -4,6 +4,7 @@
 import { writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
+import { TLS_HOST } from '../lib/certificate.ts';
 import { firstLine } from '../lib/machine.ts';
 import { freePort } from '../lib/ports.ts';
 import { BenchProcess, findExecutable } from '../lib/processes.ts';
@@ -13,7 +14,8 @@ import { ALL_FEATURES, type Peer, type ProxyOptions, type StartedProxy } from '.
 /** Caddy in one process. */
 export const caddy: Peer = {
   name: 'caddy',
-  features: ALL_FEATURES,
+  // Bytes unread need a module that is not part of it.
+  features: { ...ALL_FEATURES, tcp: false, tlsPassthrough: false },
   version() {
     const version = findExecutable('caddy') === null ? null : firstLine('caddy', ['version']);
     return version === null ? null : `Caddy ${version.split(' ')[0]}`;
@@ -47,6 +49,7 @@ function configText(options: ProxyOptions, adminPort: number, withNewHost: boole
     transport: {
       protocol: 'http',
       compression: false,
+      ...(options.upstreamProtocol === 'h2c' ? { versions: ['h2c', '2'] } : {}),
       keep_alive: { max_idle_conns: 4096, max_idle_conns_per_host: 4096, idle_timeout: '1h' },
     },
   };
@@ -60,16 +63,21 @@ function configText(options: ProxyOptions, adminPort: number, withNewHost: boole
             include: ['http.log.access.log0'],
           },
         };
+  const tlsPolicy = { protocol_min: 'tls1.3', curves: ['x25519'], default_sni: TLS_HOST };
+  const { certificate, key } = options.tls ?? {};
   return JSON.stringify({
     admin: { listen: `127.0.0.1:${adminPort}`, config: { persist: false } },
     logging: { logs },
     apps: {
+      ...(options.tls === null ? {} : { tls: { certificates: { load_files: [{ certificate, key }] } } }),
       http: {
         servers: {
           s: {
             listen: [`127.0.0.1:${options.port}`],
             automatic_https: { disable: true },
             idle_timeout: '1h',
+            protocols: options.protocol === 'h2' ? ['h1', options.tls === null ? 'h2c' : 'h2'] : ['h1'],
+            ...(options.tls === null ? {} : { tls_connection_policies: [tlsPolicy] }),
             ...(options.accessLogPath === null ? {} : { logs: { default_logger_name: 'log0' } }),
             routes: routes(options, proxy, withNewHost),
           },

@@ -2,6 +2,7 @@
 
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { type CertificateFiles, TLS_HOST } from '../lib/certificate.ts';
 import { firstLine } from '../lib/machine.ts';
 import { BenchProcess, findExecutable } from '../lib/processes.ts';
 import { allHosts, allPrefixes } from '../lib/routes.ts';
@@ -36,7 +37,7 @@ function configText(options: ProxyOptions): string {
   const manager = {
     '@type': `${TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager`,
     stat_prefix: 'http',
-    codec_type: 'HTTP1',
+    codec_type: options.protocol === 'h2' ? 'HTTP2' : 'HTTP1',
     stream_idle_timeout: '0s',
     common_http_protocol_options: { idle_timeout: '3600s' },
     route_config: { name: 'routes', virtual_hosts: virtualHosts(options) },
@@ -57,6 +58,7 @@ function configText(options: ProxyOptions): string {
           ],
         }),
   };
+  const unread = options.protocol === 'tcp' || options.protocol === 'tls-passthrough';
   const threshold = {
     max_connections: 100_000,
     max_pending_requests: 100_000,
@@ -69,8 +71,13 @@ function configText(options: ProxyOptions): string {
           name: 'http',
           address: socketAddress(options.port),
           tcp_backlog_size: 4096,
+          ...(options.protocol === 'tls-passthrough' ? { listener_filters: [tlsInspector] } : {}),
           filter_chains: [
-            { filters: [{ name: 'envoy.filters.network.http_connection_manager', typed_config: manager }] },
+            {
+              filters: [unread ? tcpProxy : { name: `${NETWORK}.http_connection_manager`, typed_config: manager }],
+              ...(options.protocol === 'tls-passthrough' ? { filter_chain_match: { server_names: [TLS_HOST] } } : {}),
+              ...(options.tls === null ? {} : { transport_socket: tlsSocket(options.tls, options.protocol) }),
+            },
           ],
         },
       ],
@@ -79,6 +86,7 @@ function configText(options: ProxyOptions): string {
           name: 'b',
           type: 'STATIC',
           connect_timeout: '5s',
+          ...(options.upstreamProtocol === 'h2c' ? { typed_extension_protocol_options: http2Upstream } : {}),
           circuit_breakers: { thresholds: [threshold] },
           load_assignment: {
             cluster_name: 'b',
@@ -88,6 +96,46 @@ function configText(options: ProxyOptions): string {
       ],
     },
   });
+}
+
+const NETWORK = 'envoy.filters.network';
+
+const tcpProxy = {
+  name: `${NETWORK}.tcp_proxy`,
+  typed_config: {
+    '@type': `${TYPE}.filters.network.tcp_proxy.v3.TcpProxy`,
+    stat_prefix: 'tcp',
+    cluster: 'b',
+    idle_timeout: '3600s',
+  },
+};
+
+const tlsInspector = {
+  name: 'envoy.filters.listener.tls_inspector',
+  typed_config: { '@type': `${TYPE}.filters.listener.tls_inspector.v3.TlsInspector` },
+};
+
+const http2Upstream = {
+  'envoy.extensions.upstreams.http.v3.HttpProtocolOptions': {
+    '@type': `${TYPE}.upstreams.http.v3.HttpProtocolOptions`,
+    explicit_http_config: { http2_protocol_options: {} },
+  },
+};
+
+function tlsSocket(tls: CertificateFiles, protocol: ProxyOptions['protocol']): object {
+  const pair = { certificate_chain: { filename: tls.certificate }, private_key: { filename: tls.key } };
+  const version = { tls_minimum_protocol_version: 'TLSv1_3', tls_maximum_protocol_version: 'TLSv1_3' };
+  return {
+    name: 'envoy.transport_sockets.tls',
+    typed_config: {
+      '@type': `${TYPE}.transport_sockets.tls.v3.DownstreamTlsContext`,
+      common_tls_context: {
+        tls_params: { ...version, ecdh_curves: ['X25519'] },
+        tls_certificates: [pair],
+        alpn_protocols: protocol === 'h2' ? ['h2', 'http/1.1'] : ['http/1.1'],
+      },
+    },
+  };
 }
 
 function virtualHosts(options: ProxyOptions): object[] {

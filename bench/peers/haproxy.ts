@@ -3,6 +3,7 @@
 
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { TLS_HOST, TLS_SUITE } from '../lib/certificate.ts';
 import { descriptorsMax, firstLine } from '../lib/machine.ts';
 import { BenchProcess, findExecutable } from '../lib/processes.ts';
 import { allHosts, allPrefixes, NEW_HOST } from '../lib/routes.ts';
@@ -44,27 +45,42 @@ function configText(options: ProxyOptions, map: string): string {
   const log = options.accessLogPath === null ? 'no log' : 'log stdout format raw local0\n  option httplog';
   // HAProxy wants two descriptors for each connection, and refuses to start with fewer.
   const connectionsMax = Math.min(20_000, Math.floor((descriptorsMax() - 300) / 2));
-  const route = options.routes === 'one' ? 'default_backend b' : `use_backend %[base,map_beg(${map},none)]`;
+  const unread = options.protocol === 'tcp' || options.protocol === 'tls-passthrough';
+  const route = options.routes === 'one' ? defaultRoute(options) : `use_backend %[base,map_beg(${map},none)]`;
   return `global
   nbthread ${options.workers}
   maxconn ${connectionsMax}
   stats socket ${options.dir}/admin.sock mode 600 level admin expose-fd listeners
+  tune.ssl.cachesize 0
 defaults
-  mode http
+  mode ${unread ? 'tcp' : 'http'}
   ${log}
   timeout connect 5s
   timeout client 1h
   timeout server 1h
-  timeout http-keep-alive 1h
-  http-reuse always
-frontend http
-  bind 127.0.0.1:${options.port} backlog 4096
+${unread ? '' : '  timeout http-keep-alive 1h\n  http-reuse always'}
+frontend in
+  bind 127.0.0.1:${options.port} backlog 4096${bindKeys(options)}
   ${route}
 backend b
-  server s 127.0.0.1:${options.backendPort} pool-purge-delay 1h
-backend none
-  http-request return status 404
+  server s 127.0.0.1:${options.backendPort} pool-purge-delay 1h${options.upstreamProtocol === 'h2c' ? ' proto h2' : ''}
+${unread ? '' : 'backend none\n  http-request return status 404'}
 `;
+}
+
+/** Protocol and TLS of the listening socket. Tickets resume sessions; the cache that is off would only cost. */
+function bindKeys({ protocol, tls }: ProxyOptions): string {
+  if (tls === null) return protocol === 'h2' ? ' proto h2' : '';
+  const alpn = protocol === 'h2' ? 'h2,http/1.1' : 'http/1.1';
+  return ` ssl crt ${tls.combined} alpn ${alpn} ssl-min-ver TLSv1.3 ciphersuites ${TLS_SUITE} curves X25519:P-256`;
+}
+
+/** What sends everything to the backend; by the name in SNI where TLS is passed on. */
+function defaultRoute({ protocol }: ProxyOptions): string {
+  if (protocol !== 'tls-passthrough') return 'default_backend b';
+  return `tcp-request inspect-delay 5s
+  tcp-request content accept if { req.ssl_hello_type 1 }
+  use_backend b if { req.ssl_sni -i ${TLS_HOST} }`;
 }
 
 function mapText(withNewHost: boolean): string {

@@ -3,12 +3,12 @@
 
 import { buildCProgram, cProgramsDir } from '../lib/c-programs.ts';
 import { BenchProcess } from '../lib/processes.ts';
-import { noReload, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
+import { NO_FEATURES, noReload, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
 
 /** limit.c. */
 export const limit: Peer = {
   name: 'limit',
-  features: { accessLog: false, manyRoutes: false, reload: false, workers: false, production: false },
+  features: { ...NO_FEATURES, tcp: true },
   version() {
     return cProgramsDir() === null ? null : 'C forwarder that parses nothing (limit.c)';
   },

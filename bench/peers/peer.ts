@@ -3,6 +3,7 @@
 // Every peer is set up as a person who knows it well would do it: kept-alive upstream connections
 // without limits, no log unless asked for, no work that Portcullis does not do too.
 
+import type { CertificateFiles } from '../lib/certificate.ts';
 import type { BenchProcess } from '../lib/processes.ts';
 
 /** What a proxy can be asked to do. Scenarios skip the proxies that lack what they need. */
@@ -14,7 +15,18 @@ export interface PeerFeatures {
   workers: boolean;
   /** Holds idle and slow connections as a proxy in production would. */
   production: boolean;
+  /** Terminates TLS. */
+  tls: boolean;
+  /** HTTP/2 from clients, and with gRPC also to backends. */
+  http2: boolean;
+  /** Passes connections on unread. */
+  tcp: boolean;
+  /** Passes TLS on unread, by the name in SNI. */
+  tlsPassthrough: boolean;
 }
+
+/** What clients speak to the proxy; `tcp` and `tls-passthrough` are bytes that it does not read. */
+export type FrontProtocol = 'http/1.1' | 'h2' | 'tcp' | 'tls-passthrough';
 
 /** How a proxy is to run. */
 export interface ProxyOptions {
@@ -31,6 +43,12 @@ export interface ProxyOptions {
   accessLogPath: string | null;
   /** One route for everything, or the 10,000 of lib/routes.ts, where unknown hosts get no 200. */
   routes: 'one' | 'many';
+  /** Never HTTP/2 nor bytes together with many routes. */
+  protocol: FrontProtocol;
+  /** Certificate to terminate TLS 1.3 with; null: no TLS. `h2` without it is prior knowledge. */
+  tls: CertificateFiles | null;
+  /** What it speaks to the upstream; `h2c` only where clients speak `h2`, and then it is gRPC. */
+  upstreamProtocol: 'http/1.1' | 'h2c';
 }
 
 /** A proxy that was started (it may not serve yet). */
@@ -58,6 +76,23 @@ export const ALL_FEATURES: PeerFeatures = {
   reload: true,
   workers: true,
   production: true,
+  tls: true,
+  http2: true,
+  tcp: true,
+  tlsPassthrough: true,
+};
+
+/** Features of something that only forwards plain requests; to be spread and added to. */
+export const NO_FEATURES: PeerFeatures = {
+  accessLog: false,
+  manyRoutes: false,
+  reload: false,
+  workers: false,
+  production: false,
+  tls: false,
+  http2: false,
+  tcp: false,
+  tlsPassthrough: false,
 };
 
 /** Reload of a proxy that has none; scenarios do not call it (see PeerFeatures.reload). */

@@ -2,6 +2,7 @@
 
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { TLS_HOST, TLS_SUITE } from '../lib/certificate.ts';
 import { firstLine } from '../lib/machine.ts';
 import { BenchProcess } from '../lib/processes.ts';
 import { allHosts, allPrefixes, NEW_HOST } from '../lib/routes.ts';
@@ -43,11 +44,12 @@ export const portcullis: Peer = {
 function configText(options: ProxyOptions, withNewHost: boolean): string {
   const lines = [`workers: ${options.workers}`, 'admin: off'];
   if (options.accessLogPath !== null) lines.push(`accessLog: {path: ${options.accessLogPath}, format: json}`);
-  lines.push('listeners:', `  - {name: http, address: "127.0.0.1:${options.port}"}`);
-  lines.push('backends:', `  - {name: b, endpoints: ["127.0.0.1:${options.backendPort}"]}`);
+  lines.push('listeners:', `  - {name: in, address: "127.0.0.1:${options.port}"${listenerKeys(options)}}`);
+  const protocol = options.upstreamProtocol === 'h2c' ? ', protocol: h2c' : '';
+  lines.push('backends:', `  - {name: b, endpoints: ["127.0.0.1:${options.backendPort}"]${protocol}}`);
   lines.push('routes:');
   if (options.routes === 'one') {
-    lines.push('  - {name: all, rules: [{backendRefs: [{name: b}]}]}');
+    lines.push(`  - {name: all, ${routeKeys(options)}rules: [{backendRefs: [{name: b}]}]}`);
     return `${lines.join('\n')}\n`;
   }
   allHosts().forEach((host, index) => {
@@ -58,4 +60,20 @@ function configText(options: ProxyOptions, withNewHost: boolean): string {
   });
   if (withNewHost) lines.push(`  - {name: new, hostnames: [${NEW_HOST}], rules: [{backendRefs: [{name: b}]}]}`);
   return `${lines.join('\n')}\n`;
+}
+
+/** Protocols and TLS of the listener; nothing for the default. */
+function listenerKeys({ protocol, tls }: ProxyOptions): string {
+  if (protocol === 'tcp') return ', protocols: [tcp]';
+  if (protocol === 'tls-passthrough') return ', tls: {mode: Passthrough}';
+  if (tls === null) return protocol === 'h2' ? ', protocols: [h2c]' : '';
+  const pair = `{certificate: ${tls.certificate}, key: ${tls.key}}`;
+  const keys = `{certificates: [${pair}], minVersion: "1.3", cipherSuites: [${TLS_SUITE}]}`;
+  return `${protocol === 'h2' ? '' : ', protocols: [http/1.1]'}, tls: ${keys}`;
+}
+
+/** Kind of the one route; nothing for the default. */
+function routeKeys({ protocol }: ProxyOptions): string {
+  if (protocol === 'tcp') return 'kind: TCP, ';
+  return protocol === 'tls-passthrough' ? `kind: TLS, hostnames: [${TLS_HOST}], ` : '';
 }

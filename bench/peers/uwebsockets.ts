@@ -4,12 +4,12 @@
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { BenchProcess } from '../lib/processes.ts';
-import { noReload, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
+import { NO_FEATURES, noReload, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
 
 /** A proxy made of uWebSockets.js and node:http. */
 export const uwebsockets: Peer = {
   name: 'uwebsockets',
-  features: { accessLog: false, manyRoutes: false, reload: false, workers: false, production: false },
+  features: NO_FEATURES,
   version() {
     try {
       const manifest = createRequire(import.meta.url)('uWebSockets.js/package.json') as { version: string };

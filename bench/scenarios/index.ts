@@ -3,12 +3,16 @@
 import { accessLog } from './access-log.ts';
 import { bodies } from './bodies.ts';
 import { connections } from './connections.ts';
+import { http2 } from './http2.ts';
 import { idleMemory } from './idle-memory.ts';
 import { manyRoutes } from './many-routes.ts';
 import { reload } from './reload.ts';
 import type { Scenario } from './scenario.ts';
 import { slowReader } from './slow-reader.ts';
 import { start } from './start.ts';
+import { streams } from './streams.ts';
+import { tls } from './tls.ts';
+import { windowMemory } from './window-memory.ts';
 import { workers } from './workers.ts';
 
 /** Every scenario. */
@@ -18,8 +22,12 @@ export const allScenarios: readonly Scenario[] = [
   accessLog,
   manyRoutes,
   workers,
-  idleMemory,
+  ...tls,
+  ...http2,
+  ...streams,
+  ...idleMemory,
   slowReader,
+  windowMemory,
   start,
   reload,
 ];

@@ -3,11 +3,14 @@
 // of it and line ends behind it, over bytes that are done with.
 // Spec: RFC 9112 §6.3, §7.1. Hot module: no allocation.
 
+import { Errno } from '../ffi/errno.ts';
 import { ChunkedState, ChunkPhase, decodeChunked, writeChunkHeader } from '../http1/chunked.ts';
 import { HeaderId } from '../http1/header-ids.ts';
 import type { HeaderTable } from '../http1/header-table.ts';
+import { LARGE_BLOCK_BYTES } from '../io/arena.ts';
 import { putBytes, putRange } from '../io/bytes.ts';
 import type { Connection } from '../io/connection.ts';
+import type { Reactor } from '../io/reactor.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
@@ -164,6 +167,27 @@ export function putBodyEnd(memory: Uint8Array, at: number, trailers: HeaderTable
   memory[dest] = 13;
   memory[dest + 1] = 10;
   return dest + 2;
+}
+
+/**
+ * Keeps the trailers of a message that goes out on an HTTP/2 stream until everything before them has gone. Returns
+ * false when there is no room (`errno` is ENOBUFS).
+ */
+export function keepTrailers(reactor: Reactor, connection: Connection, trailers: HeaderTable): boolean {
+  const stream = connection.http2Stream!;
+  let bytes = lastChunk.length + 2;
+  for (let field = 0; field < trailers.count; field++) {
+    bytes += trailers.nameLength(field) + trailers.valueLength(field) + 4;
+  }
+  const block = bytes <= LARGE_BLOCK_BYTES ? reactor.arena.allocate(bytes) : 0;
+  if (block === 0) {
+    connection.errno = Errno.ENOBUFS;
+    return false;
+  }
+  stream.tailBlock = block;
+  stream.tailOffset = lastChunk.length;
+  stream.tailLength = putBodyEnd(reactor.memory, block, trailers) - block;
+  return true;
 }
 
 /** Fields for framing, routing, authentication or this connection have no place in trailers. */

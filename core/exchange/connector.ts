@@ -140,6 +140,8 @@ export class Connector implements Protocol {
       return;
     }
     connection.tls = ssl;
+    // From here on whoever closes the connection frees the session with it: a client that leaves, too.
+    connection.transport = this.context.tlsTransport;
     connection.state = HANDSHAKE;
     this.handshake(connection);
   }
@@ -160,7 +162,6 @@ export class Connector implements Protocol {
     }
     counters[Counter.UPSTREAM_TLS_HANDSHAKES]++;
     if (sessionResumed(connection.tls)) counters[Counter.UPSTREAM_TLS_RESUMED]++;
-    connection.transport = this.context.tlsTransport;
     // Session tickets may have come with the last handshake message.
     connection.readReady = true;
     this.established(connection);
@@ -209,10 +210,6 @@ export class Connector implements Protocol {
   private refuse(connection: Connection, detail: number, errno: number): void {
     this.context.counters[UPSTREAM_CONNECT_FAILURES]++;
     this.failed(Reason.UPSTREAM_CONNECT_FAILURE, detail, errno);
-    if (connection.tls !== 0) {
-      this.context.tlsSessions!.free(connection.tls);
-      connection.tls = 0;
-    }
     connection.connectOwner!.notEstablished(connection);
   }
 

@@ -43,7 +43,7 @@ const { STREAM } = BodyFraming;
 const { HTTP_2 } = HttpVersion;
 const { CONNECT } = Method;
 const { NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, CANCEL, CONNECT_ERROR, REFUSED_STREAM } = ErrorCode;
-const { DOWNSTREAM_ACCEPTED, DOWNSTREAM_BYTES_IN, DOWNSTREAM_BYTES_OUT, DOWNSTREAM_OPEN } = Counter;
+const { DOWNSTREAM_BYTES_IN, DOWNSTREAM_BYTES_OUT, DOWNSTREAM_OPEN } = Counter;
 const REQUEST_MALFORMED = MALFORMED;
 const REQUEST_NO_BUFFER = NO_BUFFER;
 
@@ -86,9 +86,6 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
 
   /** Takes over a freshly accepted connection whose protocol is HTTP/2 (by ALPN, or because the listener speaks no other). */
   accepted(connection: Connection): void {
-    const { counters } = this.context;
-    counters[DOWNSTREAM_ACCEPTED]++;
-    counters[DOWNSTREAM_OPEN]++;
     this.open(connection);
     this.context.reactor.resume(connection);
   }

@@ -88,10 +88,6 @@ export class Preamble implements Protocol {
     const { reactor, metrics, counters } = this.context;
     metrics.countClose(cause);
     counters[Counter.DOWNSTREAM_OPEN]--;
-    if (connection.tls !== 0 && connection.transport === null) {
-      this.context.tlsSessions!.free(connection.tls);
-      connection.tls = 0;
-    }
     reactor.close(connection, false);
   }
 
@@ -171,7 +167,14 @@ export class Preamble implements Protocol {
       hello.serverNameLength === 0 ? null : this.text(hello.serverNameOffset, hello.serverNameLength);
     if (connection.serverName !== null) connection.serverNameBytes = encoder.encode(connection.serverName);
     const listener = connection.listener!;
-    if (listener.settings.tls!.passthrough) {
+    const { tls } = listener.settings;
+    if (tls === null) {
+      // A reload took TLS off the listener while the hello was on its way.
+      metrics.countTlsFailure(TlsFailure.UNRECOGNIZED_NAME);
+      this.close(connection, CloseCause.PROTOCOL_ERROR);
+      return;
+    }
+    if (tls.passthrough) {
       reactor.clearTimer(connection);
       this.context.downstreamTcp.accepted(connection);
       return;
@@ -199,6 +202,8 @@ export class Preamble implements Protocol {
       return;
     }
     connection.tls = ssl;
+    // From here on whoever closes the connection frees the session with it: a drain, too.
+    connection.transport = this.context.tlsTransport;
     connection.state = HANDSHAKE;
     this.handshake(connection);
   }
@@ -210,7 +215,6 @@ export class Preamble implements Protocol {
     if (result === HANDSHAKE_DONE) {
       counters[TLS_HANDSHAKES]++;
       if (sessionResumed(connection.tls)) counters[TLS_RESUMED]++;
-      connection.transport = this.context.tlsTransport;
       connection.readReady = true;
       reactor.clearTimer(connection);
       connection.tlsVersion = sessionVersion(connection.tls) === 'TLSv1.3' ? tls13 : tls12;

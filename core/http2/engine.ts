@@ -19,7 +19,7 @@ import { HeaderBlocks } from './header-blocks.ts';
 import { Http2Output } from './output.ts';
 import type { Http2Role } from './role.ts';
 import { type Http2Limits, Http2Session } from './session.ts';
-import { applySettings, SettingsId } from './settings.ts';
+import { applySettings, HEADER_TABLE_BYTES_DEFAULT as TABLE_BYTES_DEFAULT, SettingsId } from './settings.ts';
 import { Shutdowns } from './shutdown.ts';
 import type { Http2Stream } from './stream.ts';
 import type { StreamTransport } from './stream-transport.ts';
@@ -39,6 +39,7 @@ const { RULE_SHIFT } = errors;
 const { INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_SIZE, MAX_CONCURRENT_STREAMS, ENABLE_PUSH, ENABLE_CONNECT_PROTOCOL } =
   SettingsId;
 const HEADER_BYTES = FRAME_HEADER_BYTES;
+const HEADER_TABLE_BYTES_DEFAULT = TABLE_BYTES_DEFAULT;
 const FRAME_MAX = FRAME_BYTES_MAX_DEFAULT;
 const WINDOW_MAX = 0x7fff_ffff;
 const { HTTP2_RESETS_RECEIVED } = Counter;
@@ -486,9 +487,11 @@ export class Http2Engine implements Protocol {
       this.shutdowns.failFrame(session, error);
       return;
     }
-    if (session.encoder !== null) {
-      session.encoder.setTableSizeMax(peer.headerTableBytesLeast);
-      session.encoder.setTableSizeMax(peer.headerTableBytes);
+    // An encoder made later would not announce a table that was smaller in between (RFC 7541 §4.2).
+    if (session.encoder !== null || peer.headerTableBytesLeast < HEADER_TABLE_BYTES_DEFAULT) {
+      const encoder = output.encoderOf(session);
+      encoder.setTableSizeMax(peer.headerTableBytesLeast);
+      encoder.setTableSizeMax(peer.headerTableBytes);
     }
     const ack = output.reserve(session, SETTINGS_ACK_BYTES);
     if (ack !== 0) output.commit(session, writeSettingsAck(memory, ack));

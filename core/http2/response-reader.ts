@@ -9,11 +9,11 @@ import { parseContentLength } from '../http1/framing.ts';
 import { HeaderId } from '../http1/header-ids.ts';
 import { FIELD_WORDS } from '../http1/header-table.ts';
 import type { ResponseHead } from '../http1/message.ts';
-import { PHRASE_AT, STATUS_LINE_BYTES_MAX, statusLine } from '../http1/reason-phrases.ts';
 import { putLineEnd, putText } from '../io/bytes.ts';
 import type { Reactor } from '../io/reactor.ts';
 import { PSEUDO_FIRST, PseudoId } from './pseudo-ids.ts';
 import type { HeaderBlock } from './role.ts';
+import { PHRASE_AT, STATUS_LINE_BYTES_MAX, statusLine } from './status-lines.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const WORDS = FIELD_WORDS;

@@ -160,7 +160,8 @@ export class Shutdowns {
       this.putGoaway(session, session.lastPeerStreamId, session.fatal & ERROR_CODE_MASK, session.reasonText);
     this.resetStreams(session);
     if (!broken) this.output.flush(session);
-    if (session.broken) {
+    // Nothing of ours that an upstream has not read yet is worth waiting for.
+    if (session.broken || (!session.isServer && session.connection.outputBytes === 0)) {
       this.close(session);
       return;
     }

@@ -14,6 +14,7 @@ import { ListenerRuntime, Runtime } from '../exchange/runtime.ts';
 import { Tunnel } from '../exchange/tunnel.ts';
 import { Upstream } from '../exchange/upstream.ts';
 import { UpstreamHttp1 } from '../exchange/upstream-http1.ts';
+import { UpstreamHttp2 } from '../exchange/upstream-http2.ts';
 import { type Kernel, Shutdown } from '../ffi/kernel.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
 import { Reactor } from '../io/reactor.ts';
@@ -95,6 +96,7 @@ export class PacketWorker {
     this.context.downstreamTcp = new DownstreamTcp(this.context);
     this.context.upstream = new Upstream(this.context);
     this.context.upstreamHttp1 = new UpstreamHttp1(this.context);
+    this.context.upstreamHttp2 = new UpstreamHttp2(this.context);
     this.context.connector = new Connector(this.context);
     this.context.tunnel = new Tunnel(this.context);
     this.acceptor = new Acceptor(this.context);
@@ -193,6 +195,7 @@ export class PacketWorker {
         context.upstreamHttp1.closeIdle(endpoint.idle);
         report.upstreamClosed++;
       }
+      report.upstreamClosed += context.upstreamHttp2.connections.retireAll(endpoint);
       context.dropEndpoint(endpoint);
     }
     this.applyListeners(snapshot, listenerFds);
@@ -269,6 +272,7 @@ export class PacketWorker {
     this.drainEndMs = nowMs + timeoutMs;
     for (const endpoint of context.endpoints.values()) {
       while (endpoint.idle !== null) context.upstreamHttp1.closeIdle(endpoint.idle);
+      context.upstreamHttp2.connections.retireAll(endpoint);
     }
     this.forEachDownstream((connection) => {
       if (connection.protocol === context.http2) context.downstreamHttp2.closeIfIdle(connection);
@@ -309,6 +313,7 @@ export class PacketWorker {
     for (const endpoint of this.context.endpoints.values()) {
       while (endpoint.idle !== null) this.context.upstreamHttp1.closeIdle(endpoint.idle);
     }
+    this.context.upstreamHttp2.connections.closeAll();
     this.reactor.closeWatch(this.wake);
     this.acceptor.close();
     this.reactor.destroy();

@@ -49,14 +49,14 @@ const CERTIFICATE_EXPECTED = 'a PEM file with the certificate and its intermedia
 const KEY_EXPECTED = 'a PEM file with the private key of the certificate';
 
 /**
- * Checks a certificate and its key: both can be read, belong together, are valid at `nowMs`, and
- * OpenSSL takes them. Both texts may hold other blocks too, so that one file can be given twice.
+ * Checks a certificate and its key: both can be read, belong together, are valid at `nowMs` (null: at
+ * any time), and OpenSSL takes them. Both texts may hold other blocks too, so that one file can be given twice.
  */
 export function parsePair(
   certificateText: string,
   keyText: string,
   purpose: Purpose,
-  nowMs: number,
+  nowMs: number | null,
 ): ParsedCertificate | PemProblem {
   const certificates = parseCertificates(certificateText);
   if (!Array.isArray(certificates)) return certificates;
@@ -158,11 +158,17 @@ function parseKey(text: string): { key: KeyObject; pem: string } | PemProblem {
   return { key, pem };
 }
 
-function leafProblem(leaf: X509Certificate, key: KeyObject, purpose: Purpose, nowMs: number): PemProblem | undefined {
+function leafProblem(
+  leaf: X509Certificate,
+  key: KeyObject,
+  purpose: Purpose,
+  nowMs: number | null,
+): PemProblem | undefined {
   const refuse = (problem: string, expected: string): PemProblem => ({ part: 'certificate', problem, expected });
   const { validFromDate: from, validToDate: to } = leaf;
-  if (nowMs >= to.getTime()) return refuse(`expired on ${dateOf(to)}`, 'a certificate that is valid now');
-  if (nowMs < from.getTime()) {
+  if (nowMs !== null && nowMs >= to.getTime())
+    return refuse(`expired on ${dateOf(to)}`, 'a certificate that is valid now');
+  if (nowMs !== null && nowMs < from.getTime()) {
     return refuse(`is not valid before ${dateOf(from)}`, 'a certificate that is valid now, and the right time');
   }
   const usages = leaf.keyUsage as string[] | undefined;

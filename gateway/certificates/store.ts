@@ -47,10 +47,12 @@ interface Known {
 
 /** A certificate that came from elsewhere than files, such as an ACME order. */
 export interface SuppliedCertificate {
-  /** Names that it was ordered for, without wildcards. */
+  /** Names that it was ordered for: those of a `listeners[].tls.acme.hostnames`, in any order. */
   hostnames: readonly string[];
   chainPem: string;
   keyPem: string;
+  /** Stands in until there is a real one: it is neither logged nor counted. Default: false. */
+  placeholder?: boolean;
 }
 
 /** All certificates and authorities of the running configuration. */
@@ -58,8 +60,8 @@ export class CertificateStore {
   private readonly log: Log;
   private readonly now: () => number;
   private readonly known = new Map<string, Known>();
-  /** By hostnames, sorted and joined. */
-  private readonly supplied = new Map<string, ParsedCertificate>();
+  /** By `keyOfNames`. */
+  private readonly supplied = new Map<string, { certificate: ParsedCertificate; placeholder: boolean }>();
   /** Sources that have passed `test` and are not in use yet: `prepare` follows at once. */
   private readonly tested = new Map<string, { hash: string; content: Content }>();
   /** Keys of the sources that the running configuration names. */
@@ -125,8 +127,10 @@ export class CertificateStore {
         if (!('authorities' in content)) throw new Error(`${file} has not been loaded as a list of authorities`);
         return content.authorities;
       },
-      automatic: (hostnames) =>
-        [...this.supplied.values()].filter(({ names }) => hostnames.some((name) => names.includes(name))),
+      automatic: (hostnames) => {
+        const supplied = this.supplied.get(keyOfNames(hostnames));
+        return supplied === undefined ? [] : [supplied.certificate];
+      },
       ticketKeys,
     };
   }
@@ -136,10 +140,8 @@ export class CertificateStore {
     const sources = sourcesOf(config);
     this.inUse = new Set(sources.map(keyOf));
     for (const key of this.known.keys()) if (!this.inUse.has(key)) this.known.delete(key);
-    const automatic = config.listeners.flatMap(({ tls }) => tls?.acme?.hostnames ?? []);
-    for (const [key, { names }] of this.supplied) {
-      if (!names.some((name) => automatic.includes(name))) this.supplied.delete(key);
-    }
+    const automatic = config.listeners.map(({ tls }) => keyOfNames(tls?.acme?.hostnames ?? []));
+    for (const key of this.supplied.keys()) if (!automatic.includes(key)) this.supplied.delete(key);
     this.warnOfExpiry();
     return [...new Set(sources.flatMap(({ files }) => files))];
   }
@@ -158,20 +160,23 @@ export class CertificateStore {
   }
 
   /**
-   * Takes a certificate from elsewhere, in place of an earlier one for the same names. Throws an Error
-   * that says what is wrong with it; then nothing changes.
+   * Takes a certificate from elsewhere, in place of an earlier one for the same names; one that has
+   * expired too, as there may be no other. Throws an Error that says what is wrong with it; then nothing
+   * changes.
    */
-  supply({ hostnames, chainPem, keyPem }: SuppliedCertificate): void {
-    const parsed = parsePair(chainPem, keyPem, 'server', this.now());
+  supply({ hostnames, chainPem, keyPem, placeholder = false }: SuppliedCertificate): void {
+    const parsed = parsePair(chainPem, keyPem, 'server', null);
     const names = hostnames.join(', ');
     if ('problem' in parsed) throw new Error(`the ${parsed.part} for ${names} ${parsed.problem}`);
     const missing = hostnames.map(canonicalHostname).filter((name) => !parsed.names.includes(name));
     if (missing.length > 0) throw new Error(`the certificate for ${names} lacks ${missing.join(', ')}`);
-    const key = hostnames.map(canonicalHostname).sort().join();
+    const key = keyOfNames(hostnames);
     const before = this.supplied.get(key);
-    if (before?.fingerprint === parsed.fingerprint) return;
-    this.supplied.set(key, parsed);
-    this.logCertificate(before === undefined ? 'certificate obtained' : 'certificate renewed', parsed, before);
+    this.supplied.set(key, { certificate: parsed, placeholder });
+    if (placeholder || before?.certificate.fingerprint === parsed.fingerprint) return;
+    const replaced = before === undefined || before.placeholder ? undefined : before.certificate;
+    this.logCertificate('automatic certificate in use', parsed, replaced);
+    this.warnOfExpiry();
   }
 
   /** Warns of certificates that expire soon, once for each number of days of `WARN_DAYS`. */
@@ -211,7 +216,9 @@ export class CertificateStore {
         all.push({ certificate: known.current.certificate, file: known.source.files[0] });
       }
     }
-    for (const certificate of this.supplied.values()) all.push({ certificate, file: undefined });
+    for (const { certificate, placeholder } of this.supplied.values()) {
+      if (!placeholder) all.push({ certificate, file: undefined });
+    }
     return all;
   }
 
@@ -305,6 +312,11 @@ function pairSource({ certificateFile, keyFile }: CertificateFiles, purpose: Pur
 
 function keyOf({ files }: Source): string {
   return files.join('\n');
+}
+
+/** Equal for the same names in any order and spelling. */
+function keyOfNames(hostnames: readonly string[]): string {
+  return hostnames.map(canonicalHostname).sort().join();
 }
 
 /** All that a configuration names, each once. A pair that serves and is shown to backends is for servers. */

@@ -5,6 +5,8 @@
 // rely on: answers belong to their requests, bodies are whole or visibly cut, nothing is done twice
 // that must not be, and a failure has a reason that fits.
 
+import type { CodeName } from './http2-codec.ts';
+import { isLate } from './http2-plan.ts';
 import { type ClientPlan, hosts, limitedBodyBytes, type RequestPlan, type Troubles } from './plan.ts';
 
 /** What a client saw of one request. */
@@ -14,9 +16,9 @@ export type Outcome =
   /** A response of the gateway itself, whole. */
   | { type: 'generated'; status: number; flag: string }
   /** A response that visibly ended too soon. */
-  | { type: 'truncated'; why: string }
-  /** The connection ended before any answer, without having been announced. */
-  | { type: 'unanswered'; why: string }
+  | { type: 'truncated'; why: string; code?: CodeName | undefined }
+  /** The connection, or the stream (`code`), ended before any answer, without having been announced. */
+  | { type: 'unanswered'; why: string; code?: CodeName | undefined }
   /** Sent, but behind an answer that announced the end of the connection. */
   | { type: 'abandoned' }
   /** The client left, or never came to send it. */
@@ -109,6 +111,10 @@ export class Judge {
     if (record.plan.malformed !== undefined && record.plan.malformed !== 'badChunkSize') {
       this.violation(`request ${id} is malformed (${record.plan.malformed}) and reached an upstream`);
     }
+    const http2Malformed = record.plan.http2?.malformed;
+    if (http2Malformed !== undefined && !isLate(http2Malformed)) {
+      this.violation(`request ${id} is malformed (${http2Malformed}) and reached an upstream`);
+    }
     if (record.plan.unrouted) this.violation(`request ${id} has no route and reached an upstream`);
     if (count < 2) return;
     if (!IDEMPOTENT.includes(method)) this.violation(`${method} request ${id} was delivered ${count} times`);
@@ -148,10 +154,38 @@ export class Judge {
     );
   }
 
+  /** The gateway says that it has not acted on a request, so that another connection may carry it. */
+  notActedOn(id: number): void {
+    this.trace?.(`request ${id} was not acted on`);
+    if (this.records.get(id)!.deliveries.length > 0) {
+      this.violation(`request ${id} was delivered, although the gateway says that it has not acted on it`);
+    }
+  }
+
+  /** Whether the gateway may send GOAWAY to a client that kept the rules. */
+  mayGoAway(client: ClientPlan): boolean {
+    const { troubles } = this;
+    return troubles.drain || troubles.resources || troubles.limits || client.extraListener || leavesEarly(client);
+  }
+
+  /** Whether a client may be cut off without a word. */
+  mayVanishAtAll(client: ClientPlan): boolean {
+    const { troubles } = this;
+    return troubles.drain || troubles.resources || troubles.clients || troubles.limits || client.extraListener;
+  }
+
+  /** Whether the rest of a request may be cut off with this code when its answer is complete. */
+  mayResetAfterEnd(plan: RequestPlan, code: CodeName): boolean {
+    if (code === 'NO_ERROR' || (code === 'CANCEL' && (this.troubles.drain || this.troubles.resources))) return true;
+    return isMalformed(plan) && (code === 'PROTOCOL_ERROR' || code === 'FLOW_CONTROL_ERROR');
+  }
+
   /** Whether the client of a request goes through with a tunnel to its end. */
   staysInTunnel(id: number): boolean {
     const record = this.records.get(id)!;
-    return !leavesEarly(record.client) && !this.troubles.drain && !this.troubles.resources;
+    const { client, plan } = record;
+    if (plan.http2?.resetAfterMs !== undefined || client.http2?.fatal !== undefined) return false;
+    return !leavesEarly(client) && !this.troubles.drain && !this.troubles.resources;
   }
 
   /** Every request must have ended by now. */
@@ -175,7 +209,7 @@ export class Judge {
     const { plan } = record;
     switch (outcome.type) {
       case 'complete':
-        if (plan.malformed !== undefined && !this.early(plan)) return 'is malformed and was answered by an upstream';
+        if (isMalformed(plan) && !this.early(plan)) return 'is malformed and was answered by an upstream';
         if (hosts[plan.host] === undefined || plan.unrouted) return 'has no route and was answered by an upstream';
         if (this.oversized(plan) && !this.early(plan)) return 'is too large and was answered by an upstream';
         if (record.deliveries.length === 0) return 'was answered without having been delivered';
@@ -183,8 +217,10 @@ export class Judge {
       case 'generated':
         return this.generatedProblem(record, outcome.status, outcome.flag);
       case 'truncated':
+        if (outcome.code !== undefined && !this.codeFits(record, outcome.code)) return `reset with ${outcome.code}`;
         return this.mayTruncate(record) ? undefined : `answer cut off without a cause (${outcome.why})`;
       case 'unanswered':
+        if (outcome.code !== undefined && !this.codeFits(record, outcome.code)) return `reset with ${outcome.code}`;
         return this.mayVanish(record) ? undefined : `connection ended without an answer (${outcome.why})`;
       default:
         return undefined;
@@ -196,9 +232,9 @@ export class Judge {
     const { troubles } = this;
     const fault = plan.response.fault;
     const text = `answered with ${status} ${flag}`;
-    if (plan.malformed !== undefined) {
+    if (isMalformed(plan)) {
       if (status >= 400) return undefined;
-      return `is malformed (${plan.malformed}) but ${text}`;
+      return `is malformed (${plan.malformed ?? plan.http2?.malformed}) but ${text}`;
     }
     const lost = ['closeBeforeHead', 'resetBeforeHead', 'closeInHead', 'closeInBody', 'resetInBody'].includes(fault);
     const explained: Record<string, boolean> = {
@@ -208,8 +244,9 @@ export class Judge {
       UCS: troubles.stale || troubles.responses,
       UT: fault === 'silence' || this.timed(plan),
       // Bytes that nobody asked for can arrive just when the next request has been sent.
-      UPE: fault === 'badHead' || fault === 'badChunk' || troubles.responses,
-      DT: client.cut?.how === 'stall',
+      UPE: fault === 'badHead' || fault === 'badChunk' || troubles.responses || this.denied(plan),
+      // Streams share a window, which those that get no further may have used up.
+      DT: client.cut?.how === 'stall' || (client.http2 !== undefined && troubles.responses),
       RQL: this.oversized(plan) && status === 413,
       OM: troubles.resources,
       UO: troubles.resources,
@@ -218,7 +255,34 @@ export class Judge {
     return explained[flag] === true ? undefined : `${text} without a cause`;
   }
 
+  /** Whether a stream may be reset with this code. */
+  private codeFits(record: RequestRecord, code: CodeName): boolean {
+    const { plan } = record;
+    const { troubles } = this;
+    switch (code) {
+      case 'PROTOCOL_ERROR':
+      case 'FLOW_CONTROL_ERROR':
+        return isMalformed(plan) && (code === 'PROTOCOL_ERROR') === (plan.http2?.malformed !== 'windowOverflow');
+      case 'REFUSED_STREAM':
+        return record.deliveries.length === 0 && troubles.resources;
+      case 'CANCEL':
+      case 'INTERNAL_ERROR':
+        return !isMalformed(plan) || this.mayCut(record);
+      case 'CONNECT_ERROR':
+        return plan.upgrade;
+      default:
+        return false;
+    }
+  }
+
   private mayTruncate(record: RequestRecord): boolean {
+    const { plan, client } = record;
+    // A client that breaks the rules loses everything, and so does a malformed request.
+    if (client.http2?.fatal !== undefined || plan.http2?.malformed !== undefined) return true;
+    return this.mayCut(record);
+  }
+
+  private mayCut(record: RequestRecord): boolean {
     const { plan, client } = record;
     const fault = plan.response.fault;
     if (['closeInBody', 'resetInBody', 'badChunk'].includes(fault)) return true;
@@ -250,6 +314,11 @@ export class Judge {
     return plan.response.afterBodyBytes <= plan.bytes;
   }
 
+  /** A tunnel that the upstream does not agree to, with a status that would say the contrary to an HTTP/2 client. */
+  private denied(plan: RequestPlan): boolean {
+    return plan.http2 !== undefined && plan.upgrade && !plan.upgradeAccepted && plan.response.status < 300;
+  }
+
   /** The request body is over the limit of this run. */
   private oversized(plan: RequestPlan): boolean {
     return this.troubles.limits && plan.bytes > limitedBodyBytes;
@@ -266,6 +335,10 @@ function leavesEarly(client: ClientPlan): boolean {
   return client.cut !== undefined || client.leaveAtByte !== undefined || client.halfClose;
 }
 
+function isMalformed(plan: RequestPlan): boolean {
+  return plan.malformed !== undefined || plan.http2?.malformed !== undefined;
+}
+
 function describe(outcome: Outcome): string {
   return JSON.stringify(outcome);
 }
@@ -276,5 +349,9 @@ export function summary(plan: RequestPlan): string {
   const { response } = plan;
   const answer = `${response.status} ${response.framing} of ${response.bytes}`;
   const fault = response.fault === 'none' ? '' : `, ${response.fault} at ${response.faultAtByte}`;
-  return `${plan.method} HTTP/1.${plan.version}${body}; answer ${answer}${fault}`;
+  const { http2 } = plan;
+  const version = http2 === undefined ? `HTTP/1.${plan.version}` : `HTTP/2${plan.upgrade ? ' CONNECT' : ''}`;
+  const malformed = plan.malformed ?? http2?.malformed;
+  const wrong = malformed === undefined ? '' : ` (${malformed})`;
+  return `${plan.method} ${version}${wrong}${body}; answer ${answer}${fault}`;
 }

@@ -4,6 +4,7 @@
 // what each request is and what may become of it. Faults come in families, and a seed has few or
 // none of them: in a calm run every request must succeed, which a run full of faults cannot show.
 
+import type { Http2ClientPlan, Http2RequestPlan } from './http2-plan.ts';
 import type { Pace } from './peer.ts';
 import type { Random } from './random.ts';
 import type { LinkProfile } from './tcp.ts';
@@ -122,6 +123,8 @@ export interface RequestPlan {
   /** No route leads anywhere. */
   unrouted: boolean;
   response: ResponsePlan;
+  /** The request goes over HTTP/2. */
+  http2?: Http2RequestPlan;
 }
 
 /** One client connection. */
@@ -141,6 +144,8 @@ export interface ClientPlan {
   extraListener: boolean;
   /** The client ends its sending side after the last request, before the answers. */
   halfClose: boolean;
+  /** The connection speaks HTTP/2. */
+  http2?: Http2ClientPlan | undefined;
 }
 
 /** Names of backends that hosts lead to. */

@@ -125,7 +125,7 @@ export class UpstreamConnection extends Peer {
     this.reader = new MessageReader({
       head: (head) => this.head(head),
       body: (bytes) => this.body(bytes),
-      end: () => this.end(),
+      end: (trailers) => this.end(trailers),
     });
   }
 
@@ -188,7 +188,7 @@ export class UpstreamConnection extends Peer {
     this.requestComplete = false;
     this.responseComplete = false;
     this.responding = false;
-    if (plan.malformed === undefined) this.checkHead(head, plan, match[1]!);
+    if (plan.malformed === undefined && plan.http2?.malformed === undefined) this.checkHead(head, plan, match[1]!);
     if (this.dieOnNextRequest !== undefined) {
       this.close(this.dieOnNextRequest);
       this.server.connections.delete(this);
@@ -207,6 +207,8 @@ export class UpstreamConnection extends Peer {
     if (hosts[plan.host] !== this.server.backend) throw new CodecError(`${where}: backend ${this.server.backend}`);
     if (field(head, 'x-hop') !== undefined) throw new CodecError(`${where}: a field that Connection had named`);
     if ((field(head, 'x-extra') ?? '').length !== plan.extraFieldBytes) throw new CodecError(`${where}: x-extra`);
+    const cookies = Array.from({ length: plan.http2?.cookies ?? 0 }, (_, i) => `c${i}=${plan.id}`).join('; ');
+    if ((field(head, 'cookie') ?? '') !== cookies) throw new CodecError(`${where}: cookie ${field(head, 'cookie')}`);
     const framing = declaredFraming(head)?.type ?? 'none';
     const empty = plan.framing === 'none' || plan.bytes === 0;
     if (framing !== plan.framing && !(empty && framing !== 'chunked')) {
@@ -224,14 +226,17 @@ export class UpstreamConnection extends Peer {
     if (this.tunnel === undefined && checker.position >= this.current!.response.afterBodyBytes) this.respond();
   }
 
-  private end(): void {
+  private end(trailers: [string, string][]): void {
     if (this.gone) return;
     const plan = this.current!;
     this.requestComplete = true;
     const got = this.checker!.position;
-    if (got !== plan.bytes || plan.malformed !== undefined) {
+    if (got !== plan.bytes || plan.malformed !== undefined || plan.http2?.malformed !== undefined) {
       throw new CodecError(`request ${plan.id} seemed complete with ${got} of ${plan.bytes} body bytes`);
     }
+    const expected = plan.trailers ? 'x-trailer: end' : '';
+    const seen = trailers.map(([name, value]) => `${name}: ${value}`).join();
+    if (seen !== expected) throw new CodecError(`request ${plan.id} has the trailers "${seen}", not "${expected}"`);
     this.respond();
     this.rest();
   }

@@ -15,6 +15,8 @@ import { PacketWorker } from '../../core/workers/packet-worker.ts';
 import type { ControlMessage, WorkerMessage } from '../../core/workers/protocol.ts';
 import type { Snapshot } from '../../core/workers/snapshot.ts';
 import { REASON_FIELD, SimClient } from './client.ts';
+import { SimHttp2Client } from './http2-client.ts';
+import { drawHttp2Clients } from './http2-plan.ts';
 import { Judge } from './judge.ts';
 import { type KernelFaults, noFaults, SimKernel } from './kernel.ts';
 import {
@@ -34,6 +36,7 @@ import { SimUpstream } from './upstream.ts';
 /** What came of a run. */
 export interface RunReport {
   seed: number;
+  kind: WorldKind;
   /** Broken rules; empty when all is well. */
   violations: string[];
   /** Families of trouble that were on. */
@@ -43,6 +46,15 @@ export interface RunReport {
   /** Worker batches. */
   batches: number;
 }
+
+/** Which protocols are spoken: HTTP/1.1 only, or HTTP/2 by most clients. */
+export type WorldKind = 'http1' | 'http2';
+
+/** All worlds of a seed. */
+export const worldKinds: readonly WorldKind[] = ['http1', 'http2'];
+
+/** Keeps what is drawn for HTTP/2 away from the seeds of everything else. */
+const HTTP2_SEEDS = 2 ** 33;
 
 const listenerAddress = { host: '127.0.0.1', port: 8080 };
 const extraAddress = { host: '127.0.0.1', port: 8081 };
@@ -55,12 +67,22 @@ const RUN_MS_MAX = 1_800_000;
 /** Virtual time after the last client in which everything must be closed. */
 const SETTLE_MS_MAX = 400_000;
 
+/** Blocks for request bodies that wait, as many as the default window of a connection allows, and some partly filled. */
+const HTTP2_BLOCKS_MAX = (1024 * 1024) / 16_384 + 16;
+
 /** Connections that a client opens one after the other to get its requests done. */
 const RECONNECTS_MAX = 6;
 
 const snapshotCache = new Map<string, Config>();
 
-function configText(troubles: Troubles, addresses: Readonly<Record<string, string[]>>, extra: boolean): string {
+function configText(
+  troubles: Troubles,
+  kind: WorldKind,
+  addresses: Readonly<Record<string, string[]>>,
+  extra: boolean,
+): string {
+  // The time for the acknowledgement of settings too, which the slowest of networks need.
+  const requestHead = kind === 'http1' ? '10s' : '120s';
   const betaTimeouts = troubles.responses ? 'timeouts: {request: 5s, backendRequest: 3s}' : '';
   const route = (name: string, extra: string): string => `
   - name: ${name}
@@ -74,7 +96,7 @@ function configText(troubles: Troubles, addresses: Readonly<Record<string, strin
   return `
 accessLog: {path: "-"}
 responseReasonHeader: ${REASON_FIELD}
-timeouts: {requestHead: 10s, idle: 50s, streamIdle: 30s, tunnelIdle: 60s}
+timeouts: {requestHead: ${requestHead}, idle: 50s, streamIdle: 30s, tunnelIdle: 60s}
 ${troubles.limits ? limits : ''}
 listeners:${listener('main', listenerAddress)}${extra ? listener('extra', extraAddress) : ''}
 routes:${route('alpha', '')}${route('beta', betaTimeouts)}
@@ -98,6 +120,7 @@ class World {
   readonly judge: Judge;
   readonly troubles: Troubles;
   batches = 0;
+  private readonly kind: WorldKind;
   private readonly random: Random;
   private readonly scheduler = new Scheduler();
   private readonly kernel: SimKernel;
@@ -106,7 +129,7 @@ class World {
   private readonly wakeFd: number;
   private readonly listenerFd: number;
   private readonly upstreams = new Map<string, SimUpstream>();
-  private readonly clients: SimClient[] = [];
+  private readonly clients: (SimClient | SimHttp2Client)[] = [];
   private readonly inbox: ControlMessage[] = [];
   private readonly posted: WorkerMessage[] = [];
   /** Addresses of the endpoints of each generation. */
@@ -123,10 +146,12 @@ class World {
   private extraWanted: boolean;
   private idleBatches = 0;
 
-  constructor(seed: number, trace: ((line: string) => void) | undefined) {
+  constructor(seed: number, kind: WorldKind, trace: ((line: string) => void) | undefined) {
     this.random = new Random(seed);
+    this.kind = kind;
     this.troubles = drawTroubles(this.random.fork());
     const clients = drawClients(this.random.fork(), this.troubles);
+    if (kind === 'http2') drawHttp2Clients(new Random(seed + HTTP2_SEEDS), this.troubles, clients);
     this.judge = new Judge(this.troubles, clients);
     this.trace = trace === undefined ? undefined : (line) => trace(`${this.scheduler.nowMs.toFixed(3)} ${line}`);
     this.judge.trace = this.trace;
@@ -231,7 +256,7 @@ class World {
     }
     this.wanted.set(this.epoch, wanted);
     if (withoutExtra) this.extraWanted = false;
-    const snapshot = snapshotOf(configText(this.troubles, addresses, this.extraWanted), this.epoch++);
+    const snapshot = snapshotOf(configText(this.troubles, this.kind, addresses, this.extraWanted), this.epoch++);
     const listenerFds = snapshot.listeners.map((listener) =>
       listener.name === 'extra' ? this.extraFd : this.listenerFd,
     );
@@ -252,6 +277,7 @@ class World {
         leaveAtByte: undefined,
         halfClose: false,
         extraListener: false,
+        http2: plan.http2 === undefined ? undefined : { ...plan.http2, fatal: undefined },
       };
       this.judge.moved(rest, next);
       // Nobody comes back at once to a server that has just turned them away.
@@ -264,7 +290,8 @@ class World {
       return true;
     };
     const name = `client ${index + 1}.${attempt}`;
-    this.clients.push(new SimClient(name, socket, this.scheduler, random, plan, this.judge, again));
+    const client = plan.http2 === undefined ? SimClient : SimHttp2Client;
+    this.clients.push(new client(name, socket, this.scheduler, random, plan, this.judge, again));
   }
 
   /** Plans what happens to the worker itself during the run. */
@@ -318,7 +345,8 @@ class World {
   /** Streams must hold little, however slow the other side is. Small and large blocks count alike. */
   private checkMemory(): void {
     const { connections, exchanges, blocksInUse } = this.worker.stats();
-    const most = 2 * (connections + exchanges) + 2;
+    const http2Clients = this.clients.filter((client) => client instanceof SimHttp2Client).length;
+    const most = 2 * (connections + exchanges) + 2 + http2Clients * HTTP2_BLOCKS_MAX;
     if (blocksInUse > most)
       throw new Error(`${blocksInUse} blocks for ${connections} connections, ${exchanges} exchanges`);
   }
@@ -403,8 +431,8 @@ class World {
 }
 
 /** Runs one seed. `trace` takes a line for everything that happens. Deterministic for a seed. */
-export function runSeed(seed: number, trace?: (line: string) => void): RunReport {
-  const world = new World(seed, trace);
+export function runSeed(seed: number, kind: WorldKind, trace?: (line: string) => void): RunReport {
+  const world = new World(seed, kind, trace);
   try {
     world.run();
   } catch (error) {
@@ -412,5 +440,5 @@ export function runSeed(seed: number, trace?: (line: string) => void): RunReport
   }
   const troubles = Object.entries(world.troubles).flatMap(([name, on]) => (on ? [name] : []));
   const { judge, batches } = world;
-  return { seed, violations: judge.violations, troubles, tally: judge.tally(), batches };
+  return { seed, kind, violations: judge.violations, troubles, tally: judge.tally(), batches };
 }

@@ -75,7 +75,8 @@ test('a grpc-timeout that runs out is DEADLINE_EXCEEDED, and the log names it', 
 });
 
 test('a message above the limit of the gateway is RESOURCE_EXHAUSTED', async (t) => {
-  const { port } = await grpcGateway(t, [await silentPort(t)], { top: 'limits: {maxRequestBodySize: 64KiB}' });
+  const { port: serverPort } = await startServer(t, { unary: () => {} });
+  const { port } = await grpcGateway(t, [serverPort], { top: 'limits: {maxRequestBodySize: 64KiB}' });
   const client = new EchoClient(t, port);
   const { status } = await client.unary(Buffer.alloc(100_000));
   assertGenerated(status, Code.RESOURCE_EXHAUSTED, 'RQL');

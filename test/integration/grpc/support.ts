@@ -2,6 +2,8 @@
 // them is nobody's business between a client and its server.
 
 import assert from 'node:assert/strict';
+import { createServer as createHttp2Server, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2';
+import type { AddressInfo } from 'node:net';
 import type { TestContext } from 'node:test';
 import {
   Client,
@@ -9,6 +11,7 @@ import {
   type ClientOptions,
   type ClientReadableStream,
   type ClientWritableStream,
+  status as Code,
   credentials,
   Metadata,
   type MethodDefinition,
@@ -75,6 +78,33 @@ export async function startServer(
   return { server, port: bound };
 }
 
+/**
+ * Starts a server that answers every RPC with one message and never ends it, and does not watch
+ * deadlines, as servers of gRPC libraries do. Returns its port; `cancelled` is called for each stream
+ * that is reset.
+ */
+export async function startEndlessServer(t: TestContext, cancelled: () => void): Promise<number> {
+  const server = createHttp2Server();
+  const sessions = new Set<ServerHttp2Session>();
+  server.on('session', (session) => {
+    sessions.add(session);
+    session.on('error', () => {});
+  });
+  server.on('stream', (stream: ServerHttp2Stream) => {
+    stream.on('error', () => {});
+    stream.on('aborted', cancelled);
+    stream.respond({ ':status': 200, 'content-type': 'application/grpc' });
+    stream.write(Buffer.from([0, 0, 0, 0, 1, 109]));
+    stream.resume();
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.after(() => {
+    server.close();
+    for (const session of sessions) session.destroy();
+  });
+  return (server.address() as AddressInfo).port;
+}
+
 /** Settings of a test's gateway, in YAML flow style, each ending without a comma. */
 export interface GatewayOptions {
   rule?: string;
@@ -125,8 +155,11 @@ export interface CallOptions {
 /** A gRPC client of the gateway. */
 export class EchoClient {
   readonly client: Client;
+  /** Port of the gateway. */
+  readonly port: number;
 
   constructor(t: TestContext, port: number, options: ClientOptions = {}) {
+    this.port = port;
     this.client = new Client(`127.0.0.1:${port}`, credentials.createInsecure(), {
       // What a server says must be seen as it is, and not only after it has been tried again.
       'grpc.enable_retries': 0,
@@ -212,7 +245,7 @@ export class EchoClient {
   }
 }
 
-const noStatus: StatusObject = { code: -1, details: 'no status', metadata: new Metadata() };
+const noStatus: StatusObject = { code: Code.UNKNOWN, details: 'no status', metadata: new Metadata() };
 
 function metadataOf({ metadata = {} }: CallOptions): Metadata {
   const result = new Metadata();
@@ -242,6 +275,7 @@ export function messages(call: ClientReadableStream<Buffer>, count: number): Pro
         resolve(received);
       };
       call.on('data', onData);
+      call.resume();
       call.once('end', () => reject(new Error(`ended after ${received.length} of ${count} messages`)));
     }),
   );
@@ -253,6 +287,7 @@ export async function drained(
 ): Promise<{ received: Buffer[]; status: StatusObject }> {
   const received: Buffer[] = [];
   call.on('data', (message: Buffer) => received.push(message));
+  call.resume();
   return { received, status: await statusOf(call) };
 }
 
@@ -262,13 +297,17 @@ export function settled<T = void>(): { promise: Promise<T>; resolve: (value: T) 
   const promise = new Promise<T>((done) => {
     resolve = done;
   });
-  return { promise: limited(promise), resolve };
+  const inTime = limited(promise);
+  // Whoever waits for it sees the failure; if nobody does, nothing has failed.
+  inTime.catch(() => {});
+  return { promise: inTime, resolve };
 }
 
 /** Rejects when something that must happen does not. */
 export function limited<T>(promise: Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => reject(new Error('nothing happened in time')), WAIT_LIMIT_MS);
+    timer.unref();
     promise.then(resolve, reject).finally(() => clearTimeout(timer));
   });
 }

@@ -8,6 +8,8 @@ import { ok, request, startLab } from './support.ts';
 
 const lab = await startLab({
   upstreams: 6,
+  // Where HTTP/2 is spoken too, its preface is no error.
+  listener: 'protocols: [http/1.1]',
   top: 'limits: {maxRequestHeadSize: 4KiB, maxUriLength: 512B, maxHeaders: 20, maxRequestBodySize: 1KiB}',
 });
 const upstream = lab.upstream();

@@ -8,8 +8,10 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Duplex } from 'node:stream';
 import { after } from 'node:test';
 import tls from 'node:tls';
 import { type Certificate, type CertificateOptions, makeCertificate } from '../../unit/core/tls/certificates.ts';
@@ -121,8 +123,15 @@ export class Site {
       last = await this.metric(series);
       return last === value;
     }).catch((error: Error) => {
-      throw new Error(`${error.message}: it is ${last}\n${this.gateway.stderr}`);
+      throw new Error(`${error.message}: it is ${last}\n${this.gateway.stderr.slice(-2000)}`);
     });
+  }
+
+  /** Does something with clients of its own, and waits until the gateway has closed their connections. */
+  async leavingNothing(action: () => Promise<void>): Promise<void> {
+    const before = await this.metric('downstream_connections_open');
+    await action();
+    await this.metricBecomes('downstream_connections_open', before);
   }
 
   /** All lines of access.log. */
@@ -203,7 +212,7 @@ export async function openSecure(port: number, options: tls.ConnectionOptions = 
 }
 
 /** Does a TLS handshake on a connected socket. Rejects with the error of the handshake. */
-export function startTls(socket: import('node:net').Socket, options: tls.ConnectionOptions = {}): Promise<Wire> {
+export function startTls(socket: Duplex, options: tls.ConnectionOptions = {}): Promise<Wire> {
   socket.removeAllListeners('data');
   return withLimit(
     'TLS handshake',
@@ -260,18 +269,49 @@ export function run(command: string, args: string[], input = ''): Promise<{ code
   });
 }
 
-/** Records of the first ClientHello that a client with these options sends. */
-export async function clientHello(options: tls.ConnectionOptions = {}): Promise<Buffer> {
-  const { Duplex } = await import('node:stream');
+/** The first ClientHello that a client with these options sends. */
+export function clientHello(options: tls.ConnectionOptions = {}): Promise<Buffer> {
   return new Promise((resolve) => {
     const pipe = new Duplex({
       read() {},
-      write(chunk: Buffer) {
+      write(chunk: Buffer, _encoding, done) {
         resolve(chunk);
-        secure.destroy();
+        done();
       },
     });
     const secure = tls.connect({ socket: pipe, servername: 'a.example', ...options } as tls.ConnectionOptions);
     secure.on('error', () => {});
   });
+}
+
+/** A socket's other face: what is written to it first leaves byte by byte, the rest as it is. */
+export function trickling(socket: Socket): Duplex {
+  socket.setNoDelay(true);
+  let first = true;
+  const pipe = new Duplex({
+    read() {},
+    write(chunk: Buffer, _encoding, done) {
+      if (!first) {
+        socket.write(chunk, done);
+        return;
+      }
+      first = false;
+      const next = (at: number): void => {
+        if (at < chunk.length) socket.write(chunk.subarray(at, at + 1), () => setImmediate(next, at + 1));
+        else done();
+      };
+      next(0);
+    },
+    final(done) {
+      socket.end(done);
+    },
+    destroy(error, done) {
+      socket.destroy();
+      done(error);
+    },
+  });
+  socket.on('data', (chunk) => pipe.push(chunk));
+  socket.on('end', () => pipe.push(null));
+  socket.on('error', (error) => pipe.destroy(error));
+  return pipe;
 }

@@ -5,8 +5,9 @@ import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { type TestContext, test } from 'node:test';
+import { describeErrors, errorCount } from '../../../bench/lib/figures.ts';
 import { cleanUp, findExecutable } from '../../../bench/lib/processes.ts';
-import { describeErrors, errorCount, parseWrk, runWrk, type WrkOptions } from '../../../bench/lib/wrk.ts';
+import { parseWrk, runWrk, type WrkOptions } from '../../../bench/lib/wrk.ts';
 
 const withoutWrk = findExecutable('wrk') === null ? 'wrk is not installed' : false;
 
@@ -44,6 +45,7 @@ async function load(t: TestContext, options: Partial<WrkOptions>, status = 200) 
   const { port } = server.address() as AddressInfo;
   const result = await runWrk({
     port,
+    tls: false,
     path: '/some/path',
     kind: 'get',
     uploadBytes: 0,

@@ -160,7 +160,7 @@ const SELDOM: [path: string, name: string, why: string][] = [
   ['core/exchange/context.ts', 'beginExchange', 'the pool grows to the most exchanges at one time'],
   [
     'core/exchange/response-writer.ts',
-    'generated',
+    'putGenerated',
     'a response beyond its room is a broken invariant, which stops the worker',
   ],
   ['core/exchange/downstream.ts', 'answerLocally', 'only a broken invariant throws'],
@@ -168,7 +168,11 @@ const SELDOM: [path: string, name: string, why: string][] = [
   ['core/exchange/grpc.ts', 'parseSentence', 'once per kind of error'],
   ['core/exchange/grpc.ts', 'percentEncoded', 'at load, and once per kind of error'],
   ['core/exchange/grpc-exchange.ts', 'beginGrpc', 'once per pooled exchange'],
+  ['core/exchange/http2-connections.ts', 'place', 'once per endpoint'],
+  ['core/exchange/http2-connections.ts', 'retireAll', 'at a reload or shutdown'],
+  ['core/exchange/http2-connections.ts', 'closeAll', 'at shutdown'],
   ['core/exchange/response-head.ts', 'at', 'once a second'],
+  ['core/exchange/upstream-http2.ts', 'writeUpgraded', 'once per WebSocket'],
   ['core/http1/chars.ts', 'byteClass', 'at load'],
   ['core/http1/framing.ts', 'idTable', 'at load'],
   ['core/http1/header-hash.ts', 'slotsFor', 'at load'],
@@ -176,6 +180,7 @@ const SELDOM: [path: string, name: string, why: string][] = [
   ['core/http1/word-view.ts', 'wordView', 'once per thread'],
   ['core/http1/word-view.ts', 'lowerLiteral', 'at load'],
   ['core/io/reactor.ts', 'takeSlot', 'once per slot'],
+  ['core/lb/http2-pool.ts', 'add', 'once per connection'],
 ];
 
 interface Line {

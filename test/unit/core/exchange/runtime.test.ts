@@ -61,9 +61,9 @@ test('each backend picks among its endpoints by weight, from a place of its own'
 
 test('added fields are whole lines, or nothing', () => {
   const none = runtimeOf();
-  assert.deepEqual([...none.viaLines, none.serverLine, none.reasonName].map(textOf), ['', '', '', '']);
+  assert.deepEqual([...none.viaLines, none.serverLine, none.reasonName].map(textOf), ['', '', '', '', '']);
   const some = runtimeOf({ via: 'p', server: 'S 1', reasonHeader: 'x-reason', upgradeProtocols: ['WebSocket'] });
-  assert.deepEqual(some.viaLines.map(textOf), ['via: 1.0 p\r\n', 'via: 1.1 p\r\n']);
+  assert.deepEqual(some.viaLines.map(textOf), ['via: 1.0 p\r\n', 'via: 1.1 p\r\n', 'via: 2.0 p\r\n']);
   assert.equal(textOf(some.serverLine), 'server: S 1\r\n');
   assert.equal(textOf(some.reasonName), 'x-reason: ');
   assert.deepEqual(

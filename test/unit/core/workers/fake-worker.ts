@@ -15,6 +15,10 @@ function post(message: WorkerMessage): void {
   port.postMessage(message);
 }
 
+function sayKeys(keys: readonly Uint8Array[]): void {
+  post({ type: 'log', level: 'info', message: `keys ${keys.map((key) => key[0]).join(',')}` });
+}
+
 Atomics.add(control, Word.STARTS, 1);
 if (Atomics.sub(control, Word.FAIL_AT_START, 1) > 0) throw new Error('told to fail at start');
 Atomics.store(control, Word.FAIL_AT_START, 0);
@@ -27,11 +31,18 @@ port.on('message', (message: ControlMessage) => {
         throw new Error('told to fail at the snapshot');
       }
       post({ type: 'log', level: 'info', message: `fds ${message.listenerFds.join(',')}` });
+      if (message.snapshot.tls !== undefined) sayKeys(message.snapshot.tls.ticketKeys);
       post({
         type: 'applied',
         epoch: message.snapshot.epoch,
         report: { kept: 1, drained: 2, closed: 3, upstreamClosed: 4, pauseMs: start.index },
       });
+      break;
+    case 'ticketKeys':
+      sayKeys(message.keys);
+      break;
+    case 'acmeChallenges':
+      post({ type: 'log', level: 'info', message: `challenges ${JSON.stringify(message.challenges)}` });
       break;
     case 'drain':
       post({ type: 'drained', remaining: control[Word.DRAIN_REMAINING]! });

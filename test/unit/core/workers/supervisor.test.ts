@@ -145,6 +145,30 @@ test('a worker that dies while it takes a snapshot is replaced and gets the same
   );
 });
 
+test('new ticket keys and open challenges reach all workers, and a thread that replaces a dead one', async () => {
+  const harness = new Harness(2);
+  const withKeys = (epoch: number, ...keys: number[]): Snapshot => ({
+    ...snapshot(epoch),
+    tls: { contexts: [], ticketKeys: keys.map((key) => Uint8Array.of(key)) },
+  });
+  await harness.supervisor.apply(withKeys(1, 1), harness.plan('a'));
+  const challenges = { http: [{ token: 't', keyAuthorization: 'k' }], tls: [] };
+  harness.supervisor.useTicketKeys([Uint8Array.of(2), Uint8Array.of(1)]);
+  harness.supervisor.useChallenges(challenges);
+  const said = (worker: number, message: string): Promise<Line> =>
+    harness.line((line) => line.worker === worker && line.message === message);
+  for (const worker of [0, 1]) {
+    await said(worker, 'keys 2,1');
+    await said(worker, `challenges ${JSON.stringify(challenges)}`);
+  }
+  harness.lines.length = 0;
+  harness.controls[1]![Word.FAIL_AT_SNAPSHOT] = 2;
+  await harness.supervisor.apply(withKeys(2, 2, 1), harness.plan('a'));
+  harness.supervisor.useTicketKeys([Uint8Array.of(3), Uint8Array.of(2)]);
+  await said(1, 'keys 3,2');
+  await said(1, `challenges ${JSON.stringify(challenges)}`);
+});
+
 test('a worker that keeps dying is restarted at once, then with growing delays, until it lives', async () => {
   const harness = new Harness(1, 3);
   const report = await harness.supervisor.apply(snapshot(1), harness.plan('a'));

@@ -21,15 +21,15 @@ function parse(text: string): Exposition {
   let current = '';
   for (const line of text.split('\n')) {
     if (line === '') continue;
-    const type = /^# TYPE ([a-z_]+) (counter|gauge|histogram)$/.exec(line);
+    const type = /^# TYPE ([a-z0-9_]+) (counter|gauge|histogram)$/.exec(line);
     if (type !== null) {
       current = type[1];
       assert.ok(!types.has(current), `${current} twice`);
       types.set(current, type[2]);
       continue;
     }
-    if (/^# HELP [a-z_]+ \S.*$/.test(line)) continue;
-    const sample = /^([a-z_]+)(\{(?:[a-z_]+="[^"\\\n]*",?)*\})? (\S+)$/.exec(line);
+    if (/^# HELP [a-z0-9_]+ \S.*$/.test(line)) continue;
+    const sample = /^([a-z0-9_]+)(\{(?:[a-z_]+="[^"\\\n]*",?)*\})? (\S+)$/.exec(line);
     assert.ok(sample, `not a sample: ${line}`);
     const [, name, labels = '', value] = sample;
     const base = types.get(current) === 'histogram' ? name.replace(/_(bucket|sum|count)$/, '') : name;

@@ -180,30 +180,33 @@ test('a certificate that is loaded late in its life is warned of once, at its ne
 });
 
 test('supplied certificates replace those for the same names, and are checked', (t) => {
-  const { directory, lines } = { directory: temporaryDirectory(t), ...keptLog() };
+  const directory = temporaryDirectory(t);
   const kept = keptLog();
   const store = new CertificateStore(kept.log);
   const acme = 'acme: {storage: acme, termsOfServiceAgreed: true}\n';
   const config = configOf(directory, 'acme: {hostnames: [a.test, b.test]}', acme);
   store.prepare(config, []);
   const both = certificateFor(['a.test', 'b.test']);
-  const supply = (hostnames: string[], { pem, keyPem } = both): void =>
-    store.supply({ hostnames, chainPem: pem, keyPem });
-  supply(['a.test', 'B.test']);
+  const supply = (hostnames: string[], { pem, keyPem } = both, placeholder = false): void =>
+    store.supply({ hostnames, chainPem: pem, keyPem, placeholder });
+  const standIn = certificateFor(['a.test', 'b.test'], 1);
+  supply(['a.test', 'b.test'], standIn, true);
   store.adopt(config);
+  assert.deepEqual(store.states(), [], 'a placeholder is not counted');
+  supply(['a.test', 'B.test']);
   const automatic = (...names: string[]): string[] =>
     store
       .material([])
       .automatic(names)
       .map(({ chainPem }) => chainPem.trim());
-  assert.deepEqual(automatic('b.test'), [both.pem.trim()]);
-  assert.deepEqual(automatic('c.test'), []);
+  assert.deepEqual(automatic('a.test', 'b.test'), [both.pem.trim()]);
+  assert.deepEqual(automatic('a.test'), []);
   const renewed = certificateFor(['a.test', 'b.test']);
   supply(['b.test', 'a.test'], renewed);
-  assert.deepEqual(automatic('a.test'), [renewed.pem.trim()]);
+  assert.deepEqual(automatic('b.test', 'a.test'), [renewed.pem.trim()]);
   assert.deepEqual(
     kept.lines.map((line) => line.split(' names=')[0]),
-    ['info certificate obtained', 'info certificate renewed'],
+    ['info automatic certificate in use', 'info automatic certificate in use'],
   );
   assert.deepEqual(
     store.states().map(({ file }) => file),
@@ -211,8 +214,9 @@ test('supplied certificates replace those for the same names, and are checked', 
   );
   assert.throws(() => supply(['a.test', 'c.test']), /the certificate for a\.test, c\.test lacks c\.test/);
   assert.throws(() => supply(['a.test'], { ...both, keyPem: renewed.keyPem }), /the key for a\.test does not belong/);
-  assert.deepEqual(automatic('a.test'), [renewed.pem.trim()]);
-  assert.deepEqual(lines, []);
+  assert.deepEqual(automatic('b.test', 'a.test'), [renewed.pem.trim()]);
+  supply(['a.test', 'b.test'], certificateFor(['a.test', 'b.test'], -0.5));
+  assert.match(kept.lines.at(-1)!, /^error certificate has expired/, 'an expired one is better than none');
   store.adopt(configOf(directory, 'acme: {hostnames: [z.test]}', acme));
   assert.deepEqual(store.states(), []);
 });
@@ -257,17 +261,17 @@ acme: {storage: ca.pem, termsOfServiceAgreed: true, caCertificates: ca.pem}
   assert.ok('errors' in result);
   const texts = result.errors.map((error) => formatConfigError(error).replaceAll(`${directory}/`, ''));
   const beginnings = [
-    '7:24: listeners[0].tls.certificates[1].certificate: is never used: listeners[0].tls.certificates[0] is for the same names, with a key of the same type (ec), expected one certificate',
-    '9:24: listeners[0].tls.certificates[3].certificate: has no DNS names, so that no client would get it, expected a certificate with DNS names',
-    '10:24: listeners[0].tls.certificates[4].certificate: old.crt expired on ',
-    '11:40: listeners[0].tls.certificates[5].key: mixed.key does not belong to the certificate',
-    '12:24: listeners[0].tls.certificates[6].certificate: none.crt does not exist, expected a readable PEM file',
-    `13:36: listeners[0].tls.certificates[7].key: ${directory} is a directory, expected a readable PEM file`,
+    '7:25: listeners[0].tls.certificates[1].certificate: is never used: listeners[0].tls.certificates[0] is for the same names, with a key of the same type (ec), expected one certificate',
+    '9:25: listeners[0].tls.certificates[3].certificate: has no DNS names, so that no client would get it, expected a certificate with DNS names',
+    '10:25: listeners[0].tls.certificates[4].certificate: old.crt expired on ',
+    '11:41: listeners[0].tls.certificates[5].key: mixed.key does not belong to the certificate',
+    '12:25: listeners[0].tls.certificates[6].certificate: none.crt does not exist, expected a readable PEM file',
+    `13:37: listeners[0].tls.certificates[7].key: ${directory} is a directory, expected a readable PEM file`,
     '14:42: listeners[0].tls.clientValidation.caCertificates: ca.pem is not in PEM format, expected a PEM file with the certificates of the authorities',
     '20:27: backends[0].tls.caCertificates: missing.pem does not exist',
     '20:53: backends[0].tls.certificate: a.key holds a private key and no certificate',
     '21:17: acme.storage: ca.pem is not a directory, expected a directory',
-    '21:68: acme.caCertificates: ca.pem is not in PEM format',
+    '21:69: acme.caCertificates: ca.pem is not in PEM format',
   ];
   assert.equal(texts.length, beginnings.length, texts.join('\n'));
   for (const [index, beginning] of beginnings.entries()) {

@@ -1,0 +1,129 @@
+// What protocols of many streams on one connection need of the reactor: a call at the end of the batch, blocks
+// that leave with the deferred sends, and input that nested receives leave alone.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Errno } from '../../../../core/ffi/errno.ts';
+import { BULK_RECEIVE_BYTES_MAX, RECEIVE_BYTES_MAX } from '../../../../core/io/arena.ts';
+import type { Connection } from '../../../../core/io/connection.ts';
+import { openBench, pattern } from './fake-kernel.ts';
+
+/** A bench whose protocol notes the ends of batches and then does what it is told. */
+function benchWithEnds(then: (connection: Connection) => void = () => {}) {
+  const bench = openBench();
+  const ended: Connection[] = [];
+  Object.assign(bench.protocol, {
+    batchEnd(connection: Connection): void {
+      ended.push(connection);
+      then(connection);
+    },
+  });
+  return { ...bench, ended };
+}
+
+test('the end of a batch is told once to those that asked, and the batch before it does not sleep', () => {
+  const { reactor, kernel, open, ended } = benchWithEnds();
+  const { connection } = open();
+  open();
+  reactor.atBatchEnd(connection);
+  assert.equal(reactor.hasReady, true);
+  reactor.runBatch(-1);
+  assert.equal(kernel.waitedMs, 0);
+  assert.deepEqual(ended, [connection]);
+  reactor.runBatch(0);
+  assert.deepEqual(ended, [connection]);
+});
+
+test('a connection that was closed before the end of the batch is not told, nor is the next one in its slot', () => {
+  const { reactor, open, ended } = benchWithEnds();
+  const { connection } = open();
+  reactor.atBatchEnd(connection);
+  reactor.close(connection, false);
+  open();
+  reactor.runBatch(0);
+  assert.deepEqual(ended, []);
+});
+
+test('a block given away at the end of the batch leaves in the same batch, and is freed', () => {
+  const { reactor, open } = benchWithEnds((connection) => {
+    const block = reactor.arena.allocate(100);
+    reactor.memory.set(pattern(100), block);
+    assert.equal(reactor.sendBlockDeferred(connection, block, 100), true);
+  });
+  const { connection, socket } = open();
+  reactor.atBatchEnd(connection);
+  reactor.runBatch(0);
+  assert.deepEqual(socket.takenBytes, Buffer.from(pattern(100)));
+  assert.equal(reactor.arena.used, 0);
+});
+
+test('a block is freed whatever becomes of its connection: refused, partly taken, failed, closed', () => {
+  const bench = openBench();
+  const { reactor } = bench;
+  const give = (connection: Connection): boolean => {
+    const block = reactor.arena.allocate(100);
+    reactor.memory.set(pattern(100), block);
+    return reactor.sendBlockDeferred(connection, block, 100);
+  };
+  const [refused, partly, failed, closed, twice] = Array.from({ length: 5 }, () => bench.open());
+  refused.socket.answers.push(-Errno.EAGAIN);
+  partly.socket.answers.push(30);
+  failed.socket.answers.push(-Errno.ECONNRESET);
+  for (const { connection } of [refused, partly, failed, closed, twice]) give(connection);
+  reactor.close(closed.connection, false);
+  assert.equal(give(twice.connection), true);
+  reactor.runBatch(0);
+  assert.equal(twice.socket.takenBytes.length, 200);
+  for (const { connection, socket } of [refused, partly]) {
+    assert.ok(connection.outputBytes > 0);
+    assert.equal(reactor.flush(connection), true);
+    assert.deepEqual(socket.takenBytes, Buffer.from(pattern(100)));
+  }
+  reactor.close(failed.connection, true);
+  assert.equal(reactor.arena.used, 0);
+});
+
+test('held input stays as it is while another connection receives as much as it may', () => {
+  const bench = openBench();
+  const { reactor } = bench;
+  const [outer, inner] = [bench.open(), bench.open()];
+  outer.socket.incoming.push(pattern(RECEIVE_BYTES_MAX));
+  inner.socket.incoming.push(pattern(BULK_RECEIVE_BYTES_MAX, 7));
+  const length = reactor.fill(outer.connection);
+  const offset = reactor.inputOffset;
+  const before = reactor.holdInput(offset + length);
+  assert.ok(before >= 0);
+  assert.equal(reactor.fill(inner.connection, BULK_RECEIVE_BYTES_MAX), BULK_RECEIVE_BYTES_MAX);
+  const innerOffset = reactor.inputOffset;
+  assert.deepEqual(Buffer.from(reactor.memory.subarray(offset, offset + length)), Buffer.from(pattern(length)));
+  assert.deepEqual(
+    Buffer.from(reactor.memory.subarray(innerOffset, innerOffset + BULK_RECEIVE_BYTES_MAX)),
+    Buffer.from(pattern(BULK_RECEIVE_BYTES_MAX, 7)),
+  );
+  assert.ok(innerOffset + BULK_RECEIVE_BYTES_MAX <= reactor.arena.scratchOffset);
+  reactor.releaseInput(before);
+  inner.socket.incoming.push(pattern(10));
+  reactor.fill(inner.connection);
+  assert.equal(reactor.inputOffset, offset, 'the place is free again');
+});
+
+test('input that leaves no room behind it is not held in the receive area', () => {
+  const { reactor } = openBench();
+  assert.equal(reactor.holdInput(reactor.arena.scratchOffset - 1000), -1);
+});
+
+test('a deferred send in the receive area survives a hold that ends before it leaves', () => {
+  const bench = openBench();
+  const { reactor } = bench;
+  const [first, second] = [bench.open(), bench.open()];
+  first.socket.incoming.push(pattern(400));
+  const length = reactor.fill(first.connection);
+  const offset = reactor.inputOffset;
+  const before = reactor.holdInput(offset + length);
+  reactor.sendDeferred(second.connection, offset, length);
+  reactor.releaseInput(before);
+  first.socket.incoming.push(pattern(400, 99));
+  reactor.fill(first.connection);
+  reactor.runBatch(0);
+  assert.deepEqual(second.socket.takenBytes, Buffer.from(pattern(400)));
+});
