@@ -222,6 +222,8 @@ function mayDefer(exchange: Exchange, connection: Connection): boolean {
     !connection.deferred &&
     !connection.readHangup &&
     exchange.upstream !== null &&
+    // What came on a stream lies in scratch memory, or among frames that are still to be handled.
+    exchange.upstream.fd >= 0 &&
     exchange.upstream.inputBlock === 0
   );
 }

@@ -19,7 +19,7 @@ import { HeaderBlocks } from './header-blocks.ts';
 import { Http2Output } from './output.ts';
 import type { Http2Role } from './role.ts';
 import { type Http2Limits, Http2Session } from './session.ts';
-import { applySettings, HEADER_TABLE_BYTES_DEFAULT as TABLE_BYTES_DEFAULT, SettingsId } from './settings.ts';
+import { applySettings, SettingsId, HEADER_TABLE_BYTES_DEFAULT as TABLE_BYTES_DEFAULT } from './settings.ts';
 import { Shutdowns } from './shutdown.ts';
 import type { Http2Stream } from './stream.ts';
 import type { StreamTransport } from './stream-transport.ts';

@@ -18,7 +18,7 @@ const fieldHelp: Record<string, [type: string, meaning: string]> = {
   method: ['text', 'Request method.'],
   path: ['text', 'Path and query as sent upstream.'],
   host: ['text', 'Host that the request was for.'],
-  protocol: ['text', 'Protocol of the client: `HTTP/1.0`, `HTTP/1.1`.'],
+  protocol: ['text', 'Protocol of the client: `HTTP/1.0`, `HTTP/1.1`, `HTTP/2.0`.'],
   status: ['number', 'Status sent to the client; 0: none.'],
   reason: ['text', 'Flag of the reason, see below; absent when all went well.'],
   detail: ['text', 'Word of the detail, see below; absent when there is none.'],
@@ -41,6 +41,9 @@ const fieldHelp: Record<string, [type: string, meaning: string]> = {
   attempts: ['number', 'Attempts at an upstream; 0: none.'],
   epoch: ['number', 'Configuration that the request ran on.'],
   worker: ['number', 'Worker that served it.'],
+  tlsVersion: ['text', 'TLS version of the client connection, such as `TLSv1.3`; absent without TLS.'],
+  serverName: ['text', 'Name in SNI that the client asked for; absent without TLS or SNI.'],
+  clientSubject: ['text', "Subject of the client's certificate; absent when it has shown none."],
 };
 
 /** Every table by the name of its place in the page. */

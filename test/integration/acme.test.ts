@@ -17,6 +17,7 @@ import type { ChallengeAnswer } from '../../gateway/acme/issue.ts';
 import type { DeliveredCertificate } from '../../gateway/acme/manager.ts';
 import { buildCertificate, generateKey, keyToPem, toPem } from '../../gateway/acme/x509.ts';
 import { DAY_MS, leafOf, makeManager, temporaryDirectory } from '../unit/gateway/acme-support.ts';
+import { startGateway } from './support.ts';
 
 const PEBBLE = 'github.com/letsencrypt/pebble/v2';
 const PEBBLE_VERSION = 'v2.10.1';
@@ -298,3 +299,30 @@ test('an external account binding is signed with the key of the CA', { skip }, a
   const { fields } = await (await order('customer', 'AAAA')).wait('certificate not obtained');
   assert.match(String(fields.cause), /the account was not registered: the CA says/);
 });
+
+for (const challenge of ['http-01', 'tls-alpn-01'] as const) {
+  test(`a gateway serves with a certificate that it has obtained by ${challenge}`, { skip }, async (t) => {
+    const [httpPort, httpsPort] = (await freePorts(2)) as [number, number];
+    const { directoryUrl, caPem, rootPem } = await startPebble(t, { httpPort, tlsPort: httpsPort });
+    const directory = temporaryDirectory(t);
+    writeFileSync(join(directory, 'ca.pem'), caPem);
+    const gateway = startGateway(
+      t,
+      `workers: 2
+acme: {directory: "${directoryUrl}", caCertificates: ${directory}/ca.pem, storage: ${directory}/acme, termsOfServiceAgreed: true}
+listeners:
+  - {name: http, address: "127.0.0.1:${httpPort}", redirectToHttps: {port: ${httpsPort}}}
+  - name: https
+    address: "127.0.0.1:${httpsPort}"
+    tls: {acme: {hostnames: [gateway.example.com], challenge: ${challenge}}}
+routes: []
+backends: []
+`,
+    );
+    await gateway.log(/info certificates reloaded /);
+    const socket = connect({ port: httpsPort, host: '127.0.0.1', servername: 'gateway.example.com', ca: rootPem });
+    await once(socket, 'secureConnect');
+    assert.equal(socket.authorized, true);
+    socket.destroy();
+  });
+}

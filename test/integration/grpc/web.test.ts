@@ -6,7 +6,7 @@
 import assert from 'node:assert/strict';
 import { request } from 'node:http';
 import { connect } from 'node:http2';
-import { type TestContext, test } from 'node:test';
+import { after, type TestContext, test } from 'node:test';
 import {
   status as Code,
   Metadata,
@@ -66,10 +66,30 @@ backends: [{name: echo, protocol: h2c, endpoints: ["127.0.0.1:${serverPort}"]}]
   return plan.listeners[0]!.port;
 }
 
-/** A server with these methods behind a worker that translates. */
-async function setUp(t: TestContext, handlers: Handlers, rule = ''): Promise<number> {
-  const { port } = await startServer(t, handlers);
-  return startWorker(t, port, rule);
+/** Whatever starts for the whole file ends with it. */
+const wholeFile = { after, diagnostic: () => {} } as Pick<TestContext, 'after' | 'diagnostic'> as TestContext;
+
+/** What the server that most tests share does at the moment. */
+let handlers: Handlers = {};
+const shared = await startServer(
+  wholeFile,
+  Object.fromEntries(
+    Object.keys(service).map((method) => [
+      method,
+      (call: unknown, reply: unknown) => {
+        const handler = handlers[method] as ((call: unknown, reply: unknown) => void) | undefined;
+        assert.ok(handler !== undefined, `the test has no method ${method}`);
+        handler(call, reply);
+      },
+    ]),
+  ),
+);
+const sharedPort = await startWorker(wholeFile, shared.port);
+
+/** Port of the shared worker, behind which there are these methods. */
+function setUp(methods: Handlers): number {
+  handlers = methods;
+  return sharedPort;
 }
 
 // -- a client of gRPC-Web -------------------------------------------------------------------
@@ -221,7 +241,7 @@ const name = ({ http, text }: Form): string => `HTTP/${http}${text ? ', text' : 
 
 test('unary: message and trailers come in the body, in the form that the client asked for', async (t) => {
   const seen: Metadata[] = [];
-  const port = await setUp(t, {
+  const port = setUp({
     unary: (call: Unary, reply: Reply) => {
       seen.push(call.metadata);
       const trailers = new Metadata();
@@ -251,7 +271,7 @@ test('unary: message and trailers come in the body, in the form that the client 
 });
 
 test('a body with a length, in base64, is decoded too', async (t) => {
-  const port = await setUp(t, { unary: (call: Unary, reply: Reply) => reply(null, call.request) });
+  const port = setUp({ unary: (call: Unary, reply: Reply) => reply(null, call.request) });
   const message = Buffer.from('twenty bytes or so..');
   const bytes = Buffer.byteLength(frame(message).toString('base64'));
   for (const http of [1, 2] as const) {
@@ -263,7 +283,7 @@ test('a body with a length, in base64, is decoded too', async (t) => {
 });
 
 test('an error without a message comes in the head or in the body, and names its reason', async (t) => {
-  const port = await setUp(t, {
+  const port = setUp({
     unary: (_call: Unary, reply: Reply) => reply({ code: Code.NOT_FOUND, details: 'nothing here' }),
   });
   for (const form of forms) {
@@ -276,7 +296,7 @@ test('an error without a message comes in the head or in the body, and names its
 
 test('server streaming: each message can be read when it is sent', async (t) => {
   let next = settled();
-  const port = await setUp(t, {
+  const port = setUp({
     expand: async (call: Expand) => {
       for (const text of ['a', 'bb', 'ccc']) {
         call.write(Buffer.from(text));
@@ -303,7 +323,7 @@ test('server streaming: each message can be read when it is sent', async (t) => 
 });
 
 test('many messages of a request, split anywhere, arrive whole', async (t) => {
-  const port = await setUp(t, {
+  const port = setUp({
     collect: (call: Collect, reply: Reply) => {
       const parts: Buffer[] = [];
       call.on('data', (message: Buffer) => parts.push(message));
@@ -326,7 +346,7 @@ test('many messages of a request, split anywhere, arrive whole', async (t) => {
 });
 
 test('base64 that is none ends the RPC with a status that says so', async (t) => {
-  const port = await setUp(t, { unary: (call: Unary, reply: Reply) => reply(null, call.request) });
+  const port = setUp({ unary: (call: Unary, reply: Reply) => reply(null, call.request) });
   for (const http of [1, 2] as const) {
     const exchange = begin(t, port, { http, text: false }, service.unary.path, {
       'content-type': 'application/grpc-web-text',
@@ -364,9 +384,9 @@ test('a time limit that ends a stream which has begun is told in its trailers', 
   }
 });
 
-test('a client that goes away cancels the RPC at the server', async (t) => {
+test('a client that goes away cancels the RPC at the server', async () => {
   const cancelled = settled();
-  const port = await setUp(t, {
+  const port = setUp({
     expand: (call: Expand) => {
       call.write(call.request);
       call.on('cancelled', () => cancelled.resolve());
@@ -390,7 +410,7 @@ test('a client that goes away cancels the RPC at the server', async (t) => {
 });
 
 test('requests that are not gRPC-Web pass such a rule as they are', async (t) => {
-  const port = await setUp(t, { unary: (call: Unary, reply: Reply) => reply(null, call.request) });
+  const port = setUp({ unary: (call: Unary, reply: Reply) => reply(null, call.request) });
   const session = connect(`http://127.0.0.1:${port}`);
   session.on('error', () => {});
   t.after(() => session.destroy());
