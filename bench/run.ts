@@ -72,6 +72,9 @@ function chosenPeers(wanted: readonly string[] | null): { peers: Peer[]; version
   if (unknown !== undefined) throw new UsageError(`there is no proxy ${unknown}; try --help`);
   const peers: Peer[] = [];
   const versions = [`wrk: ${firstLine('sh', ['-c', 'wrk -v | head -1'])?.split(' Copyright')[0] ?? 'unknown'}`];
+  // Only some scenarios need these two, and say so if they are missing.
+  versions.push(`h2load: ${firstLine('h2load', ['--version']) ?? 'not found, no HTTP/2 measured'}`);
+  versions.push(`openssl: ${firstLine('openssl', ['version']) ?? 'not found, no TLS measured'}`);
   for (const peer of allPeers) {
     if (wanted !== null && peer.name !== 'portcullis' && !wanted.includes(peer.name)) continue;
     const version = peer.version();

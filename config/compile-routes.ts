@@ -116,7 +116,7 @@ function collect(input: RouteTableInput): Build {
         weightTotal,
         routeIndex,
         ruleIndex + 1,
-        rule.grpcWeb === true ? RuleFlag.GRPC_WEB : 0,
+        rule.grpcWeb ? RuleFlag.GRPC_WEB : 0,
       );
       for (const { path } of rule.matches) {
         for (const host of hosts) {

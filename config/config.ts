@@ -209,7 +209,7 @@ export interface RuleConfig {
   /** 0: no limit. */
   backendRequestTimeoutMs: number;
   /** gRPC-Web requests are translated to gRPC (filter GrpcWeb); absent: no. */
-  grpcWeb?: boolean;
+  grpcWeb: boolean;
   /** 1 or more, with a sum of weights above 0. */
   backendRefs: BackendRefConfig[];
 }

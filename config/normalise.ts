@@ -183,6 +183,7 @@ function ruleConfig(input: RuleInput): RuleConfig {
     matches: matches.map((match) => ({ path: { type: match.path!.type!, value: match.path!.value! } })),
     requestTimeoutMs: durationMs(input.timeouts!.request!),
     backendRequestTimeoutMs: durationMs(input.timeouts!.backendRequest!),
+    grpcWeb: input.filters!.some(({ type }) => type === 'GrpcWeb'),
     backendRefs: input.backendRefs.map((ref) => ({ name: ref.name, weight: ref.weight! })),
   };
 }

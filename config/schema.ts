@@ -266,6 +266,20 @@ const ruleSchema = mapping(
         { default: {}, description: 'Timeouts of requests that this rule takes.' },
       ),
     ),
+    filters: maybe(
+      list(
+        mapping(
+          {
+            type: oneOf(['GrpcWeb'], {
+              description:
+                '`GrpcWeb`: requests of gRPC-Web clients become gRPC; the backends of the rule speak h2 or h2c. Other requests pass.',
+            }),
+          },
+          { description: 'One filter.' },
+        ),
+        { default: [], maxItems: 16, description: 'What is done to requests and responses on their way.' },
+      ),
+    ),
     backendRefs: list(
       mapping(
         {

@@ -23,7 +23,7 @@ const QUICK_SECONDS = 0.6;
 /** Text of --help. */
 export const USAGE = `Usage: npm run bench -- [options]
 
-  --quick             every scenario with one short round, in under two minutes
+  --quick             every scenario with one short round, in about five minutes
   --only A,B          only these scenarios
   --peers A,B         compare with these proxies only (default: all that are installed)
   --rounds N          measured rounds for each proxy (default 5; quick: 1)

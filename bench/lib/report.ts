@@ -39,7 +39,7 @@ export interface ScenarioResult {
 export interface ReportHead {
   machine: Machine;
   options: BenchOptions;
-  /** One line for each proxy, and wrk. */
+  /** One line for each tool and each proxy. */
   versions: string[];
   dateIso: string;
 }
@@ -138,7 +138,7 @@ function renderHead({ machine, options, versions, dateIso }: ReportHead): string
     `- Machine: ${machine.cpu}, ${machine.cores} cores, ${machine.memoryGiB} GiB; ${machine.kernel}; up to ${machine.descriptorsMax} descriptors`,
     `- Load average before the run: ${machine.load.toFixed(2)}`,
     `- Rounds: ${options.rounds} of ${options.seconds} s for each proxy, interleaved; medians. Backend: ${options.backend === 'c' ? 'backend.c' : 'nginx'}`,
-    `- Proxy on core 0, wrk (1 thread) and backend on core 1, except where said otherwise. Node ${machine.node}`,
+    `- Proxy on core 0, load generator (1 thread) and backend on core 1, except where said otherwise. Node ${machine.node}`,
     ...versions.map((version) => `- ${version}`),
   ];
   if (options.quick)

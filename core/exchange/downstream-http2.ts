@@ -273,13 +273,17 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
 
   // -- response ---------------------------------------------------------------------------
 
-  protected writeResponse(exchange: Exchange, _headOffset: number, head: ResponseHead, piece: BodyPiece): boolean {
+  override sendResponse(exchange: Exchange, headOffset: number, head: ResponseHead, piece: BodyPiece): boolean {
     // To an extended CONNECT a good status would say that there is a tunnel (RFC 8441 §5).
     if (exchange.upgradeRequested && head.status < 300) {
-      exchange.status = 502;
-      exchange.reason = Reason.UPSTREAM_PROTOCOL_ERROR;
-      return this.writeGenerated(exchange, 502);
+      this.context.upstream.cancel(exchange);
+      this.fail(exchange, 502, Reason.UPSTREAM_PROTOCOL_ERROR, Detail.NONE, 0);
+      return false;
     }
+    return super.sendResponse(exchange, headOffset, head, piece);
+  }
+
+  protected writeResponse(exchange: Exchange, _headOffset: number, head: ResponseHead, piece: BodyPiece): boolean {
     const bodyless = piece.end && piece.payloadLength === 0 && piece.trailers === null;
     exchange.status = head.status;
     exchange.responseStarted = true;

@@ -220,15 +220,14 @@ export function decodeBase64(memory: Uint8Array, offset: number, length: number,
       if (phase === 2 && (bits & 0x0f) === 0) phase = SECOND_PADDING;
       else if ((phase === 3 && (bits & 0x03) === 0) || phase === SECOND_PADDING) phase = 0;
       else return GrpcWebError.BASE64_INVALID;
-      if (phase === 0) bits = 0;
       continue;
     }
     if (sextet === INVALID || phase === SECOND_PADDING) return GrpcWebError.BASE64_INVALID;
+    // Bits of bytes that are written already fall out at the top.
     bits = ((bits << 6) | sextet) & 0xffff;
     // A character after the first of a group completes a byte, never before it is read itself.
     if (phase > 0) memory[dest++] = bits >>> (6 - 2 * phase);
     phase = phase === 3 ? 0 : phase + 1;
-    if (phase === 0) bits = 0;
   }
   state.decodePhase = phase;
   state.decodeBits = bits;

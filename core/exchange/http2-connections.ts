@@ -33,6 +33,9 @@ const WINDOW_BYTES_MAX = 0x7fff_ffff;
 const RESETS_PER_SECOND_MAX = 100_000;
 const CONTROL_FRAMES_PER_SECOND_MAX = 100_000;
 
+/** Time for the upstream's settings, which a busy one may send late, at least; connectTimeout if that is longer. */
+const HANDSHAKE_MS_MIN = 10_000;
+
 /** A connection without streams is asked for a sign of life less often. */
 const IDLE_PING_FACTOR = 4;
 
@@ -178,7 +181,7 @@ export class Http2Connections implements Protocol {
       controlFramesPerSecondMax: CONTROL_FRAMES_PER_SECOND_MAX,
       headBytesMax: http.responseHeadBytesMax,
       headerCountMax: http.headerCountMax,
-      headTimeoutMs: settings.connectTimeoutMs,
+      headTimeoutMs: Math.max(settings.connectTimeoutMs, HANDSHAKE_MS_MIN),
       idleTimeoutMs: settings.idleTimeoutMs,
       stallTimeoutMs: http.streamIdleTimeoutMs,
     });

@@ -4,11 +4,13 @@
 // Owned by one worker. No allocation for redirects; ACME challenges are rare.
 // Spec: RFC 9110 §15.4 (redirects), RFC 8555 §8.3 (HTTP-01).
 
+import { Method } from '../http1/message.ts';
 import { HEADROOM_BYTES, SCRATCH_BYTES } from '../io/arena.ts';
 import { putBytes, putDecimal, putLineEnd, putRange, putText, Text } from '../io/bytes.ts';
 import type { Reactor } from '../io/reactor.ts';
 import type { AcmeChallenges } from './acme-challenges.ts';
 import type { Exchange } from './exchange.ts';
+import { valueEquals } from './fields.ts';
 
 const redirectPhrases: Record<number, string> = {
   301: 'Moved Permanently',
@@ -23,6 +25,13 @@ for (const [status, phrase] of Object.entries(redirectPhrases)) {
   redirectStarts.set(Number(status), new Text(text));
 }
 const textFields = new Text('HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: ');
+
+/** What is said where there is nowhere to redirect to: such a request must not be served instead. */
+const noHost = refusal('400 Bad Request', 'This address only redirects to https, and the request names no host.\n');
+const tooLong = refusal(
+  '414 URI Too Long',
+  'This address only redirects to https, and the URL is too long for that.\n',
+);
 
 /** Room for everything but host and path of a redirect. */
 const REDIRECT_FIXED_BYTES = 256;
@@ -50,10 +59,26 @@ export class LocalAnswers {
       return true;
     }
     const { redirectToHttps } = exchange.downstream!.listener!.settings;
-    if (redirectToHttps === null || exchange.hostLength === 0) return false;
-    if (exchange.pathLength + exchange.hostLength + REDIRECT_FIXED_BYTES > SCRATCH_BYTES - HEADROOM_BYTES) return false;
-    this.writeRedirect(exchange, redirectToHttps.status, redirectToHttps.port);
+    // A tunnel has no URL.
+    if (redirectToHttps === null || exchange.method === Method.CONNECT) return false;
+    if (exchange.hostLength === 0 || this.hostIsOurs(exchange)) {
+      this.writeFixed(noHost);
+    } else if (exchange.pathLength + exchange.hostLength + REDIRECT_FIXED_BYTES > SCRATCH_BYTES - HEADROOM_BYTES) {
+      this.writeFixed(tooLong);
+    } else {
+      this.writeRedirect(exchange, redirectToHttps.status, redirectToHttps.port);
+    }
     return true;
+  }
+
+  /**
+   * Whether the host is the endpoint's address, which stands in for Host when an HTTP/1.0 client gave
+   * none (request-head.ts): clients have no business with it.
+   */
+  private hostIsOurs(exchange: Exchange): boolean {
+    if (exchange.versionMinor !== 0 || exchange.backend < 0 || exchange.endpoint < 0) return false;
+    const { addressBytes } = exchange.runtime!.backends[exchange.backend].endpoints[exchange.endpoint];
+    return valueEquals(this.reactor.memory, exchange.hostOffset, exchange.hostLength, addressBytes);
   }
 
   private writeRedirect(exchange: Exchange, status: number, port: number): void {
@@ -65,9 +90,16 @@ export class LocalAnswers {
       memory[at++] = 58;
       at = putDecimal(memory, at, port);
     }
-    at = putRange(memory, at, exchange.pathOffset, exchange.pathLength);
+    // "OPTIONS *" is about the whole server; all else is the path.
+    if (memory[exchange.pathOffset] === 42) memory[at++] = 47;
+    else at = putRange(memory, at, exchange.pathOffset, exchange.pathLength);
     at = putLineEnd(view, putLineEnd(view, at));
     this.length = at - this.offset;
+  }
+
+  private writeFixed(text: Text): void {
+    this.offset = this.reactor.arena.scratchOffset + HEADROOM_BYTES;
+    this.length = putText(this.reactor.view, this.offset, text) - this.offset;
   }
 
   private writeText(text: string): void {
@@ -79,6 +111,12 @@ export class LocalAnswers {
     at = putLineEnd(view, putLineEnd(view, at));
     this.length = putBytes(memory, at, bytes) - this.offset;
   }
+}
+
+/** A whole response that says why. */
+function refusal(status: string, sentence: string): Text {
+  const fields = `content-type: text/plain; charset=utf-8\r\ncontent-length: ${sentence.length}`;
+  return new Text(`HTTP/1.1 ${status}\r\n${fields}\r\n\r\n${sentence}`);
 }
 
 /** Length of a host without its port; brackets of an IPv6 address stay. */

@@ -157,7 +157,7 @@ export class Shutdowns {
     }
     const { broken } = session;
     if (session.fatal !== 0 && !broken)
-      this.putGoaway(session, session.lastPeerStreamId, session.fatal & ERROR_CODE_MASK, session.reasonText);
+      this.putGoaway(session, lastIdOf(session), session.fatal & ERROR_CODE_MASK, session.reasonText);
     this.resetStreams(session);
     if (!broken) this.output.flush(session);
     // Nothing of ours that an upstream has not read yet is worth waiting for.
@@ -286,4 +286,9 @@ export class Shutdowns {
 
 function isDue(deadlineMs: number, nowMs: number): boolean {
   return deadlineMs > 0 && deadlineMs <= nowMs;
+}
+
+/** Last stream for a GOAWAY frame: never above what an earlier one has said (RFC 9113 §6.8). */
+function lastIdOf(session: Http2Session): number {
+  return Math.min(session.lastPeerStreamId, session.goawayLastId);
 }

@@ -40,8 +40,10 @@ export class Certificates {
   private readonly watcher: FileWatcher;
   private readonly tickets: TicketKeyRotation;
   private events: CertificateEvents | undefined;
-  /** A certificate came from ACME since the last `reread`. */
-  private supplied = false;
+  /** Certificates that came from ACME; how many of them the snapshot being made, and the running one, have. */
+  private supplies = 0;
+  private suppliesPrepared = 0;
+  private suppliesInUse = 0;
 
   constructor(log: Log, options: CertificateOptions = {}) {
     this.store = new CertificateStore(log, options.now);
@@ -67,16 +69,19 @@ export class Certificates {
    * something cannot be used; what is in use and has turned bad stays as it was, and is logged.
    */
   prepare(config: Config): TlsMaterial {
+    this.suppliesPrepared = this.supplies;
     return this.store.prepare(config, this.tickets.keys);
   }
 
   /** What the files of the running configuration hold, as last read. */
   material(): TlsMaterial {
+    this.suppliesPrepared = this.supplies;
     return this.store.material(this.tickets.keys);
   }
 
   /** The configuration runs: its files are watched, others forgotten. */
   adopt(config: Config): void {
+    this.suppliesInUse = this.suppliesPrepared;
     this.watcher.watch(this.store.adopt(config));
     if (config.listeners.some(({ tls }) => tls !== null && !tls.passthrough)) this.tickets.start();
     else this.tickets.stop();
@@ -84,9 +89,7 @@ export class Certificates {
 
   /** Reads the files in use again, and logs what it finds. Whether a new snapshot is needed. */
   reread(): boolean {
-    const { supplied } = this;
-    this.supplied = false;
-    return this.store.reread() || supplied;
+    return this.store.reread() || this.supplies !== this.suppliesInUse;
   }
 
   /**
@@ -94,8 +97,8 @@ export class Certificates {
    * later. Throws an Error that says what is wrong with it.
    */
   supply(certificate: SuppliedCertificate): void {
-    this.store.supply(certificate);
-    this.supplied = true;
+    if (!this.store.supply(certificate)) return;
+    this.supplies++;
     this.events?.changed();
   }
 

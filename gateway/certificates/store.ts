@@ -162,9 +162,9 @@ export class CertificateStore {
   /**
    * Takes a certificate from elsewhere, in place of an earlier one for the same names; one that has
    * expired too, as there may be no other. Throws an Error that says what is wrong with it; then nothing
-   * changes.
+   * changes. Returns whether it is another one than before.
    */
-  supply({ hostnames, chainPem, keyPem, placeholder = false }: SuppliedCertificate): void {
+  supply({ hostnames, chainPem, keyPem, placeholder = false }: SuppliedCertificate): boolean {
     const parsed = parsePair(chainPem, keyPem, 'server', null);
     const names = hostnames.join(', ');
     if ('problem' in parsed) throw new Error(`the ${parsed.part} for ${names} ${parsed.problem}`);
@@ -173,10 +173,12 @@ export class CertificateStore {
     const key = keyOfNames(hostnames);
     const before = this.supplied.get(key);
     this.supplied.set(key, { certificate: parsed, placeholder });
-    if (placeholder || before?.certificate.fingerprint === parsed.fingerprint) return;
+    if (before?.certificate.fingerprint === parsed.fingerprint) return false;
+    if (placeholder) return true;
     const replaced = before === undefined || before.placeholder ? undefined : before.certificate;
     this.logCertificate('automatic certificate in use', parsed, replaced);
     this.warnOfExpiry();
+    return true;
   }
 
   /** Warns of certificates that expire soon, once for each number of days of `WARN_DAYS`. */

@@ -108,6 +108,10 @@ export class SimHttp2Client extends Http2Peer {
     this.leave();
   }
 
+  protected note(text: string): void {
+    this.judge.trace?.(`${this.name} ${text}`);
+  }
+
   protected broken(error: CodecError): void {
     // Who has fallen silent within the preface is taken for an HTTP/1 client.
     const { cut } = this.script;
@@ -177,6 +181,12 @@ export class SimHttp2Client extends Http2Peer {
   protected override changed(): void {
     this.issue();
     if (!this.done && this.nothingLeft()) this.retire();
+  }
+
+  protected override drained(): void {
+    super.drained();
+    // The last that is sent may be the end of the last stream.
+    if (!this.deaf && !this.gone && !this.left) this.changed();
   }
 
   /** Nothing more can be sent here, and everything sent has ended. */
@@ -285,23 +295,23 @@ export class SimHttp2Client extends Http2Peer {
     if (stream.localEnded || plan.upgrade) return;
     stream.outgoing = payload(plan.id, Direction.REQUEST, 0, plan.bytes);
     stream.dataBytesMax = Math.min(stream.dataBytesMax, plan.chunkBytesMax);
-    stream.then = plan.trailers ? [['x-trailer', 'end']] : 'end';
+    stream.ending = plan.trailers ? [['x-trailer', 'end']] : 'end';
     if (malformed === 'bodyTooLong') stream.outgoing = Buffer.concat([stream.outgoing, Buffer.from('x')]);
     else if (malformed === 'bodyTooShort') stream.outgoing = stream.outgoing.subarray(0, -1);
-    else if (malformed === 'pseudoTrailers') stream.then = [[':path', '/']];
+    else if (malformed === 'pseudoTrailers') stream.ending = [[':path', '/']];
     else if (malformed === 'openTrailers') {
-      stream.then = 'nothing';
+      stream.ending = 'nothing';
       this.write(encodeBlock(this.encodeFields([['x-trailer', 'end']]), stream.id, false, this.random));
       stream.outgoing = new Uint8Array(0);
     } else if (malformed === 'windowOverflow') {
       this.write(encodeFrame(Type.WINDOW_UPDATE, 0, stream.id, words(2 ** 31 - 1)));
       this.write(encodeFrame(Type.WINDOW_UPDATE, 0, stream.id, words(2 ** 31 - 1)));
       stream.outgoing = new Uint8Array(0);
-      stream.then = 'nothing';
+      stream.ending = 'nothing';
     } else if (malformed === 'windowZero') {
       this.write(encodeFrame(Type.WINDOW_UPDATE, 0, stream.id, words(0)));
       stream.outgoing = new Uint8Array(0);
-      stream.then = 'nothing';
+      stream.ending = 'nothing';
     }
     if (!plan.expectContinue) return;
     stream.held = true;
@@ -369,7 +379,7 @@ export class SimHttp2Client extends Http2Peer {
     request.tunnel = true;
     request.checker = new PayloadChecker(plan.id, Direction.TUNNEL_DOWN);
     stream.outgoing = payload(plan.id, Direction.TUNNEL_UP, 0, plan.tunnelBytes.client);
-    stream.then = 'end';
+    stream.ending = 'end';
     this.pump();
   }
 

@@ -153,7 +153,8 @@ export function encodeBlock(block: Uint8Array, streamId: number, endStream: bool
   const frames = [encodeFrame(Type.HEADERS, flags, streamId, content)];
   // An empty last fragment is allowed.
   for (let pieces = 0; cut; pieces++) {
-    const part = pieces >= 5 ? rest.subarray(0, 16_000) : rest.subarray(0, random.int(0, Math.min(16_000, rest.length)));
+    const part =
+      pieces >= 5 ? rest.subarray(0, 16_000) : rest.subarray(0, random.int(0, Math.min(16_000, rest.length)));
     rest = rest.subarray(part.length);
     const last = rest.length === 0;
     frames.push(encodeFrame(Type.CONTINUATION, last ? Flags.END_HEADERS : 0, streamId, part));

@@ -50,7 +50,9 @@ export class PeerStream {
   pausedUntilMs = 0;
   dataBytesMax: number;
   /** What follows the body: nothing, END_STREAM, or trailers with it. */
-  then: 'nothing' | 'end' | Field[] = 'nothing';
+  ending: 'nothing' | 'end' | Field[] = 'nothing';
+  /** Called once everything has been handed over. */
+  after: (() => void) | undefined;
   localEnded = false;
   remoteEnded = false;
   /** A reset has been sent, or received. */
@@ -141,8 +143,12 @@ export abstract class Http2Peer extends Peer {
   protected abstract goawayReceived(): void;
   /** The gateway has broken a rule. */
   protected abstract broken(error: CodecError): void;
+  /** Takes a line for the trace. */
+  protected abstract note(text: string): void;
   /** Further things may be possible: settings or the end of a stream have come. */
   protected changed(): void {}
+  /** The gateway knows a setting now. */
+  protected settingAcknowledged(_id: number, _value: number): void {}
   /** Whether PINGs are answered and settings acknowledged. */
   protected answers(): boolean {
     return true;
@@ -192,10 +198,12 @@ export abstract class Http2Peer extends Peer {
   protected sendReset(stream: PeerStream, code: CodeName): void {
     stream.resetSent = true;
     stream.outgoing = new Uint8Array(0);
+    this.note(`resets stream ${stream.id} with ${code}`);
     this.write(encodeFrame(Type.RST_STREAM, 0, stream.id, words(codeNames.indexOf(code))));
   }
 
   protected sendGoaway(lastId: number, code: CodeName): void {
+    this.note(`says GOAWAY ${code} up to stream ${lastId}`);
     this.write(encodeFrame(Type.GOAWAY, 0, 0, words(lastId, codeNames.indexOf(code))));
   }
 
@@ -249,23 +257,29 @@ export abstract class Http2Peer extends Peer {
       stream.outgoing = stream.outgoing.subarray(bytes.length);
       const room = Math.min(window - bytes.length - 1, 255);
       const padding = room >= 0 && random.chance(this.manner.paddingChance) ? random.int(0, room) : -1;
-      const end = stream.then === 'end' && stream.outgoing.length === 0 && random.chance(0.8);
+      const end = stream.ending === 'end' && stream.outgoing.length === 0 && random.chance(0.8);
       this.sendData(stream, bytes, padding, end);
+      if (end) this.sentAll(stream);
       if (stream.pauseMsMax > 0 && random.chance(0.3)) {
         stream.pausedUntilMs = this.scheduler.nowMs + random.float() * stream.pauseMsMax;
       }
       return true;
     }
-    if (stream.then === 'nothing') return false;
-    if (stream.then === 'end') this.sendData(stream, stream.outgoing, -1, true);
-    else this.sendFields(stream, stream.then, true);
+    if (stream.ending === 'end') this.sendData(stream, stream.outgoing, -1, true);
+    else if (stream.ending !== 'nothing') this.sendFields(stream, stream.ending, true);
+    this.sentAll(stream);
     return false;
+  }
+
+  private sentAll(stream: PeerStream): void {
+    const { after } = stream;
+    stream.after = undefined;
+    after?.();
   }
 
   /** Sends one DATA frame; `padding` -1: without the flag. */
   protected sendData(stream: PeerStream, bytes: Uint8Array, padding: number, end: boolean): void {
-    const payload =
-      padding < 0 ? bytes : Buffer.concat([Buffer.from([padding]), bytes, Buffer.alloc(padding)]);
+    const payload = padding < 0 ? bytes : Buffer.concat([Buffer.from([padding]), bytes, Buffer.alloc(padding)]);
     stream.sendWindow -= payload.length;
     this.sendWindow -= payload.length;
     if (end) stream.localEnded = true;
@@ -483,6 +497,7 @@ export abstract class Http2Peer extends Peer {
     if (code === undefined) throw new CodecError(`RST_STREAM with code ${wordAt(payload, 0)}`);
     stream!.resetReceived = true;
     stream!.outgoing = new Uint8Array(0);
+    this.note(`sees stream ${id} reset with ${code}`);
     if (live !== undefined) this.streamReset(live, code);
   }
 
@@ -495,6 +510,7 @@ export abstract class Http2Peer extends Peer {
       for (const [setting, value] of acked) {
         if (setting === Setting.INITIAL_WINDOW_SIZE) this.initialWindow = value;
         else if (setting === Setting.HEADER_TABLE_SIZE) this.decoder.setLimit(value);
+        this.settingAcknowledged(setting, value);
       }
       return;
     }
@@ -531,6 +547,7 @@ export abstract class Http2Peer extends Peer {
       throw new CodecError(`GOAWAY up to stream ${lastId} after one up to ${this.goaway.lastId}`);
     }
     this.goaway = { lastId, code };
+    this.note(`sees GOAWAY ${code} up to stream ${lastId}: ${Buffer.from(payload.subarray(8)).toString('latin1')}`);
     this.goawayReceived();
   }
 

@@ -3,7 +3,7 @@
 // Drawn from a source of its own, and laid over plans that were drawn for HTTP/1.1.
 
 import type { CodeName } from './http2-codec.ts';
-import { type ClientPlan, limitedRequests, type RequestPlan, type Troubles } from './plan.ts';
+import { type ClientPlan, hosts, limitedRequests, type RequestPlan, type Troubles } from './plan.ts';
 import type { Random } from './random.ts';
 
 /** How one side of a connection goes about HTTP/2. */
@@ -221,6 +221,14 @@ function adapt(random: Random, troubles: Troubles, plan: RequestPlan): void {
     malformed,
     resetAfterMs: troubles.clients && random.chance(0.15) ? random.size(0, 60) + random.float() : undefined,
   };
+}
+
+/** To an HTTP/2 upstream every good status agrees to a tunnel (RFC 8441 §5): one that does not has another. */
+export function adaptUpgrade(plan: RequestPlan, http2Backends: readonly string[]): void {
+  const { response } = plan;
+  if (!plan.upgrade || !http2Backends.includes(hosts[plan.host]!)) return;
+  if (plan.upgradeAccepted && response.fault === 'none') return;
+  if (response.status < 300) response.status = 404;
 }
 
 const malformedKinds: readonly Http2Malformed[] = [

@@ -7,7 +7,7 @@
 
 import type { CodeName } from './http2-codec.ts';
 import { isLate } from './http2-plan.ts';
-import { type ClientPlan, hosts, limitedBodyBytes, type RequestPlan, type Troubles } from './plan.ts';
+import { type ClientPlan, hosts, limitedBodyBytes, type RequestPlan, streamIdleMs, type Troubles } from './plan.ts';
 
 /** What a client saw of one request. */
 export type Outcome =
@@ -33,6 +33,10 @@ interface RequestRecord {
   /** One entry per upstream that saw the whole head: whether its connection had served before. */
   deliveries: { reused: boolean }[];
   outcome: Outcome | undefined;
+  /** A connection to an upstream was lost, and may have taken the request along. */
+  excused: boolean;
+  /** Upstreams that did not act on the request, and said so. */
+  turnedAway: number;
 }
 
 const IDEMPOTENT: readonly string[] = ['GET', 'HEAD', 'PUT', 'DELETE'];
@@ -42,12 +46,17 @@ export class Judge {
   /** What went wrong, in the order it was seen. */
   readonly violations: string[] = [];
   readonly troubles: Troubles;
+  /** Virtual time in milliseconds. */
+  readonly nowMs: () => number;
   /** Takes a line for everything that peers see, if set. */
   trace: ((line: string) => void) | undefined;
+  /** GOAWAY frames that upstreams have sent. */
+  goaways = 0;
   private readonly records = new Map<number, RequestRecord>();
 
-  constructor(troubles: Troubles, clients: readonly ClientPlan[]) {
+  constructor(troubles: Troubles, clients: readonly ClientPlan[], nowMs: () => number) {
     this.troubles = troubles;
+    this.nowMs = nowMs;
     for (const client of clients) {
       for (const plan of client.requests) {
         this.records.set(plan.id, {
@@ -55,8 +64,9 @@ export class Judge {
           client,
           issuedMs: 0,
           deliveries: [],
-
           outcome: undefined,
+          excused: false,
+          turnedAway: 0,
         });
       }
     }
@@ -122,6 +132,17 @@ export class Judge {
     else if (!record.deliveries[0]!.reused) {
       this.violation(`request ${id} was delivered twice although the first connection was new`);
     }
+  }
+
+  /** An upstream connection fails with everything on it. */
+  excuse(id: number): void {
+    this.records.get(id)!.excused = true;
+  }
+
+  /** An upstream refuses to act on a request, which may be sent again whatever it is (RFC 9113 §8.7). */
+  turnedAway(id: number): void {
+    this.trace?.(`request ${id} was turned away`);
+    this.records.get(id)!.turnedAway++;
   }
 
   /** A client learned what became of a request. Each request has one outcome. */
@@ -240,9 +261,9 @@ export class Judge {
     const explained: Record<string, boolean> = {
       NR: plan.unrouted && status === 404,
       UF: troubles.dialing,
-      UC: lost || troubles.stale || this.early(plan) || troubles.responses,
+      UC: lost || troubles.stale || this.early(plan) || troubles.responses || this.unrepeatable(record),
       UCS: troubles.stale || troubles.responses,
-      UT: fault === 'silence' || this.timed(plan),
+      UT: fault === 'silence' || this.timed(plan) || (record.excused && troubles.responses),
       // Bytes that nobody asked for can arrive just when the next request has been sent.
       UPE: fault === 'badHead' || fault === 'badChunk' || troubles.responses || this.denied(plan),
       // Streams share a window, which those that get no further may have used up.
@@ -287,6 +308,11 @@ export class Judge {
     const fault = plan.response.fault;
     if (['closeInBody', 'resetInBody', 'badChunk'].includes(fault)) return true;
     if (this.early(plan) || this.timed(plan)) return true;
+    // On a slow network the turn of a stream may come later than its deadline.
+    const waitedMs = this.nowMs() - record.issuedMs;
+    if (client.http2 !== undefined && client.pipeline > 1 && this.troubles.network && waitedMs > streamIdleMs)
+      return true;
+    if (record.excused && (this.troubles.responses || this.troubles.stale || this.troubles.early)) return true;
     if (plan.malformed === 'badChunkSize' || leavesEarly(client)) return true;
     if (this.oversized(plan) && plan.framing === 'chunked') return true;
     return this.troubles.drain || this.troubles.resources;
@@ -312,6 +338,13 @@ export class Judge {
   /** The upstream may answer before it has the whole request, be it only the last chunk. */
   private early(plan: RequestPlan): boolean {
     return plan.response.afterBodyBytes <= plan.bytes;
+  }
+
+  /** An upstream has not acted on the request, and it has a body that may be gone, or has been refused too often. */
+  private unrepeatable({ turnedAway, plan, deliveries }: RequestRecord): boolean {
+    // The upstream itself may not have seen what came behind its GOAWAY.
+    const times = turnedAway + this.goaways;
+    return deliveries.length === 0 && (times > 2 || (times > 0 && plan.framing !== 'none'));
   }
 
   /** A tunnel that the upstream does not agree to, with a status that would say the contrary to an HTTP/2 client. */

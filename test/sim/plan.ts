@@ -155,6 +155,9 @@ export const hosts: Readonly<Record<string, string>> = { 'alpha.test': 'alpha', 
 export const limitedBodyBytes = 10_000;
 export const limitedRequests = 3;
 
+/** timeouts.streamIdle of all runs. */
+export const streamIdleMs = 30_000;
+
 /** A host without a route. */
 export const unroutedHost = 'nowhere.test';
 

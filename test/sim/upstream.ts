@@ -14,6 +14,7 @@ import {
   latin1,
   MessageReader,
 } from './http-codec.ts';
+import { Http2UpstreamConnection } from './http2-upstream.ts';
 import type { Judge } from './judge.ts';
 import type { DialOutcome, Endpoint } from './kernel.ts';
 import { Direction, PayloadChecker, payload } from './payload.ts';
@@ -29,22 +30,33 @@ const AHEAD_BYTES = 64 * 1024;
 /** Time in which the end of a kept connection to a removed endpoint must have been seen here. */
 const RETIRE_MS_MAX = 1000;
 
+/** One connection as its server sees it. */
+export interface UpstreamPeer {
+  /** Has served requests, has none now, and the gateway has read everything. */
+  readonly isIdle: boolean;
+  /** Closes as a server does that is being stopped. */
+  shutDown(): void;
+}
+
 /** A server with any number of connections. */
 export class SimUpstream implements Endpoint {
   /** Connections that are open on this side. */
-  readonly connections = new Set<UpstreamConnection>();
+  readonly connections = new Set<UpstreamPeer>();
   /** Name of the backend it belongs to. */
   readonly backend: string;
   /** Connections accepted so far. */
   accepted = 0;
   /** When it was taken out of the configuration; Infinity while it is in it. */
   retiredMs = Number.POSITIVE_INFINITY;
+  private readonly http2: boolean;
   private readonly scheduler: Scheduler;
   private readonly random: Random;
   private readonly judge: Judge;
 
-  constructor(backend: string, scheduler: Scheduler, random: Random, judge: Judge) {
+  /** `http2`: it speaks h2c and nothing else. */
+  constructor(backend: string, http2: boolean, scheduler: Scheduler, random: Random, judge: Judge) {
     this.backend = backend;
+    this.http2 = http2;
     this.scheduler = scheduler;
     this.random = random;
     this.judge = judge;
@@ -71,7 +83,8 @@ export class SimUpstream implements Endpoint {
 
   connected(socket: SimSocket): void {
     this.accepted++;
-    const connection = new UpstreamConnection(this, socket, this.scheduler, this.random.fork(), this.judge);
+    const kind = this.http2 ? Http2UpstreamConnection : UpstreamConnection;
+    const connection = new kind(this, socket, this.scheduler, this.random.fork(), this.judge);
     this.connections.add(connection);
   }
 
@@ -97,7 +110,7 @@ export class SimUpstream implements Endpoint {
 }
 
 /** One connection of an upstream. */
-export class UpstreamConnection extends Peer {
+export class UpstreamConnection extends Peer implements UpstreamPeer {
   private readonly server: SimUpstream;
   private readonly judge: Judge;
   private readonly reader: MessageReader;

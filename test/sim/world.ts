@@ -16,7 +16,7 @@ import type { ControlMessage, WorkerMessage } from '../../core/workers/protocol.
 import type { Snapshot } from '../../core/workers/snapshot.ts';
 import { REASON_FIELD, SimClient } from './client.ts';
 import { SimHttp2Client } from './http2-client.ts';
-import { drawHttp2Clients } from './http2-plan.ts';
+import { adaptUpgrade, drawHttp2Clients } from './http2-plan.ts';
 import { Judge } from './judge.ts';
 import { type KernelFaults, noFaults, SimKernel } from './kernel.ts';
 import {
@@ -27,6 +27,7 @@ import {
   limitedBodyBytes,
   limitedRequests,
   type RequestPlan,
+  streamIdleMs,
   type Troubles,
 } from './plan.ts';
 import { Random } from './random.ts';
@@ -78,6 +79,7 @@ const snapshotCache = new Map<string, Config>();
 function configText(
   troubles: Troubles,
   kind: WorldKind,
+  http2Backends: readonly string[],
   addresses: Readonly<Record<string, string[]>>,
   extra: boolean,
 ): string {
@@ -88,15 +90,17 @@ function configText(
   - name: ${name}
     hostnames: [${name}.test]
     rules: [{matches: [{path: {value: /r}}], backendRefs: [{name: ${name}}]${extra === '' ? '' : `, ${extra}`}}]`;
+  const h2c =
+    ', protocol: h2c, http2: {maxConcurrentStreams: 20, maxConnections: 3, pingInterval: 4s, pingTimeout: 2s}';
   const backend = (name: string): string => `
-  - {name: ${name}, endpoints: [${addresses[name]!.map((text) => `"${text}"`).join(', ')}], connectTimeout: 2s, idleTimeout: 40s${troubles.limits ? `, maxRequestsPerConnection: ${limitedRequests}` : ''}}`;
+  - {name: ${name}, endpoints: [${addresses[name]!.map((text) => `"${text}"`).join(', ')}], connectTimeout: 2s, idleTimeout: 40s${http2Backends.includes(name) ? h2c : ''}${troubles.limits ? `, maxRequestsPerConnection: ${limitedRequests}` : ''}}`;
   const listener = (name: string, at: typeof listenerAddress): string => `
   - {name: ${name}, address: "${at.host}:${at.port}"}`;
   const limits = `limits: {maxRequestBodySize: ${limitedBodyBytes}, maxRequestsPerConnection: ${limitedRequests}}`;
   return `
 accessLog: {path: "-"}
 responseReasonHeader: ${REASON_FIELD}
-timeouts: {requestHead: ${requestHead}, idle: 50s, streamIdle: 30s, tunnelIdle: 60s}
+timeouts: {requestHead: ${requestHead}, idle: 50s, streamIdle: ${streamIdleMs / 1000}s, tunnelIdle: 60s}
 ${troubles.limits ? limits : ''}
 listeners:${listener('main', listenerAddress)}${extra ? listener('extra', extraAddress) : ''}
 routes:${route('alpha', '')}${route('beta', betaTimeouts)}
@@ -121,6 +125,8 @@ class World {
   readonly troubles: Troubles;
   batches = 0;
   private readonly kind: WorldKind;
+  /** Backends that speak h2c. */
+  private readonly http2Backends: readonly string[] = [];
   private readonly random: Random;
   private readonly scheduler = new Scheduler();
   private readonly kernel: SimKernel;
@@ -151,8 +157,13 @@ class World {
     this.kind = kind;
     this.troubles = drawTroubles(this.random.fork());
     const clients = drawClients(this.random.fork(), this.troubles);
-    if (kind === 'http2') drawHttp2Clients(new Random(seed + HTTP2_SEEDS), this.troubles, clients);
-    this.judge = new Judge(this.troubles, clients);
+    if (kind === 'http2') {
+      const http2Random = new Random(seed + HTTP2_SEEDS);
+      drawHttp2Clients(http2Random, this.troubles, clients);
+      this.http2Backends = http2Random.pick([[], [], ['alpha'], ['beta'], ['alpha', 'beta']]);
+      for (const client of clients) for (const plan of client.requests) adaptUpgrade(plan, this.http2Backends);
+    }
+    this.judge = new Judge(this.troubles, clients, () => this.scheduler.nowMs);
     this.trace = trace === undefined ? undefined : (line) => trace(`${this.scheduler.nowMs.toFixed(3)} ${line}`);
     this.judge.trace = this.trace;
     const linkRandom = this.random.fork();
@@ -249,14 +260,23 @@ class World {
         wanted.add(text);
         const [host, port] = text.split(':');
         if (this.upstreams.has(text)) continue;
-        const upstream = new SimUpstream(backend, this.scheduler, this.random.fork(), this.judge);
+        const upstream = new SimUpstream(
+          backend,
+          this.http2Backends.includes(backend),
+          this.scheduler,
+          this.random.fork(),
+          this.judge,
+        );
         this.upstreams.set(text, upstream);
         this.kernel.setEndpoint({ host: host!, port: Number(port) }, upstream);
       }
     }
     this.wanted.set(this.epoch, wanted);
     if (withoutExtra) this.extraWanted = false;
-    const snapshot = snapshotOf(configText(this.troubles, this.kind, addresses, this.extraWanted), this.epoch++);
+    const snapshot = snapshotOf(
+      configText(this.troubles, this.kind, this.http2Backends, addresses, this.extraWanted),
+      this.epoch++,
+    );
     const listenerFds = snapshot.listeners.map((listener) =>
       listener.name === 'extra' ? this.extraFd : this.listenerFd,
     );

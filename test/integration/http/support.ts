@@ -81,6 +81,16 @@ export class Upstream {
     this.takers.push(take);
   }
 
+  /** Gives every connection to a handler from now on. */
+  each(handle: (wire: Wire) => void): void {
+    const take = (wire: Wire): void => {
+      this.takers.push(take);
+      handle(wire);
+    };
+    this.takers.push(take);
+    for (let wire = this.waiting.shift(); wire !== undefined; wire = this.waiting.shift()) handle(wire);
+  }
+
   /** Stops listening and closes all connections. */
   close(): void {
     this.server.close();

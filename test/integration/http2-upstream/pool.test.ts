@@ -5,9 +5,9 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { becomes, request, startLab, type Upstream } from '../http/support.ts';
-import type { Message } from '../http/wire.ts';
+import type { Message, Wire } from '../http/wire.ts';
 import { Flag, frame, settings, Type } from '../http2/frames.ts';
-import { accept, ask, response, type Server, Setting } from './support.ts';
+import { accept, ask, greetGateway, response, type Server, Setting } from './support.ts';
 
 const lab = await startLab({
   upstreams: 12,
@@ -40,14 +40,12 @@ function serveAll(upstream: Upstream, maxStreams: number, delayMs = 0): { most: 
       else setImmediate(answer);
     }
   };
-  const take = async (): Promise<void> => {
-    for (;;) {
-      const server = await accept(upstream, [Setting.MAX_STREAMS, maxStreams]);
-      seen.served.push(0);
-      loop(server, seen.served.length - 1).catch(() => {});
-    }
+  const take = async (wire: Wire): Promise<void> => {
+    const server = await greetGateway(wire, [Setting.MAX_STREAMS, maxStreams]);
+    seen.served.push(0);
+    await loop(server, seen.served.length - 1);
   };
-  take().catch(() => {});
+  upstream.each((wire) => take(wire).catch(() => {}));
   return seen;
 }
 
@@ -156,10 +154,11 @@ test('a load goes on without a lost request while the upstream says GOAWAY again
       }
     }
   };
-  const take = async (): Promise<void> => {
-    for (;;) loop(await accept(upstream)).catch(() => {});
-  };
-  take().catch(() => {});
+  upstream.each((wire) => {
+    greetGateway(wire)
+      .then(loop)
+      .catch(() => {});
+  });
   for (let round = 0; round < 10; round++) {
     const answers = await Promise.all(askAll(upstream.host, 30));
     answers.forEach(({ status, body }, index) => {

@@ -60,7 +60,11 @@ test('the name in SNI chooses the backend, whose own certificate the client veri
   assert.equal(await answerFor('sni', 'a.example'), 'exact');
   assert.equal(await answerFor('sni', 'A.Example'), 'exact');
   assert.equal(await answerFor('sni', 'x.b.example'), 'wild');
-  assert.equal(await answerFor('sni', 'x.y.b.example'), 'wild', 'a wildcard of a route stands for any number of labels');
+  assert.equal(
+    await answerFor('sni', 'x.y.b.example'),
+    'wild',
+    'a wildcard of a route stands for any number of labels',
+  );
   await assert.rejects(answerFor('sni', 'c.example'), { code: 'DEPTH_ZERO_SELF_SIGNED_CERT' });
   const line = await site.logged({ serverName: 'x.b.example' });
   assert.deepEqual([line.route, line.backend, line.listener, line.tlsVersion], ['wild', 'wild', 'sni', null]);

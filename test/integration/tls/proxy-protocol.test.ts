@@ -174,7 +174,10 @@ test('an upstream is told the client of a request, on a connection that serves n
     const client = await site.plain('http');
     await client.send(`PROXY TCP4 ${address} 198.51.100.1 1${index} 80\r\n${request('GET /', 'v1.test')}`);
     const wire = await receiver.connection();
-    assert.match(await wire.until('\r\n'), new RegExp(`^PROXY TCP4 ${address.replaceAll('.', '\\.')} 127\\.0\\.0\\.1 1${index} `));
+    assert.match(
+      await wire.until('\r\n'),
+      new RegExp(`^PROXY TCP4 ${address.replaceAll('.', '\\.')} 127\\.0\\.0\\.1 1${index} `),
+    );
     await wire.request();
     await wire.send('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
     assert.equal((await client.response()).body, 'ok');
@@ -212,7 +215,15 @@ frontend f
   );
   const haproxy = spawn('/usr/sbin/haproxy', ['-db', '-f', file], { stdio: 'ignore' });
   after(() => haproxy.kill('SIGKILL'));
-  await becomes('HAProxy', () => openWire(haproxyPort).then((wire) => (wire.close(), true), () => false));
+  await becomes('HAProxy', () =>
+    openWire(haproxyPort).then(
+      (wire) => {
+        wire.close();
+        return true;
+      },
+      () => false,
+    ),
+  );
   for (const host of ['haproxy.test', 'haproxy1.test']) {
     const client = await site.plain('http');
     await client.send(`PROXY TCP4 192.0.2.77 198.51.100.1 4321 80\r\n${request('GET /', host)}`);

@@ -105,6 +105,13 @@ test('an answer of its own is logged with its status, and no upstream is asked',
 
 test('curl follows to https', async () => {
   const port = await site.gateway.port('http');
-  const { output } = await run('curl', ['-s', '-o', '/dev/null', '-w', '%{redirect_url}', `http://127.0.0.1:${port}/curl`]);
+  const { output } = await run('curl', [
+    '-s',
+    '-o',
+    '/dev/null',
+    '-w',
+    '%{redirect_url}',
+    `http://127.0.0.1:${port}/curl`,
+  ]);
   assert.equal(output, 'https://127.0.0.1/curl');
 });

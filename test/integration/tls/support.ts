@@ -150,7 +150,11 @@ export class Site {
       found = this.lines().find((line) => Object.entries(values).every(([name, value]) => line[name] === value));
       return found !== undefined;
     }).catch((error: Error) => {
-      throw new Error(`${error.message}, only\n${this.lines().map((line) => JSON.stringify(line)).join('\n')}`);
+      throw new Error(
+        `${error.message}, only\n${this.lines()
+          .map((line) => JSON.stringify(line))
+          .join('\n')}`,
+      );
     });
     return found!;
   }

@@ -188,7 +188,10 @@ test('connections are shared by weight, and a backend of weight 0 gets none', as
 });
 
 test('when the upstream is down the connection is closed, and logged with UF', async () => {
-  await site.plain('down').then((client) => client.ended(), () => {});
+  await site.plain('down').then(
+    (client) => client.ended(),
+    () => {},
+  );
   const line = await site.logged({ listener: 'down' });
   assert.equal(line.reason, 'UF');
   assert.equal(line.detail, 'connect_errno');
@@ -196,7 +199,10 @@ test('when the upstream is down the connection is closed, and logged with UF', a
 
 test('a listener without a route closes connections with NR', async () => {
   // It may be closed before the client has noticed that it was opened.
-  await site.plain('nowhere').then((client) => client.ended(), () => {});
+  await site.plain('nowhere').then(
+    (client) => client.ended(),
+    () => {},
+  );
   assert.equal((await site.logged({ listener: 'nowhere' })).reason, 'NR');
 });
 
@@ -234,6 +240,7 @@ test('a tunnel without traffic is ended and says why; a drain waits for tunnels,
 
     await other.reload(config('1h'));
     const open = await other.plain('tcp');
+    const openPort = open.socket.localPort;
     const server = await upstream.connection();
     other.gateway.kill('SIGTERM');
     await other.gateway.log(/draining/);
@@ -241,7 +248,7 @@ test('a tunnel without traffic is ended and says why; a drain waits for tunnels,
     assert.equal((await server.bytes(11)).toString(), 'still there');
     await server.ended();
     await other.gateway.finished;
-    assert.equal((await other.logged({ clientPort: open.socket.localPort })).reason, 'DR');
+    assert.equal((await other.logged({ clientPort: openPort })).reason, 'DR');
   } finally {
     other.abandon();
   }

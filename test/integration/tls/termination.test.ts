@@ -94,7 +94,10 @@ test('versions outside the configured range are refused with an alert, and count
   await assert.rejects(site.secure('new', { maxVersion: 'TLSv1.2' }), { code: 'ERR_SSL_TLSV1_ALERT_PROTOCOL_VERSION' });
   await assert.rejects(site.secure('old', { minVersion: 'TLSv1.3' }), { code: 'ERR_SSL_TLSV1_ALERT_PROTOCOL_VERSION' });
   await site.metricBecomes(failures('protocol_version'), before + 2);
-  assert.match(site.gateway.stderr, /TLS handshake failed with client 127\.0\.0\.1 on listener new for a\.example: no TLS version/);
+  assert.match(
+    site.gateway.stderr,
+    /TLS handshake failed with client 127\.0\.0\.1 on listener new for a\.example: no TLS version/,
+  );
 });
 
 test('ALPN agrees on http/1.1, may be left out, and refuses strangers', async () => {
@@ -103,7 +106,9 @@ test('ALPN agrees on http/1.1, may be left out, and refuses strangers', async ()
   assert.equal(tlsOf(without).alpnProtocol, false);
   await without.send(request('GET /plain', 'a.example'));
   assert.equal((await without.response()).status, 200);
-  await assert.rejects(site.secure('main', { ALPNProtocols: ['imap'] }), { code: 'ERR_SSL_TLSV1_ALERT_NO_APPLICATION_PROTOCOL' });
+  await assert.rejects(site.secure('main', { ALPNProtocols: ['imap'] }), {
+    code: 'ERR_SSL_TLSV1_ALERT_NO_APPLICATION_PROTOCOL',
+  });
 });
 
 test('requests over TLS say so to the upstream and in the access log', async () => {
@@ -164,14 +169,14 @@ test('plain HTTP on a TLS port is answered with a 400 that says what to do', asy
 
 test('anything else on a TLS port closes the connection, and is counted', () =>
   site.leavingNothing(async () => {
-  const before = await site.metric(failures('not_tls'));
-  for (const bytes of ['\x00\x00\x00\x00', '\x16\x03', 'SSH-2.0-OpenSSH\r\n', '\x80\x2e\x01\x00\x02']) {
-    const wire = await site.plain('main');
-    await wire.send(bytes);
-    if (bytes === '\x16\x03') await wire.finish();
-    await wire.ended();
-  }
-  await site.metricBecomes(failures('not_tls'), before + 3);
+    const before = await site.metric(failures('not_tls'));
+    for (const bytes of ['\x00\x00\x00\x00', '\x16\x03', 'SSH-2.0-OpenSSH\r\n', '\x80\x2e\x01\x00\x02']) {
+      const wire = await site.plain('main');
+      await wire.send(bytes);
+      if (bytes === '\x16\x03') await wire.finish();
+      await wire.ended();
+    }
+    await site.metricBecomes(failures('not_tls'), before + 3);
   }));
 
 test('a handshake record that is no ClientHello is refused with a sentence in the log', async () => {
@@ -183,28 +188,28 @@ test('a handshake record that is no ClientHello is refused with a sentence in th
 
 test('a client that leaves in the middle of a handshake is counted, and leaves nothing behind', () =>
   site.leavingNothing(async () => {
-  const before = await site.metric(failures('peer_closed'));
-  const hello = await clientHello();
-  for (const part of [0, 1, 5, 100, hello.length]) {
-    const wire = await site.plain('main');
-    await wire.send(hello.subarray(0, part));
-    if (part === hello.length) await wire.bytes(1);
-    await wire.finish();
-    await wire.ended();
-    wire.close();
-  }
-  await site.metricBecomes(failures('peer_closed'), before + 5);
+    const before = await site.metric(failures('peer_closed'));
+    const hello = await clientHello();
+    for (const part of [0, 1, 5, 100, hello.length]) {
+      const wire = await site.plain('main');
+      await wire.send(hello.subarray(0, part));
+      if (part === hello.length) await wire.bytes(1);
+      await wire.finish();
+      await wire.ended();
+      wire.close();
+    }
+    await site.metricBecomes(failures('peer_closed'), before + 5);
   }));
 
 test('a client that resets during a handshake leaves nothing behind', () =>
   site.leavingNothing(async () => {
-  const hello = await clientHello();
-  for (const part of [0, 5, hello.length]) {
-    const wire = await site.plain('main');
-    await wire.send(hello.subarray(0, part));
-    if (part === hello.length) await wire.bytes(1);
-    wire.reset();
-  }
+    const hello = await clientHello();
+    for (const part of [0, 5, hello.length]) {
+      const wire = await site.plain('main');
+      await wire.send(hello.subarray(0, part));
+      if (part === hello.length) await wire.bytes(1);
+      wire.reset();
+    }
   }));
 
 test('a client that does not trust the authority says so with an alert, which is counted', async () => {
@@ -232,42 +237,42 @@ test('the end of a response is a close_notify', async () => {
 
 test('a client that ends with and without close_notify leaves nothing behind', () =>
   site.leavingNothing(async () => {
-  for (const orderly of [true, false]) {
-    const raw = await openWire(await site.gateway.port('main'));
-    const wire = site.keep(await startTls(raw.socket));
-    await wire.send(request('GET /end', 'a.example'));
-    await wire.response();
-    if (orderly) await wire.finish();
-    else raw.socket.end();
-    await wire.ended();
-  }
+    for (const orderly of [true, false]) {
+      const raw = await openWire(await site.gateway.port('main'));
+      const wire = site.keep(await startTls(raw.socket));
+      await wire.send(request('GET /end', 'a.example'));
+      await wire.response();
+      if (orderly) await wire.finish();
+      else raw.socket.end();
+      await wire.ended();
+    }
   }));
 
 test('1,000 clients that arrive at once are all served', () =>
   site.leavingNothing(async () => {
-  const before = await site.metric('tls_handshakes_total');
-  const port = await site.gateway.port('main');
-  const client = { secureContext: tls.createSecureContext({ ca: authority.pem, ecdhCurve: 'X25519' }) };
-  // All connect before the first one says hello.
-  const sockets = await Promise.all(
-    Array.from(
-      { length: 1000 },
-      () =>
-        new Promise<ReturnType<typeof connect>>((resolve, reject) => {
-          const socket = connect(port, '127.0.0.1', () => resolve(socket));
-          socket.once('error', reject);
-        }),
-    ),
-  );
-  await Promise.all(
-    sockets.map(async (socket) => {
-      const wire = await startTls(socket, client);
-      await wire.send(request('GET /many', 'a.example'));
-      assert.equal((await wire.response()).status, 200);
-      wire.close();
-    }),
-  );
-  await site.metricBecomes('tls_handshakes_total', before + 1000);
+    const before = await site.metric('tls_handshakes_total');
+    const port = await site.gateway.port('main');
+    const client = { secureContext: tls.createSecureContext({ ca: authority.pem, ecdhCurve: 'X25519' }) };
+    // All connect before the first one says hello.
+    const sockets = await Promise.all(
+      Array.from(
+        { length: 1000 },
+        () =>
+          new Promise<ReturnType<typeof connect>>((resolve, reject) => {
+            const socket = connect(port, '127.0.0.1', () => resolve(socket));
+            socket.once('error', reject);
+          }),
+      ),
+    );
+    await Promise.all(
+      sockets.map(async (socket) => {
+        const wire = await startTls(socket, client);
+        await wire.send(request('GET /many', 'a.example'));
+        assert.equal((await wire.response()).status, 200);
+        wire.close();
+      }),
+    );
+    await site.metricBecomes('tls_handshakes_total', before + 1000);
   }));
 
 test('curl verifies and is served', async () => {

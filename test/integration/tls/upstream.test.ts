@@ -49,7 +49,12 @@ class Secure {
   }
 
   static async open(options: tls.TlsOptions = {}): Promise<Secure> {
-    const server = tls.createServer({ cert: good.pem, key: good.keyPem, allowHalfOpen: true, ...options } as tls.TlsOptions);
+    const server = tls.createServer({
+      cert: good.pem,
+      key: good.keyPem,
+      allowHalfOpen: true,
+      ...options,
+    } as tls.TlsOptions);
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     const secure = new Secure(server);
     opened.push(secure);
@@ -107,7 +112,9 @@ const mutual = await Secure.open({ requestCert: true, rejectUnauthorized: true, 
 const truncating = (await Secure.open()).scripted();
 const expired = await Secure.open(pairOptions(issue('expired', ['dns:up.example'], { fromDays: -9, toDays: -1 })));
 const early = await Secure.open(pairOptions(issue('early', ['dns:up.example'], { fromDays: 5 })));
-const foreign = await Secure.open(pairOptions(makeCertificate({ name: 'up', issuer: stranger, names: ['dns:up.example'] })));
+const foreign = await Secure.open(
+  pairOptions(makeCertificate({ name: 'up', issuer: stranger, names: ['dns:up.example'] })),
+);
 const selfSigned = await Secure.open(pairOptions(makeCertificate({ name: 'self', names: ['dns:up.example'] })));
 const clientOnly = await Secure.open(pairOptions(issue('client', ['dns:up.example'], { usage: 'client' })));
 const old = await Secure.open({ maxVersion: 'TLSv1.2' });
@@ -269,7 +276,10 @@ test('a refused connection is no matter of TLS', async () => {
 });
 
 test('sessions are resumed, in TLS 1.2 and 1.3', async () => {
-  for (const [name, upstream] of [['fresh', old], ['fresh13', fresh13]] as const) {
+  for (const [name, upstream] of [
+    ['fresh', old],
+    ['fresh13', fresh13],
+  ] as const) {
     const resumed = await site.metric('upstream_tls_resumed_handshakes_total');
     const handshakes = await site.metric('upstream_tls_handshakes_total');
     const from = upstream.resumed.length;
@@ -320,6 +330,28 @@ test('a client that leaves while the upstream shakes hands takes the connection 
   await silent[0].ended();
   const line = await site.logged({ path: '/leaving' });
   assert.equal(line.reason, 'DC');
+});
+
+test('a thousand clients that leave while the upstream shakes hands leave no memory behind', async () => {
+  const leave = async (count: number): Promise<void> => {
+    for (let i = 0; i < count; i += 50) {
+      const from = silent.length;
+      const clients = await Promise.all(Array.from({ length: 50 }, () => site.plain('http')));
+      for (const client of clients) void client.send(request('GET /leaving', 'leaving.test'));
+      await becomes(
+        'hellos',
+        async () => silent.length === from + 50 && silent.every(({ received }) => received > 100),
+      );
+      for (const client of clients) client.reset();
+      await Promise.all(silent.slice(from).map((wire) => wire.ended()));
+    }
+  };
+  await leave(200);
+  const before = site.residentBytes();
+  await leave(1000);
+  const growth = site.residentBytes() - before;
+  // A session in the middle of a handshake takes about 40 KiB.
+  assert.ok(growth < 16 * 1024 * 1024, `grew by ${growth} bytes`);
 });
 
 test('an upstream that dies during an upload ends the request', async () => {

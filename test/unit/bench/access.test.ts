@@ -17,7 +17,7 @@ async function serve(t: TestContext, answer: (stream: ServerHttp2Stream, path: s
     sessions.push(session);
     session.on('error', () => {});
   });
-  server.on('stream', (stream, headers) => {
+  server.on('stream', (stream: ServerHttp2Stream, headers) => {
     stream.on('error', () => {});
     answer(stream, String(headers[':path']));
   });
@@ -108,8 +108,6 @@ test('a reset stream and a connection that is ended reject the request with the 
   const ending = await serve(t, (stream) => stream.session?.goaway(11));
   const connection = await RawHttp2Connection.connect(resetting.port);
   await assert.rejects(connection.get('/', 'localhost'), /reset with code 7/);
-  assert.equal(connection.closed, false);
-  connection.destroy();
   const ended = await RawHttp2Connection.connect(ending.port);
   await assert.rejects(ended.get('/', 'localhost'), /ended with code 11/);
   assert.equal(ended.closed, true);

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { createServer, type IncomingHttpHeaders, type ServerHttp2Session } from 'node:http2';
+import { createServer, type IncomingHttpHeaders, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { errorCount } from '../../../bench/lib/figures.ts';
@@ -59,7 +59,7 @@ async function load(t: TestContext, options: Partial<H2loadOptions>, status = 20
     session.on('error', () => {});
   });
   const open = new Map<unknown, number>();
-  server.on('stream', (stream, headers) => {
+  server.on('stream', (stream: ServerHttp2Stream, headers) => {
     const { session } = stream;
     open.set(session, (open.get(session) ?? 0) + 1);
     seen.streamsMax = Math.max(seen.streamsMax, open.get(session) ?? 0);

@@ -169,8 +169,6 @@ const SELDOM: [path: string, name: string, why: string][] = [
   ['core/exchange/grpc.ts', 'percentEncoded', 'at load, and once per kind of error'],
   ['core/exchange/grpc-exchange.ts', 'beginGrpc', 'once per pooled exchange'],
   ['core/exchange/http2-connections.ts', 'place', 'once per endpoint'],
-  ['core/exchange/http2-connections.ts', 'retireAll', 'at a reload or shutdown'],
-  ['core/exchange/http2-connections.ts', 'closeAll', 'at shutdown'],
   ['core/exchange/response-head.ts', 'at', 'once a second'],
   ['core/exchange/upstream-http2.ts', 'writeUpgraded', 'once per WebSocket'],
   ['core/http1/chars.ts', 'byteClass', 'at load'],

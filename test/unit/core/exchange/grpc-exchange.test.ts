@@ -35,6 +35,7 @@ function runtimeWith(rule: Partial<Rule>, protocol: 'h2' | 'http/1.1'): Runtime 
             matches: [{ path: { type: 'PathPrefix', value: '/' } }],
             requestTimeoutMs: 0,
             backendRequestTimeoutMs: 0,
+            grpcWeb: false,
             backendRefs: [{ name: 'b', weight: 1 }],
             ...rule,
           },

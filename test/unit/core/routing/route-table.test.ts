@@ -171,6 +171,7 @@ test('a rule gives back its timeouts, its backends with weights, and its name', 
         matches: [{ path: { type: 'PathPrefix', value: '/s' } }],
         requestTimeoutMs: 3000,
         backendRequestTimeoutMs: 1000,
+        grpcWeb: false,
         backendRefs: [
           { name: 'c', weight: 1_000_000 },
           { name: 'b', weight: 0 },

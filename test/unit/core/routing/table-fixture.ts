@@ -25,6 +25,7 @@ export function sketchRoutes(sketches: RouteSketch[]): RouteConfig[] {
       ),
       requestTimeoutMs: 0,
       backendRequestTimeoutMs: 0,
+      grpcWeb: false,
       backendRefs: [{ name: 'b', weight: 1 }],
     })),
   }));

@@ -84,15 +84,32 @@ test('open challenges are published whole at every change, and end when cleared'
   assert.deepEqual(published.at(-1), { http: [], tls: [] });
 });
 
-test('a supplied certificate asks for a new snapshot, once', () => {
+test('a supplied certificate asks for a new snapshot, unless the one under way has it', (t) => {
   const { log } = keptLog();
   const certificates = new Certificates(log);
+  t.after(() => certificates.close());
+  const yaml = `listeners: [{name: h, address: ":80"}, {name: s, address: ":1", tls: {acme: {hostnames: [a.test]}}}]
+routes: []\nbackends: []\nacme: {storage: a, termsOfServiceAgreed: true}\n`;
+  const loaded = loadConfig(yaml, '/gateway.yaml', {});
+  assert.ok('config' in loaded);
   let changes = 0;
   certificates.listen({ changed: () => changes++, ticketKeys: () => {}, challenges: () => {} });
   assert.equal(certificates.reread(), false);
-  const { pem, keyPem } = certificateFor(['a.test']);
-  certificates.supply({ hostnames: ['a.test'], chainPem: pem, keyPem });
+  const supply = ({ pem, keyPem } = certificateFor(['a.test'])): void =>
+    certificates.supply({ hostnames: ['a.test'], chainPem: pem, keyPem });
+  supply();
+  certificates.prepare(loaded.config);
+  certificates.adopt(loaded.config);
   assert.equal(changes, 1);
-  assert.equal(certificates.reread(), true);
+  assert.equal(certificates.reread(), false, 'the snapshot was made with it');
+  certificates.prepare(loaded.config);
+  const late = certificateFor(['a.test']);
+  supply(late);
+  certificates.adopt(loaded.config);
+  assert.equal(certificates.reread(), true, 'it came too late for that snapshot');
+  certificates.material();
+  certificates.adopt(loaded.config);
   assert.equal(certificates.reread(), false);
+  supply(late);
+  assert.equal(changes, 2, 'the same one is no news');
 });

@@ -187,7 +187,7 @@ test('supplied certificates replace those for the same names, and are checked', 
   const config = configOf(directory, 'acme: {hostnames: [a.test, b.test]}', acme);
   store.prepare(config, []);
   const both = certificateFor(['a.test', 'b.test']);
-  const supply = (hostnames: string[], { pem, keyPem } = both, placeholder = false): void =>
+  const supply = (hostnames: string[], { pem, keyPem } = both, placeholder = false): boolean =>
     store.supply({ hostnames, chainPem: pem, keyPem, placeholder });
   const standIn = certificateFor(['a.test', 'b.test'], 1);
   supply(['a.test', 'b.test'], standIn, true);
