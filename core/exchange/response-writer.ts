@@ -211,8 +211,8 @@ function chunkHeaderBytes(payloadLength: number): number {
 }
 
 /**
- * Whether a complete response may wait for the end of the batch: it lies in the receive area, nothing
- * of this connection is waiting, and the connection goes on afterwards.
+ * Whether a complete response may wait for the end of the batch: it lies in the receive area or in a block of its
+ * own, nothing of this connection is waiting, and the connection goes on afterwards.
  */
 function mayDefer(exchange: Exchange, connection: Connection): boolean {
   return (
@@ -222,8 +222,8 @@ function mayDefer(exchange: Exchange, connection: Connection): boolean {
     !connection.deferred &&
     !connection.readHangup &&
     exchange.upstream !== null &&
-    // What came on a stream lies in scratch memory, or among frames that are still to be handled.
-    exchange.upstream.fd >= 0 &&
-    exchange.upstream.inputBlock === 0
+    exchange.upstream.inputBlock === 0 &&
+    // A response that came on a stream lies in a block of its own (upstream-http2.ts), if it is passed on as it is.
+    (exchange.upstream.fd >= 0 || exchange.grpc === 0)
   );
 }

@@ -91,7 +91,7 @@ function configText(
     hostnames: [${name}.test]
     rules: [{matches: [{path: {value: /r}}], backendRefs: [{name: ${name}}]${extra === '' ? '' : `, ${extra}`}}]`;
   const h2c =
-    ', protocol: h2c, http2: {maxConcurrentStreams: 20, maxConnections: 3, pingInterval: 4s, pingTimeout: 2s}';
+    ', protocol: h2c, http2: {maxConcurrentStreams: 20, maxConnections: 3, pingInterval: 8s, pingTimeout: 8s}';
   const backend = (name: string): string => `
   - {name: ${name}, endpoints: [${addresses[name]!.map((text) => `"${text}"`).join(', ')}], connectTimeout: 2s, idleTimeout: 40s${http2Backends.includes(name) ? h2c : ''}${troubles.limits ? `, maxRequestsPerConnection: ${limitedRequests}` : ''}}`;
   const listener = (name: string, at: typeof listenerAddress): string => `

@@ -34,7 +34,7 @@ async function startWorker(t: TestContext, serverPort: number, rule = ''): Promi
   const loaded = loadConfig(
     `
 listeners: [{name: http, address: "127.0.0.1:0"}]
-routes: [{name: all, rules: [{backendRefs: [{name: echo}]${rule}}]}]
+routes: [{name: all, rules: [{filters: [{type: GrpcWeb}], backendRefs: [{name: echo}]${rule}}]}]
 backends: [{name: echo, protocol: h2c, endpoints: ["127.0.0.1:${serverPort}"]}]
 `,
     'test.yaml',
@@ -42,7 +42,6 @@ backends: [{name: echo, protocol: h2c, endpoints: ["127.0.0.1:${serverPort}"]}]
   );
   if ('errors' in loaded) throw new Error(JSON.stringify(loaded.errors));
   const { config } = loaded;
-  for (const route of config.routes) for (const each of route.rules) each.grpcWeb = true;
   const sockets = new ListeningSockets(1);
   const plan = sockets.plan([{ name: 'http', host: '127.0.0.1', port: 0 }]);
   if ('failure' in plan) throw new Error(`no port (error ${plan.failure.errno})`);

@@ -28,7 +28,7 @@ function sha256(bytes: Buffer): string {
 /** Why a test of a tool is skipped, or false when the tool is there. */
 function missing(tool: string): string | false {
   try {
-    execFileSync('/bin/sh', ['-c', `command -v ${tool}`]);
+    execFileSync('/bin/sh', ['-c', `PATH=$PATH:/usr/sbin command -v ${tool}`]);
     return false;
   } catch {
     return `${tool} is not installed`;
@@ -36,6 +36,7 @@ function missing(tool: string): string | false {
 }
 
 const noNghttpd = missing('nghttpd');
+const noNginx = missing('nginx');
 const directory = mkdtempSync(join(tmpdir(), 'portcullis-h2-'));
 after(() => rmSync(directory, { recursive: true, force: true }));
 
@@ -104,18 +105,21 @@ async function freePort(): Promise<number> {
   return port;
 }
 const nghttpdPort = await freePort();
+const nginxPort = await freePort();
 
 const lab = await startLab({
   upstreams: 0,
   routes: [
     '{name: tls, hostnames: [tls.test], rules: [{backendRefs: [{name: tls}]}]}',
     '{name: nghttpd, hostnames: [nghttpd.test], rules: [{backendRefs: [{name: nghttpd}]}]}',
+    '{name: nginx, hostnames: [nginx.test], rules: [{backendRefs: [{name: nginx}]}]}',
     '{name: plain, rules: [{backendRefs: [{name: plain}]}]}',
   ],
   backends: [
     `{name: plain, endpoints: ["127.0.0.1:${plainPort}"], protocol: h2c}`,
     `{name: tls, endpoints: ["127.0.0.1:${securePort}"], protocol: h2, tls: {serverName: up.test, caCertificates: ${directory}/ca.crt}}`,
     `{name: nghttpd, endpoints: ["127.0.0.1:${nghttpdPort}"], protocol: h2c}`,
+    `{name: nginx, endpoints: ["127.0.0.1:${nginxPort}"], protocol: h2c}`,
   ],
 });
 lab.beforeClose(() => {
@@ -279,4 +283,53 @@ test('nghttpd serves files, refuses what is not there, and takes uploads', { ski
     ]);
     assert.equal(answer.stdout, '404', version);
   }
+});
+
+test('nginx ends its connections after ten requests each, and not one request is lost', { skip: noNginx }, async () => {
+  const www = mkdtempSync(join(tmpdir(), 'portcullis-nginx-'));
+  writeFileSync(join(www, 'large.bin'), body);
+  writeFileSync(join(www, 'small.txt'), 'hello from nginx\n');
+  const file = join(www, 'nginx.conf');
+  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
+    .map((name) => `${name}_temp_path ${www}/${name};`)
+    .join(' ');
+  writeFileSync(
+    file,
+    `daemon off; worker_processes 1; pid ${www}/nginx.pid; error_log stderr crit;
+${process.getuid?.() === 0 ? 'user root;' : ''}
+events {}
+http { access_log off; keepalive_requests 10; ${temporary}
+  server { listen 127.0.0.1:${nginxPort} http2; root ${www};
+    location = /empty { return 204; } } }
+`,
+  );
+  const path = `${process.env.PATH}:/usr/sbin`;
+  const server = spawn('nginx', ['-p', www, '-c', file], { stdio: 'ignore', env: { ...process.env, PATH: path } });
+  lab.beforeClose(async () => {
+    server.kill();
+    await once(server, 'exit');
+    rmSync(www, { recursive: true, force: true });
+  });
+  const client = await lab.client();
+  await becomes('nginx', async () => {
+    await client.send(request('GET /small.txt', 'nginx.test'));
+    return (await client.response()).status === 200;
+  });
+  const goaways = await lab.metric('portcullis_upstream_http2_goaways_received_total');
+  for (let i = 0; i < 50; i++) {
+    await client.send(request(i % 2 === 0 ? 'GET /small.txt' : 'HEAD /small.txt', 'nginx.test'));
+    const message = await client.response(i % 2 === 0 ? 'GET' : 'HEAD');
+    assert.equal(message.status, 200);
+    assert.equal(message.value('content-length'), '17');
+    if (i % 2 === 0) assert.equal(message.body, 'hello from nginx\n');
+  }
+  assert.ok((await lab.metric('portcullis_upstream_http2_goaways_received_total')) >= goaways + 4);
+  await client.send(request('GET /empty', 'nginx.test'));
+  assert.equal((await client.response()).status, 204);
+  await client.send(request('GET /large.bin', 'nginx.test', 'Range: bytes=5-1000004'));
+  const part = await client.response();
+  assert.equal(part.status, 206);
+  assert.equal(sha256(Buffer.from(part.body, 'latin1')), sha256(body.subarray(5, 1_000_005)));
+  await client.send(request('GET /large.bin', 'nginx.test'));
+  assert.equal(sha256(Buffer.from((await client.response()).body, 'latin1')), digest);
 });

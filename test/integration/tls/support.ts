@@ -127,11 +127,15 @@ export class Site {
     });
   }
 
-  /** Does something with clients of its own, and waits until the gateway has closed their connections. */
+  /**
+   * Closes the wires of earlier tests, does something with clients that end by themselves, and waits until
+   * the gateway has closed all their connections.
+   */
   async leavingNothing(action: () => Promise<void>): Promise<void> {
-    const before = await this.metric('downstream_connections_open');
+    for (const wire of this.wires.splice(0)) wire.close();
+    await this.metricBecomes('downstream_connections_open', 0);
     await action();
-    await this.metricBecomes('downstream_connections_open', before);
+    await this.metricBecomes('downstream_connections_open', 0);
   }
 
   /** All lines of access.log. */

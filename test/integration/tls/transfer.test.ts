@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { test } from 'node:test';
-import { ok, request } from '../http/support.ts';
+import { becomes, ok, request } from '../http/support.ts';
 import type { Wire } from '../http/wire.ts';
 import { filesOf, issue, openUpstream, pairOf, run, startSite } from './support.ts';
 
@@ -135,20 +135,23 @@ test('a client that is cut off in an upload ends the request, and the upstream d
   assert.equal((await site.logged({ path: '/cut' })).reason, 'DC');
 });
 
-test('an upstream that fails in the middle of a response cuts the client off without close_notify', async () => {
-  const port = await site.gateway.port('https');
-  const client = run(
-    'openssl',
-    ['s_client', '-connect', `127.0.0.1:${port}`, '-quiet', '-ign_eof', '-msg'],
-    request('GET /broken', 'a.example'),
-  );
-  const wire = await upstream.connection();
-  await wire.request();
-  await wire.send('HTTP/1.1 200 OK\r\n\r\nhalf');
-  // Once the bytes are counted they are with the client.
-  await site.metricBecomes('requests_in_flight', 1);
-  wire.reset();
-  const { output } = await client;
-  assert.doesNotMatch(output, /<<< TLS 1\.3, Alert .*close_notify/);
-  assert.equal((await site.logged({ path: '/broken' })).reason, 'UC');
+test('a response that lasts until the end of the connection and is cut off ends without close_notify', async () => {
+  const out = 'downstream_bytes_total{direction="out"}';
+  const args = ['s_client', '-connect', `127.0.0.1:${await site.gateway.port('https')}`, '-quiet', '-ign_eof', '-msg'];
+  for (const whole of [true, false]) {
+    const path = `/until-the-end-${whole}`;
+    const before = await site.metric(out);
+    const client = run('openssl', args, `GET ${path} HTTP/1.0\r\nHost: a.example\r\n\r\n`);
+    const wire = await upstream.connection();
+    await wire.request();
+    await wire.send('HTTP/1.1 200 OK\r\n\r\nbody');
+    // The response has begun before the upstream ends one way or the other.
+    await becomes('bytes to the client', async () => (await site.metric(out)) > before);
+    if (whole) await wire.finish();
+    else wire.reset();
+    const { output } = await client;
+    assert.equal(/<<< TLS 1\.3, Alert .*close_notify/.test(output), whole, output);
+    assert.equal((await site.logged({ path })).reason, whole ? null : 'UC');
+    wire.close();
+  }
 });
