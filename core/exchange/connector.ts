@@ -35,6 +35,11 @@ export interface ConnectOwner extends Protocol {
   notEstablished(connection: Connection): void;
 }
 
+/** Whether a connection was not established because it took too long: a 504, not a 503. */
+export function isConnectTimeout(detail: number): boolean {
+  return detail === Detail.CONNECT_TIMER || detail === DETAIL_TLS + TlsFailure.TIMEOUT;
+}
+
 export class Connector implements Protocol {
   /** Why the last connection was not established. */
   reason = 0;

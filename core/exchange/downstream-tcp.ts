@@ -24,6 +24,7 @@ export class DownstreamTcp extends Downstream {
     exchange.method = Method.CONNECT;
     exchange.requestComplete = true;
     exchange.tunnel = true;
+    exchange.isConnection = true;
     const route = runtime.streamRoutes.lookup(connection.listener!.index, connection.serverName);
     exchange.streamRoute = route;
     if (route === null) {

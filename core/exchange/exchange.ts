@@ -94,6 +94,8 @@ export class Exchange {
   // -- choice ----------------------------------------------------------------
   /** Index of the matched rule in the route table; -1: none. */
   rule = -1;
+  /** A connection that is passed on unread, not a request. */
+  isConnection = false;
   /** Stream route of a connection that is passed on unread; null: HTTP, or none. */
   streamRoute: StreamRoute | null = null;
   /** Index of the chosen backend in the snapshot; -1: none. */
@@ -181,6 +183,7 @@ export class Exchange {
     this.grpcTimeoutMs = 0;
     this.grpcDeadline = false;
     this.rule = -1;
+    this.isConnection = false;
     this.streamRoute = null;
     this.backend = -1;
     this.endpoint = -1;

@@ -14,7 +14,7 @@ import type { Transport } from '../io/transport.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
 import { type Http2Member, Http2Pool } from '../lb/http2-pool.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
-import type { ConnectOwner } from './connector.ts';
+import { type ConnectOwner, isConnectTimeout } from './connector.ts';
 import type { ProxyContext } from './context.ts';
 import type { Exchange } from './exchange.ts';
 import { Detail, Reason } from './reasons.ts';
@@ -358,5 +358,5 @@ export class Http2Connections implements Protocol {
 }
 
 function connectStatus(detail: number): number {
-  return detail === Detail.CONNECT_TIMER ? 504 : 503;
+  return isConnectTimeout(detail) ? 504 : 503;
 }

@@ -86,6 +86,14 @@ export class ListenerRuntime {
   }
 }
 
+/**
+ * Connections of two backends to one address are shared only where they would be the same: one that was
+ * verified for a name, or shows a certificate, is good for nothing else.
+ */
+function sharingKey({ protocol, proxyProtocol, tls }: BackendSettings): string {
+  return JSON.stringify([protocol, proxyProtocol, tls?.key, tls?.serverName, tls?.verifyNames]);
+}
+
 /** A backend of one snapshot. */
 export interface BackendRuntime {
   settings: BackendSettings;
@@ -143,8 +151,7 @@ export class Runtime {
       settings,
       nameBytes: encoder.encode(settings.name),
       endpoints: settings.endpoints.map((endpointSettings) => {
-        // Connections are shared only where they would be the same.
-        const key = `${endpointSettings.address} ${settings.protocol} ${settings.tls?.key ?? ''} ${settings.proxyProtocol}`;
+        const key = `${endpointSettings.address} ${sharingKey(settings)}`;
         let endpoint = endpoints.get(key);
         if (endpoint === undefined) {
           endpoint = new Endpoint(endpointSettings, key);

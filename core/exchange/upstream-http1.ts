@@ -20,7 +20,7 @@ import { FILL_AGAIN, FILL_END, FILL_ERROR } from '../io/reactor.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
 import { Counter } from '../telemetry/metrics.ts';
 import { BodyPiece, frameChunk, framedOffset, putBodyEnd, readResponseBody, startResponseChunks } from './body.ts';
-import type { ConnectOwner } from './connector.ts';
+import { type ConnectOwner, isConnectTimeout } from './connector.ts';
 import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
@@ -126,7 +126,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
 
   private connectFailed(exchange: Exchange): void {
     const { reason, detail, errno } = this.context.connector;
-    const status = detail === Detail.CONNECT_TIMER ? 504 : 503;
+    const status = isConnectTimeout(detail) ? 504 : 503;
     exchange.downstreamSide!.fail(exchange, status, reason, detail, errno);
   }
 

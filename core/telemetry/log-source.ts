@@ -12,10 +12,10 @@ import { HEADER_COUNT_CAPACITY, HeaderTable } from '../http1/header-table.ts';
 import type { PeerAddress } from '../io/connection.ts';
 
 /** Index of the protocol's name in logs and records. */
-export const LogProtocol = { HTTP_1_0: 0, HTTP_1_1: 1, HTTP_2: 2 } as const;
+export const LogProtocol = { HTTP_1_0: 0, HTTP_1_1: 1, HTTP_2: 2, TCP: 3 } as const;
 
 /** Name of each `LogProtocol`, as in a request line. */
-export const protocolNames: readonly string[] = ['HTTP/1.0', 'HTTP/1.1', 'HTTP/2.0'];
+export const protocolNames: readonly string[] = ['HTTP/1.0', 'HTTP/1.1', 'HTTP/2.0', 'TCP'];
 
 /** ` HTTP/1.1` and CRLF, which end the request line of a kept head. */
 const REQUEST_LINE_END_BYTES = 11;
@@ -114,6 +114,7 @@ export class LogSource {
     this.requestIdLength = exchange.requestIdLength;
     this.protocol = exchange.versionMinor === 0 ? LogProtocol.HTTP_1_0 : LogProtocol.HTTP_1_1;
     if (exchange.httpVersion === 2) this.protocol = LogProtocol.HTTP_2;
+    if (exchange.isConnection) this.protocol = LogProtocol.TCP;
     this.status = exchange.status;
     this.reason = exchange.reason;
     this.detail = exchange.detail;

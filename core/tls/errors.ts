@@ -140,6 +140,8 @@ export function alertName(alert: number): string {
   return alertNames[alert] ?? `alert ${alert}`;
 }
 
+const ALERT_PROTOCOL_VERSION = 70;
+
 /** Reasons of libssl that are received alerts: 1000 plus the alert's number. */
 const ALERT_REASONS = 1000;
 
@@ -212,7 +214,8 @@ export function classifyErrors(errors: OpenSslErrors, verifyResult: number, veri
   }
   if (reason >= ALERT_REASONS && reason < ALERT_REASONS + 256) {
     const alert = reason - ALERT_REASONS;
-    return { failure: TlsFailure.PEER_ALERT, alert, text: `the peer sent alert ${alertName(alert)} (${alert})` };
+    const failure = alert === ALERT_PROTOCOL_VERSION ? TlsFailure.PROTOCOL_VERSION : TlsFailure.PEER_ALERT;
+    return { failure, alert, text: `the peer sent alert ${alertName(alert)} (${alert})` };
   }
   if (reason === CERTIFICATE_VERIFY_FAILED) {
     return failureDetail(byVerifyResult.get(verifyResult) ?? TlsFailure.CERTIFICATE_INVALID, verifyText);

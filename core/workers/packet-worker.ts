@@ -20,7 +20,7 @@ import type { Connection, Protocol } from '../io/connection.ts';
 import { Reactor } from '../io/reactor.ts';
 import { AccessLog } from '../telemetry/access-log.ts';
 import { FlightRecorder } from '../telemetry/flight-recorder.ts';
-import { Counter, WorkerMetrics } from '../telemetry/metrics.ts';
+import { CloseCause, Counter, WorkerMetrics } from '../telemetry/metrics.ts';
 import type { TlsSessions } from '../tls/session.ts';
 import type { ControlMessage, PacketWorkerStart, ReloadReport, WorkerMessage } from './protocol.ts';
 import type { Snapshot } from './snapshot.ts';
@@ -255,7 +255,12 @@ export class PacketWorker {
   }
 
   private closeIfIdle(connection: Connection): boolean {
-    const { downstreamHttp1, downstreamHttp2, http2 } = this.context;
+    const { downstreamHttp1, downstreamHttp2, http2, preamble } = this.context;
+    if (connection.protocol === preamble) {
+      // It has not said what it wants, or is in its handshake.
+      preamble.close(connection, CloseCause.DRAIN);
+      return true;
+    }
     if (connection.protocol === http2) return downstreamHttp2.closeIfIdle(connection);
     return connection.protocol === downstreamHttp1 && downstreamHttp1.closeIfIdle(connection);
   }

@@ -66,6 +66,7 @@ export class SimHttp2Client extends Http2Peer {
   private goawaySent = false;
   private bytesReceived = 0;
   private retiring = false;
+  private fenced = false;
 
   constructor(
     name: string,
@@ -202,6 +203,13 @@ export class SimHttp2Client extends Http2Peer {
     if (this.fatalSent) return;
     this.retiring = true;
     if (!this.settled) return;
+    if (!this.fenced) {
+      // Everything that the end of the last stream causes comes before the answer.
+      this.fenced = true;
+      this.sendPing();
+      return;
+    }
+    if (this.windowLost > 0) this.judge.violation(`${this.name}: ${this.windowLost} bytes of the window are lost`);
     this.leave();
     if (!this.goawaySent && this.random.chance(0.3)) this.sendGoaway(0, 'NO_ERROR');
     this.deaf = true;

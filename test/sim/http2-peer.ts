@@ -101,6 +101,7 @@ export abstract class Http2Peer extends Peer {
   private block: { stream: number; flags: number; parts: Uint8Array[] } | undefined;
   private peerInitialWindow = WINDOW_BYTES_DEFAULT;
   private sendWindow = WINDOW_BYTES_DEFAULT;
+  private largestWindow = WINDOW_BYTES_DEFAULT;
   private granted = WINDOW_BYTES_DEFAULT;
   private receivedBytes = 0;
   /** What the gateway has acknowledged, and what has been announced last. */
@@ -205,6 +206,17 @@ export abstract class Http2Peer extends Peer {
   protected sendGoaway(lastId: number, code: CodeName): void {
     this.note(`says GOAWAY ${code} up to stream ${lastId}`);
     this.write(encodeFrame(Type.GOAWAY, 0, 0, words(lastId, codeNames.indexOf(code))));
+  }
+
+  protected sendPing(): void {
+    const payload = words(this.random.next(), this.random.next());
+    this.pingsOut.push(Buffer.from(payload).toString('hex'));
+    this.write(encodeFrame(Type.PING, 0, 0, payload));
+  }
+
+  /** Bytes of the connection's window that the gateway holds back beyond the half that it may. */
+  protected get windowLost(): number {
+    return Math.max(0, Math.floor(this.largestWindow / 2) - this.sendWindow);
   }
 
   /** Streams that could send if their windows allowed it, and everything answered. */
@@ -345,9 +357,7 @@ export abstract class Http2Peer extends Peer {
       this.planUpdates();
     } else if (kind === 'ping') {
       this.pingsLeft--;
-      const payload = words(random.next(), random.next());
-      this.pingsOut.push(Buffer.from(payload).toString('hex'));
-      this.write(encodeFrame(Type.PING, 0, 0, payload));
+      this.sendPing();
     } else {
       this.oddLeft--;
       const known = [...this.streams.keys()];
@@ -555,8 +565,10 @@ export abstract class Http2Peer extends Peer {
     if (payload.length !== 4) throw new CodecError(`a WINDOW_UPDATE of ${payload.length} bytes`);
     const increment = wordAt(payload, 0);
     if (increment === 0 || increment > WINDOW_BYTES_MAX) throw new CodecError(`WINDOW_UPDATE by ${increment}`);
-    if (id === 0) this.sendWindow += increment;
-    else {
+    if (id === 0) {
+      this.sendWindow += increment;
+      this.largestWindow = Math.max(this.largestWindow, this.sendWindow);
+    } else {
       const stream = this.streamFor(id, 'WINDOW_UPDATE');
       if (stream !== undefined) stream.sendWindow += increment;
       if (stream !== undefined && stream.sendWindow > WINDOW_BYTES_MAX) throw new CodecError('a window too large');

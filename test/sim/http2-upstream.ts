@@ -8,7 +8,7 @@ import { CodecError, field } from './http-codec.ts';
 import { type CodeName, encodeBlock, encodeFrame, type Field, Flags, Setting, Type, words } from './http2-codec.ts';
 import { Http2Peer, type PeerStream } from './http2-peer.ts';
 import { drawHttp2Upstream, type Http2UpstreamPlan } from './http2-plan.ts';
-import type { Judge } from './judge.ts';
+import { endsEarly, isMalformed, type Judge } from './judge.ts';
 import { Direction, PayloadChecker, payload } from './payload.ts';
 import type { StreamEnd } from './peer.ts';
 import { drawPace, hosts, type RequestPlan } from './plan.ts';
@@ -60,6 +60,10 @@ export class Http2UpstreamConnection extends Http2Peer implements UpstreamPeer {
   get isIdle(): boolean {
     const unread = this.unsentBytes + this.socket.undeliveredBytes + this.socket.peer!.readableBytes;
     return !this.gone && this.served.size > 0 && this.openStreams === 0 && unread === 0;
+  }
+
+  private get hadTunnel(): boolean {
+    return [...this.served.values()].some((request) => request.tunnel);
   }
 
   private get openStreams(): number {
@@ -118,6 +122,7 @@ export class Http2UpstreamConnection extends Http2Peer implements UpstreamPeer {
   /** Ends the connection in the middle of things. */
   private drop(how: 'close' | 'reset', afterSending: boolean): void {
     this.note(`ends the connection (${how})`);
+    this.judge.drops++;
     this.lose();
     this.server.connections.delete(this);
     this.deaf = true;
@@ -233,7 +238,7 @@ export class Http2UpstreamConnection extends Http2Peer implements UpstreamPeer {
       }
       return;
     }
-    if (checker.position !== plan.bytes || plan.malformed !== undefined || plan.http2?.malformed !== undefined) {
+    if (checker.position !== plan.bytes || (isMalformed(plan) && !endsEarly(plan))) {
       throw new CodecError(`request ${plan.id} seemed complete with ${checker.position} of ${plan.bytes} body bytes`);
     }
     const seen = trailers.map(([name, value]) => `${name}: ${value}`).join();
@@ -259,7 +264,9 @@ export class Http2UpstreamConnection extends Http2Peer implements UpstreamPeer {
       // Streams that are still coming are turned away; their senders want to hear of the end.
       // Who closes with something unread destroys what is on its way: that is trouble, a half-close is not.
       if (this.judge.troubles.stale && this.random.chance(0.3)) this.drop('close', true);
-      else if (this.random.chance(0.7)) this.finishSending();
+      // The bytes of a tunnel that the client has not taken yet do not survive the end of the connection behind them
+      // (tunnels end with either of their connections), so that this one is left to the gateway to close.
+      else if (!this.hadTunnel && this.random.chance(0.7)) this.finishSending();
       return;
     }
     this.rest();

@@ -50,6 +50,8 @@ export class Judge {
   readonly nowMs: () => number;
   /** Takes a line for everything that peers see, if set. */
   trace: ((line: string) => void) | undefined;
+  /** HTTP/2 connections that upstreams have ended in the middle of things; more may have been on its way to them. */
+  drops = 0;
   /** GOAWAY frames that upstreams have sent. */
   goaways = 0;
   private readonly records = new Map<number, RequestRecord>();
@@ -197,7 +199,8 @@ export class Judge {
 
   /** Whether the rest of a request may be cut off with this code when its answer is complete. */
   mayResetAfterEnd(plan: RequestPlan, code: CodeName): boolean {
-    if (code === 'NO_ERROR' || (code === 'CANCEL' && (this.troubles.drain || this.troubles.resources))) return true;
+    const cut = this.troubles.drain || this.troubles.resources;
+    if (code === 'NO_ERROR' || (cut && (code === 'CANCEL' || code === 'CONNECT_ERROR'))) return true;
     return isMalformed(plan) && (code === 'PROTOCOL_ERROR' || code === 'FLOW_CONTROL_ERROR');
   }
 
@@ -230,7 +233,8 @@ export class Judge {
     const { plan } = record;
     switch (outcome.type) {
       case 'complete':
-        if (isMalformed(plan) && !this.early(plan)) return 'is malformed and was answered by an upstream';
+        if (isMalformed(plan) && !this.early(plan) && !endsEarly(plan))
+          return 'is malformed and was answered by an upstream';
         if (hosts[plan.host] === undefined || plan.unrouted) return 'has no route and was answered by an upstream';
         if (this.oversized(plan) && !this.early(plan)) return 'is too large and was answered by an upstream';
         if (record.deliveries.length === 0) return 'was answered without having been delivered';
@@ -261,7 +265,8 @@ export class Judge {
     const explained: Record<string, boolean> = {
       NR: plan.unrouted && status === 404,
       UF: troubles.dialing,
-      UC: lost || troubles.stale || this.early(plan) || troubles.responses || this.unrepeatable(record),
+      UC:
+        lost || troubles.stale || this.early(plan) || troubles.responses || this.drops > 0 || this.unrepeatable(record),
       UCS: troubles.stale || troubles.responses,
       UT: fault === 'silence' || this.timed(plan) || (record.excused && troubles.responses),
       // Bytes that nobody asked for can arrive just when the next request has been sent.
@@ -368,8 +373,14 @@ function leavesEarly(client: ClientPlan): boolean {
   return client.cut !== undefined || client.leaveAtByte !== undefined || client.halfClose;
 }
 
-function isMalformed(plan: RequestPlan): boolean {
+/** Whether a request breaks the rules of its protocol. */
+export function isMalformed(plan: RequestPlan): boolean {
   return plan.malformed !== undefined || plan.http2?.malformed !== undefined;
+}
+
+/** What is too much may come when the request seems complete already. */
+export function endsEarly(plan: RequestPlan): boolean {
+  return plan.http2?.malformed === 'bodyTooLong';
 }
 
 function describe(outcome: Outcome): string {

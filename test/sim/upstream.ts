@@ -15,7 +15,7 @@ import {
   MessageReader,
 } from './http-codec.ts';
 import { Http2UpstreamConnection } from './http2-upstream.ts';
-import type { Judge } from './judge.ts';
+import { endsEarly, isMalformed, type Judge } from './judge.ts';
 import type { DialOutcome, Endpoint } from './kernel.ts';
 import { Direction, PayloadChecker, payload } from './payload.ts';
 import { Peer, type StreamEnd } from './peer.ts';
@@ -244,7 +244,7 @@ export class UpstreamConnection extends Peer implements UpstreamPeer {
     const plan = this.current!;
     this.requestComplete = true;
     const got = this.checker!.position;
-    if (got !== plan.bytes || plan.malformed !== undefined || plan.http2?.malformed !== undefined) {
+    if (got !== plan.bytes || (isMalformed(plan) && !endsEarly(plan))) {
       throw new CodecError(`request ${plan.id} seemed complete with ${got} of ${plan.bytes} body bytes`);
     }
     const expected = plan.trailers ? 'x-trailer: end' : '';

@@ -85,13 +85,15 @@ function configText(
 ): string {
   // The time for the acknowledgement of settings too, which the slowest of networks need.
   const requestHead = kind === 'http1' ? '10s' : '120s';
+  // Small enough that bytes for which no window is given back stop the connection.
+  const windows = kind === 'http2' && troubles.clients ? 'http2: {streamWindow: 64KiB, connectionWindow: 128KiB}' : '';
   const betaTimeouts = troubles.responses ? 'timeouts: {request: 5s, backendRequest: 3s}' : '';
   const route = (name: string, extra: string): string => `
   - name: ${name}
     hostnames: [${name}.test]
     rules: [{matches: [{path: {value: /r}}], backendRefs: [{name: ${name}}]${extra === '' ? '' : `, ${extra}`}}]`;
   const h2c =
-    ', protocol: h2c, http2: {maxConcurrentStreams: 20, maxConnections: 3, pingInterval: 8s, pingTimeout: 8s}';
+    ', protocol: h2c, http2: {maxConcurrentStreams: 20, maxConnections: 3, pingInterval: 6s, pingTimeout: 20s}';
   const backend = (name: string): string => `
   - {name: ${name}, endpoints: [${addresses[name]!.map((text) => `"${text}"`).join(', ')}], connectTimeout: 2s, idleTimeout: 40s${http2Backends.includes(name) ? h2c : ''}${troubles.limits ? `, maxRequestsPerConnection: ${limitedRequests}` : ''}}`;
   const listener = (name: string, at: typeof listenerAddress): string => `
@@ -101,6 +103,7 @@ function configText(
 accessLog: {path: "-"}
 responseReasonHeader: ${REASON_FIELD}
 timeouts: {requestHead: ${requestHead}, idle: 50s, streamIdle: ${streamIdleMs / 1000}s, tunnelIdle: 60s}
+${windows}
 ${troubles.limits ? limits : ''}
 listeners:${listener('main', listenerAddress)}${extra ? listener('extra', extraAddress) : ''}
 routes:${route('alpha', '')}${route('beta', betaTimeouts)}

@@ -52,6 +52,9 @@ test('a request that went well is logged with where it came from, where it went 
     attempts: 1,
     epoch: 1,
     worker: 0,
+    tlsVersion: null,
+    serverName: null,
+    clientSubject: null,
   });
   assert.ok(Date.parse(String(time)) >= startMs - 1000 && Date.parse(String(time)) <= Date.now() + 1000, String(time));
   assert.ok(Number(durationMs) >= Number(upstreamMs), `${durationMs} >= ${upstreamMs}`);

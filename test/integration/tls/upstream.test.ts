@@ -245,7 +245,7 @@ for (const [name, detail] of [
   ['foreign', 'tls_unknown_ca'],
   ['self-signed', 'tls_self_signed'],
   ['client-only', 'tls_certificate_purpose'],
-  ['too-old', 'tls_peer_alert'],
+  ['too-old', 'tls_protocol_version'],
   ['plain', 'tls_not_tls'],
   ['closing', 'tls_peer_closed'],
   ['silent', 'tls_timeout'],

@@ -210,7 +210,7 @@ test('a TLS-ALPN-01 challenge is answered with the challenge certificate', async
 test('a peer below the least version is refused with the protocol_version alert', async (t) => {
   const strict = await connectPair(t, serverContext(t, { minVersion: '1.3' }), clientContext(t, { maxVersion: '1.2' }));
   assert.equal(strict.server.failure, TlsFailure.PROTOCOL_VERSION);
-  assert.equal(strict.client.failure, TlsFailure.PEER_ALERT);
+  assert.equal(strict.client.failure, TlsFailure.PROTOCOL_VERSION);
   assert.equal(alertName(strict.client.alert), 'protocol_version');
   const upstream = await connectPair(
     t,
