@@ -169,6 +169,7 @@ export class Shutdowns {
     session.connection.state = session.role.lingerState;
     this.reactor.freeInput(session.connection);
     this.reactor.setTimer(session.connection, LINGER_MS);
+    this.noteStall(session);
     this.flushed(session);
   }
 
@@ -177,6 +178,7 @@ export class Shutdowns {
     const { connection } = session;
     if (connection.outputBytes > 0 || connection.writeEnded) return;
     connection.writeEnded = true;
+    this.reactor.setTimer(connection, LINGER_MS);
     this.reactor.shutdownWrite(connection);
     connection.readReady = true;
     this.reactor.enqueue(connection);
@@ -237,7 +239,7 @@ export class Shutdowns {
       session.stallDeadlineMs = 0;
     } else if (session.stallDeadlineMs === 0) {
       session.stallDeadlineMs = this.reactor.nowMs + session.limits.stallTimeoutMs;
-      this.arm(session);
+      if (!session.lingering) this.arm(session);
     }
   }
 
@@ -258,8 +260,7 @@ export class Shutdowns {
     const { nowMs } = this.reactor;
     session.timerMs = 0;
     if (session.lingering) {
-      session.broken = true;
-      this.close(session);
+      this.lingered(session);
       return;
     }
     if (isDue(session.stallDeadlineMs, nowMs) || isDue(session.pingDeadlineMs, nowMs)) {
@@ -278,9 +279,24 @@ export class Shutdowns {
     } else if (isDue(session.goawayDeadlineMs, nowMs)) {
       this.finish(session, CloseCause.DRAIN);
     } else if (isDue(session.idleDeadlineMs, nowMs)) {
-      this.finish(session, CloseCause.IDLE_TIMEOUT);
+      // Who is still reading the last response is not idle.
+      if (session.connection.outputBytes > 0) session.idleDeadlineMs = nowMs + session.limits.idleTimeoutMs;
+      else this.finish(session, CloseCause.IDLE_TIMEOUT);
     }
-    this.arm(session);
+    // One that ends has a timer of its own.
+    if (session.fatal === 0 && !session.closing && !session.broken) this.arm(session);
+  }
+
+  /** A connection has waited for its end: longer if the peer is still taking what it was sent before. */
+  private lingered(session: Http2Session): void {
+    const { nowMs } = this.reactor;
+    const { connection, stallDeadlineMs } = session;
+    if (session.fatal === 0 && connection.outputBytes > 0 && stallDeadlineMs > nowMs) {
+      this.reactor.setTimer(connection, Math.ceil(stallDeadlineMs - nowMs));
+      return;
+    }
+    session.broken = true;
+    this.close(session);
   }
 }
 

@@ -7,7 +7,7 @@ import { test } from 'node:test';
 import { fuzzConnection, targets } from './http2-connection.ts';
 
 const START = Number(process.env.FUZZ_START ?? 1);
-const SEEDS = Number(process.env.FUZZ_SEEDS ?? 400);
+const SEEDS = Number(process.env.FUZZ_SEEDS ?? 150);
 /** Fewer seeds run when the machine is slow. */
 const BUDGET_MS = 10_000;
 const SEEDS_MIN = 30;

@@ -199,7 +199,8 @@ export class Judge {
 
   /** Whether the rest of a request may be cut off with this code when its answer is complete. */
   mayResetAfterEnd(plan: RequestPlan, code: CodeName): boolean {
-    const cut = this.troubles.drain || this.troubles.resources;
+    // A client that has fallen silent does not end its side of a tunnel.
+    const cut = this.troubles.drain || this.troubles.resources || leavesEarly(this.records.get(plan.id)!.client);
     if (code === 'NO_ERROR' || (cut && (code === 'CANCEL' || code === 'CONNECT_ERROR'))) return true;
     return isMalformed(plan) && (code === 'PROTOCOL_ERROR' || code === 'FLOW_CONTROL_ERROR');
   }
@@ -315,8 +316,7 @@ export class Judge {
     if (this.early(plan) || this.timed(plan)) return true;
     // On a slow network the turn of a stream may come later than its deadline.
     const waitedMs = this.nowMs() - record.issuedMs;
-    if (client.http2 !== undefined && client.pipeline > 1 && this.troubles.network && waitedMs > streamIdleMs)
-      return true;
+    if (client.http2 !== undefined && this.troubles.network && waitedMs > streamIdleMs) return true;
     if (record.excused && (this.troubles.responses || this.troubles.stale || this.troubles.early)) return true;
     if (plan.malformed === 'badChunkSize' || leavesEarly(client)) return true;
     if (this.oversized(plan) && plan.framing === 'chunked') return true;

@@ -37,7 +37,7 @@ test('whatever peers and the kernel do, every request ends right and nothing is 
 });
 
 test('the same holds for the streams of HTTP/2 connections, towards clients and upstreams', (context) => {
-  const { tally, ran } = run(context, 'http2', Number(process.env.SIM_SEEDS ?? 300));
+  const { tally, ran } = run(context, 'http2', Number(process.env.SIM_SEEDS ?? 150));
   assert.ok((tally.complete ?? 0) > ran);
   assert.ok((tally.truncated ?? 0) > 0 && (tally.UC ?? 0) > 0 && (tally.tunnel ?? 0) > 0);
 });

@@ -12,6 +12,7 @@ import { createFlightBuffer } from '../../core/telemetry/flight-layout.ts';
 import { createMetricsBuffer } from '../../core/telemetry/metrics.ts';
 import { PacketWorker } from '../../core/workers/packet-worker.ts';
 import type { EndpointReport, WorkerMessage } from '../../core/workers/protocol.ts';
+import { encodeFrame, encodeSettings, Flags, FrameReader, HeaderEncoder, preface, Type } from './http2-codec.ts';
 import { SimKernel } from './kernel.ts';
 import { Random } from './random.ts';
 import { Scheduler } from './scheduler.ts';
@@ -242,4 +243,36 @@ test('an answer on a connection from before does not make a failing endpoint wor
   assert.match(text(early!), /^HTTP\/1\.1 200 /);
   const reports = bench.posted.flatMap((message) => (message.type === 'endpoint' ? [message.report.detail] : []));
   assert.deepEqual(reports, [Detail.CONNECT_ERRNO]);
+});
+
+test('the last response on an HTTP/2 connection reaches a slow client whole before the connection closes', () => {
+  const bench = new Bench('limits: {maxRequestsPerConnection: 1}', '', 1000);
+  const client = bench.dial();
+  const block = new HeaderEncoder(new Random(1)).encode([
+    [':method', 'GET'],
+    [':scheme', 'http'],
+    [':authority', 'a.test'],
+    [':path', '/'],
+  ]);
+  const head = encodeFrame(Type.HEADERS, Flags.END_HEADERS | Flags.END_STREAM, 1, block);
+  const acknowledgement = encodeFrame(Type.SETTINGS, Flags.ACK, 0, new Uint8Array(0));
+  client.send(Buffer.concat([preface, encodeSettings([]), head, acknowledgement]));
+  bench.run(10);
+  const body = 'b'.repeat(8000);
+  bench.upstreams[0]!.send(Buffer.from(`HTTP/1.1 200 OK\r\nContent-Length: ${body.length}\r\n\r\n${body}`));
+  bench.run(10);
+  const reader = new FrameReader();
+  let received = 0;
+  let ended = false;
+  // Far longer than a closed connection lingers.
+  for (let second = 0; second < 60 && !(client.ended && client.readableBytes === 0); second++) {
+    reader.feed(Buffer.from(text(client, 500), 'latin1'), (frame) => {
+      if (frame.type !== Type.DATA) return;
+      received += frame.payload.length;
+      ended = (frame.flags & Flags.END_STREAM) !== 0;
+    });
+    bench.run(1000);
+  }
+  assert.equal(received, body.length);
+  assert.ok(ended);
 });
