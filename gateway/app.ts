@@ -17,7 +17,7 @@ import { ListeningSockets, type ListenPlan } from '../core/workers/listening-soc
 import type { Snapshot } from '../core/workers/snapshot.ts';
 import { type ApplyReport, Supervisor } from '../core/workers/supervisor.ts';
 import { AccessLogOutput } from './access-log-output.ts';
-import { AcmeCertificates } from './acme/certificates.ts';
+import type { AcmeCertificates } from './acme/certificates.ts';
 import { AdminPort } from './admin-port.ts';
 import { workerConnections } from './capacity.ts';
 import { Certificates } from './certificates/certificates.ts';
@@ -58,7 +58,8 @@ export class App {
   private readonly accessLog: AccessLogOutput;
   /** Certificates in use; ACME supplies its own and sets its challenges here. */
   readonly certificates: Certificates;
-  private readonly acme: AcmeCertificates;
+  /** Loaded when a configuration first asks for it: most never do. */
+  private acme: AcmeCertificates | undefined;
   private admin: AdminPort | null = null;
   /** Compiled routes of the running configuration. */
   private routes = new SharedArrayBuffer(0);
@@ -130,7 +131,6 @@ export class App {
     );
     this.resolver = new EndpointResolver(lookupBySystem, logger.log, () => this.addressesChanged());
     this.certificates = certificates;
-    this.acme = new AcmeCertificates(certificates, logger.log);
     state.certificateStates = () => certificates.states();
     certificates.listen({
       changed: () => this.certificatesChanged(),
@@ -186,7 +186,7 @@ export class App {
     const { drainTimeoutMs } = this.state.config;
     this.state.draining = true;
     this.resolver.close();
-    await this.acme.stop();
+    await this.acme?.stop();
     this.certificates.close();
     return this.changes.run(() => this.supervisor.drain(Math.min(IDLE_GRACE_MS, drainTimeoutMs), drainTimeoutMs));
   }
@@ -195,7 +195,7 @@ export class App {
   async stop(): Promise<void> {
     this.state.draining = true;
     this.resolver.close();
-    await this.acme.stop();
+    await this.acme?.stop();
     this.certificates.close();
     await this.supervisor.stop();
     await this.accessLog.close();
@@ -323,7 +323,11 @@ export class App {
 
   /** Snapshot of a newly loaded configuration. */
   private async compile(config: Config, epoch: number): Promise<Snapshot> {
-    await this.acme.prepare(config);
+    if (config.acme !== null) {
+      const { AcmeCertificates } = await import('./acme/certificates.ts');
+      this.acme ??= new AcmeCertificates(this.certificates, this.logger.log);
+    }
+    await this.acme?.prepare(config);
     const [answers, routes] = await Promise.all([
       this.resolver.resolve(namesOf(config)),
       compileRoutesOffThread(config),
@@ -345,7 +349,7 @@ export class App {
     this.state.applied(config, snapshot);
     this.resolver.watch(namesOf(config));
     this.certificates.adopt(config);
-    if (!this.state.draining) this.acme.start();
+    if (!this.state.draining) this.acme?.start();
   }
 }
 
