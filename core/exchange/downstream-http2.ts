@@ -23,10 +23,9 @@ import { type ResponseAdditions, ResponseFields } from '../http2/response-fields
 import type { HeaderBlock, Http2Role } from '../http2/role.ts';
 import type { Http2Limits, Http2Session } from '../http2/session.ts';
 import type { Http2Stream } from '../http2/stream.ts';
-import { LARGE_BLOCK_BYTES } from '../io/arena.ts';
 import type { Connection } from '../io/connection.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
-import { type BodyPiece, putBodyEnd } from './body.ts';
+import { type BodyPiece, keepTrailers } from './body.ts';
 import type { ProxyContext } from './context.ts';
 import { Downstream } from './downstream.ts';
 import { DownstreamState } from './downstream-http1.ts';
@@ -46,9 +45,6 @@ const { NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, CANCEL, CONNECT_ERROR, REFUSED
 const { DOWNSTREAM_BYTES_IN, DOWNSTREAM_BYTES_OUT, DOWNSTREAM_OPEN } = Counter;
 const REQUEST_MALFORMED = MALFORMED;
 const REQUEST_NO_BUFFER = NO_BUFFER;
-
-/** What `putBodyEnd` puts before trailer lines: the last chunk, which HTTP/2 does not have. */
-const LAST_CHUNK_BYTES = 3;
 
 /** Limits for parsing our own generated responses. */
 const generatedLimits = { headBytesMax: GENERATED_BYTES_MAX, headerCountMax: 64, uriBytesMax: 0 };
@@ -361,7 +357,7 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     const stream = connection.http2Stream!;
     exchange.responseBodyBytes += piece.payloadLength;
     if (piece.end) {
-      if (piece.trailers !== null && !this.keepTrailers(connection, stream, piece.trailers)) return false;
+      if (piece.trailers !== null && !keepTrailers(reactor, connection, piece.trailers)) return false;
       stream.ending = true;
     }
     if (piece.payloadLength > 0 && !reactor.send(connection, piece.payloadOffset, piece.payloadLength, false))
@@ -370,24 +366,6 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
       if (stream.tailBlock !== 0) streams.sendTail(stream);
       else output.endStream(stream);
     }
-    return true;
-  }
-
-  /** Keeps the trailers until everything before them has gone. */
-  private keepTrailers(connection: Connection, stream: Http2Stream, trailers: HeaderTable): boolean {
-    const { memory, reactor } = this.context;
-    let bytes = LAST_CHUNK_BYTES + 2;
-    for (let field = 0; field < trailers.count; field++) {
-      bytes += trailers.nameLength(field) + trailers.valueLength(field) + 4;
-    }
-    const block = bytes <= LARGE_BLOCK_BYTES ? reactor.arena.allocate(bytes) : 0;
-    if (block === 0) {
-      connection.errno = Errno.ENOBUFS;
-      return false;
-    }
-    stream.tailBlock = block;
-    stream.tailOffset = LAST_CHUNK_BYTES;
-    stream.tailLength = putBodyEnd(memory, block, trailers) - block;
     return true;
   }
 
