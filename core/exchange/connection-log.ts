@@ -1,14 +1,16 @@
 // Lines in the gateway's log about single connections that failed before any request: handshakes,
-// mostly. Of many in one second only a few are written, so that a flood of bad clients costs neither
-// disk nor sight.
+// mostly. Of many alike in one second only a few are written, so that a flood of bad clients costs
+// neither disk nor sight, and hides no failure of another kind.
 // Owned by one worker. Not for the packet path: runs once per failed connection.
 
 import { PEER_TEXT_BYTES_MAX, putPeer, SPILL_BYTES } from '../io/bytes.ts';
 import type { Connection } from '../io/connection.ts';
 import type { Reactor } from '../io/reactor.ts';
 
-/** Most lines that a worker writes in one second. */
-const LINES_PER_SECOND = 10;
+/** Most lines that a worker writes in one second about one listener or endpoint and one cause. */
+const ALIKE_LINES_PER_SECOND = 5;
+/** Most lines that a worker writes in one second; bounds the memory of what was written, too. */
+const LINES_PER_SECOND = 50;
 
 /** Writes a line to the gateway's log. */
 export type WorkerLog = (level: 'debug' | 'info' | 'warn' | 'error', message: string) => void;
@@ -19,6 +21,9 @@ export class ConnectionLog {
   private readonly reactor: Reactor;
   private second = 0;
   private linesInSecond = 0;
+  private missedInSecond = 0;
+  /** Lines written in this second, by place and cause. */
+  private readonly alike = new Map<string, number>();
 
   constructor(reactor: Reactor) {
     this.reactor = reactor;
@@ -27,20 +32,31 @@ export class ConnectionLog {
   /** Says what became of a connection, and why. */
   tell(connection: Connection, event: string, cause: string): void {
     const second = Math.floor(this.reactor.nowMs / 1000);
-    if (second !== this.second) {
-      const missed = this.linesInSecond - LINES_PER_SECOND;
-      if (missed > 0) this.log('info', `${missed} more failures of connections were not logged`);
-      this.second = second;
-      this.linesInSecond = 0;
-    }
-    if (++this.linesInSecond > LINES_PER_SECOND) return;
+    if (second !== this.second) this.startSecond(second);
     const { listener, serverName, endpoint } = connection;
+    const place = listener === null ? (endpoint?.address ?? '') : listener.settings.name;
+    const kind = `${place} ${event}: ${cause}`;
+    const lines = this.alike.get(kind) ?? 0;
+    if (lines >= ALIKE_LINES_PER_SECOND || this.linesInSecond >= LINES_PER_SECOND) {
+      this.missedInSecond++;
+      return;
+    }
+    this.alike.set(kind, lines + 1);
+    this.linesInSecond++;
     const name = serverName === null ? '' : ` for ${serverName}`;
     const where =
-      listener === null
-        ? `with upstream ${endpoint === null ? '' : endpoint.address}`
-        : `with client ${peerText(connection)} on listener ${listener.settings.name}`;
+      listener === null ? `with upstream ${place}` : `with client ${peerText(connection)} on listener ${place}`;
     this.log('info', `${event} ${where}${name}: ${cause}`);
+  }
+
+  private startSecond(second: number): void {
+    if (this.missedInSecond > 0) {
+      this.log('info', `${this.missedInSecond} more failures of connections were not logged`);
+    }
+    this.second = second;
+    this.linesInSecond = 0;
+    this.missedInSecond = 0;
+    this.alike.clear();
   }
 }
 

@@ -189,7 +189,7 @@ export class BatchRing {
     }
     Atomics.store(queues, ring.submissionTail, (first + count) | 0);
     const submitted = this.enter(SYS_IO_URING_ENTER, ring.fd, count, count, ENTER_GETEVENTS, 0, 0);
-    const done = submitted < 0 ? 0 : submitted;
+    const done = Math.max(submitted, 0);
     // Entries that the kernel has not taken are taken back; it reads the tail only when it is entered.
     if (done < count) Atomics.store(queues, ring.submissionTail, (first + done) | 0);
     let head = queues[ring.completionHead];

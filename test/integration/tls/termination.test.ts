@@ -94,8 +94,7 @@ test('versions outside the configured range are refused with an alert, and count
   await assert.rejects(site.secure('new', { maxVersion: 'TLSv1.2' }), { code: 'ERR_SSL_TLSV1_ALERT_PROTOCOL_VERSION' });
   await assert.rejects(site.secure('old', { minVersion: 'TLSv1.3' }), { code: 'ERR_SSL_TLSV1_ALERT_PROTOCOL_VERSION' });
   await site.metricBecomes(failures('protocol_version'), before + 2);
-  assert.match(
-    site.gateway.stderr,
+  await site.gateway.log(
     /TLS handshake failed with client 127\.0\.0\.1 on listener new for a\.example: no TLS version/,
   );
 });

@@ -16,6 +16,12 @@ function logOf(): { log: ConnectionLog; lines: string[]; at: (ms: number) => voi
   return { log, lines, at: (ms) => (reactor.nowMs = ms) };
 }
 
+function upstream(): Connection {
+  const connection = new Connection(0);
+  connection.endpoint = new Endpoint({ address: '10.0.0.1:1', host: '10.0.0.1', port: 1, weight: 1 }, 'key');
+  return connection;
+}
+
 test('a client is named with its address, its listener and the name that it asked for', () => {
   const { log, lines } = logOf();
   const client = clientFrom('192.0.2.1', 'https');
@@ -32,28 +38,40 @@ test('a client is named with its address, its listener and the name that it aske
 
 test('an upstream is named with its address', () => {
   const { log, lines } = logOf();
-  const connection = new Connection(0);
-  connection.endpoint = new Endpoint({ address: '10.0.0.1:1', host: '10.0.0.1', port: 1, weight: 1 }, 'key');
-  log.tell(connection, 'TLS handshake failed', 'because');
+  log.tell(upstream(), 'TLS handshake failed', 'because');
   assert.deepEqual(lines, ['info TLS handshake failed with upstream 10.0.0.1:1: because']);
 });
 
-test('of many failures in one second ten are written, and then how many were not', () => {
+test('of many failures alike in one second five are written, and then how many were not', () => {
   const { log, lines, at } = logOf();
   const client = clientFrom('192.0.2.1');
   at(5000);
-  for (let i = 0; i < 25; i++) log.tell(client, 'failed', `cause ${i}`);
-  assert.equal(lines.length, 10);
+  for (let i = 0; i < 25; i++) log.tell(client, 'failed', 'cause');
+  assert.equal(lines.length, 5);
+  log.tell(client, 'failed', 'another cause');
+  log.tell(upstream(), 'failed', 'cause');
+  assert.equal(lines.length, 7, 'another cause and another place are not hidden');
   at(5999);
-  log.tell(client, 'failed', 'later in the same second');
-  assert.equal(lines.length, 10);
+  log.tell(client, 'failed', 'cause');
+  assert.equal(lines.length, 7);
   at(6000);
-  log.tell(client, 'failed', 'next second');
-  assert.deepEqual(lines.slice(10), [
-    'info 16 more failures of connections were not logged',
-    'info failed with client 192.0.2.1 on listener l: next second',
+  log.tell(client, 'failed', 'cause');
+  assert.deepEqual(lines.slice(7), [
+    'info 21 more failures of connections were not logged',
+    'info failed with client 192.0.2.1 on listener l: cause',
   ]);
   at(7000);
-  log.tell(client, 'failed', 'again');
-  assert.equal(lines.length, 13, 'nothing was missed in between');
+  log.tell(client, 'failed', 'cause');
+  assert.equal(lines.length, 10, 'nothing was missed in between');
+});
+
+test('however many kinds of failure there are, fifty lines are written in one second', () => {
+  const { log, lines, at } = logOf();
+  const client = clientFrom('192.0.2.1');
+  at(5000);
+  for (let i = 0; i < 60; i++) log.tell(client, 'failed', `cause ${i}`);
+  assert.equal(lines.length, 50);
+  at(6000);
+  log.tell(client, 'failed', 'cause');
+  assert.equal(lines[50], 'info 10 more failures of connections were not logged');
 });
