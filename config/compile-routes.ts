@@ -21,6 +21,7 @@ import {
   RuleFlag,
   Slot,
 } from '../core/routing/route-table-format.ts';
+import { collectPolicies } from './compile-policies.ts';
 import type { Config, RouteConfig } from './config.ts';
 
 /** What the compiler needs of a configuration. */
@@ -94,6 +95,7 @@ function collect(input: RouteTableInput): Build {
   const listenerIndexes = new Map(input.listeners.map((name, index) => [name, index]));
   const hostIndexes = new Map([['', 0]]);
   const pathIndexes = new Map<string, number>();
+  const policies = collectPolicies(input.routes);
 
   for (const [routeIndex, route] of input.routes.entries()) {
     build.routeNames.push(route.name);
@@ -104,7 +106,7 @@ function collect(input: RouteTableInput): Build {
       const refStart = build.refs.length / Ref.WORDS;
       let weightTotal = 0;
       for (const ref of rule.backendRefs) {
-        build.refs.push(indexOf(backendIndexes, ref.name, 'backend'), ref.weight);
+        build.refs.push(indexOf(backendIndexes, ref.name, 'backend'), ref.weight, policies.ofRef(ref));
         weightTotal += ref.weight;
       }
       // In the order of `Rule`.
@@ -117,6 +119,7 @@ function collect(input: RouteTableInput): Build {
         routeIndex,
         ruleIndex + 1,
         rule.grpcWeb ? RuleFlag.GRPC_WEB : 0,
+        policies.ofRule(rule),
       );
       for (const { path } of rule.matches) {
         for (const host of hosts) {

@@ -5,6 +5,8 @@
 // is what the route table's indexes refer to.
 
 import type { HostPort } from '../core/ffi/sockaddr.ts';
+import { createNodeState } from '../core/lb/node-state.ts';
+import { NodeSlots } from '../core/workers/node-slots.ts';
 import type {
   BackendSettings,
   BackendTlsSettings,
@@ -16,6 +18,7 @@ import type {
   StreamRouteSettings,
 } from '../core/workers/snapshot.ts';
 import { compileRoutesOffThread } from './compile-off-thread.ts';
+import { collectPolicies } from './compile-policies.ts';
 import { compileRoutes } from './compile-routes.ts';
 import { compileTls, NO_TLS_MATERIAL, type TlsMaterial } from './compile-tls.ts';
 import type { BackendConfig, Config, ListenerConfig } from './config.ts';
@@ -38,7 +41,8 @@ export function endpointNames(config: Pick<Config, 'backends'>): string[] {
 
 /**
  * The snapshot of a configuration, its routes compiled on the calling thread unless `routes` brings
- * them compiled. `material` has what the files of a configuration with TLS hold. A name without an entry in `resolved` has no addresses, so its backend may end up
+ * them compiled. `material` has what the files of a configuration with TLS hold. `slots` belong to the running
+ * node; without them the snapshot gets a small node state of its own. A name without an entry in `resolved` has no addresses, so its backend may end up
  * without endpoints (and answers 503).
  */
 export function compileSnapshot(
@@ -47,19 +51,33 @@ export function compileSnapshot(
   resolved: ResolvedEndpoints,
   routes: SharedArrayBuffer = compileRoutes(config),
   material: TlsMaterial = NO_TLS_MATERIAL,
+  slots: NodeSlots = slotsOfItsOwn(),
 ): Snapshot {
   const compiled = compileTls(config, material);
+  const { rulePolicies, refPolicies } = collectPolicies(config.routes);
+  const backends = config.backends.map((backend, index) =>
+    backendSettings(backend, resolved, compiled.backends[index]!),
+  );
+  slots.assign(backends);
   return {
     epoch,
     routes,
+    rulePolicies,
+    refPolicies,
+    nodeState: slots.state.buffer,
     http: httpSettings(config),
     listeners: config.listeners.map((listener, index) => listenerSettings(listener, compiled.listeners[index]!)),
     tls: compiled.tls,
     streamRoutes: streamRoutes(config),
-    backends: config.backends.map((backend, index) => backendSettings(backend, resolved, compiled.backends[index]!)),
+    backends,
     accessLog: { enabled: config.accessLog !== null, format: config.accessLog?.format ?? 'json' },
     flightRecords: { slowThresholdMs: config.failureRecords.slowThresholdMs },
   };
+}
+
+/** For callers without a running node: tests and benchmarks. */
+function slotsOfItsOwn(): NodeSlots {
+  return new NodeSlots(8, createNodeState(8, 1024, 256));
 }
 
 /** Like `compileSnapshot`; large route tables are compiled in another thread. */
@@ -130,6 +148,7 @@ function backendSettings(
 ): BackendSettings {
   return {
     name: backend.name,
+    slot: 0,
     endpoints: endpointSettings(backend, resolved),
     policy: backend.policy,
     connectTimeoutMs: backend.connectTimeoutMs,
@@ -154,7 +173,8 @@ function endpointSettings(backend: BackendConfig, resolved: ResolvedEndpoints): 
     const unique = new Map(hosts.map(({ host, port }) => [formatAddress(host, port), { host, port }]));
     for (const [address, { host, port }] of unique) {
       const known = byAddress.get(address);
-      if (known === undefined) byAddress.set(address, { address, host, port, weight: endpoint.weight });
+      if (known === undefined)
+        byAddress.set(address, { address, host, port, weight: endpoint.weight, slot: 0, policy: endpoint.policy });
       else known.weight += endpoint.weight;
     }
   }

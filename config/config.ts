@@ -3,6 +3,13 @@
 // Made by load.ts, read by compile.ts and by the control thread. Plain data, structured-cloneable,
 // never changed after loading. Names follow core/workers/snapshot.ts. 0 means "no limit" where noted.
 
+import type {
+  BackendPolicySettings,
+  EndpointPolicySettings,
+  RefPolicySettings,
+  RulePolicySettings,
+} from '../core/workers/policies.ts';
+
 /** A whole valid configuration. */
 export interface Config {
   /** Absolute path of the file, or the name given to `loadConfig` made absolute. */
@@ -210,6 +217,8 @@ export interface RuleConfig {
   backendRequestTimeoutMs: number;
   /** gRPC-Web requests are translated to gRPC (filter GrpcWeb); absent: no. */
   grpcWeb: boolean;
+  /** What else is done to requests; null: nothing. */
+  policy: RulePolicySettings | null;
   /** 1 or more, with a sum of weights above 0. */
   backendRefs: BackendRefConfig[];
 }
@@ -224,6 +233,8 @@ export interface BackendRefConfig {
   name: string;
   /** 0 to 1,000,000. */
   weight: number;
+  /** What is done to requests that it gets; null: nothing. */
+  policy: RefPolicySettings | null;
 }
 
 /** One backend. */
@@ -236,7 +247,7 @@ export interface BackendConfig {
   /** Version of the PROXY protocol header; 0: none. */
   proxyProtocol: 0 | 1 | 2;
   http2: BackendHttp2Config;
-  policy: 'RoundRobin';
+  policy: BackendPolicySettings;
   connectTimeoutMs: number;
   idleTimeoutMs: number;
   /** Per endpoint and worker. */
@@ -282,4 +293,5 @@ export interface EndpointConfig {
   isIp: boolean;
   /** 1 to 65535. */
   weight: number;
+  policy: EndpointPolicySettings;
 }

@@ -4,10 +4,22 @@
 // Invariant: defaults come from the schema and from nowhere else.
 
 import { dirname, resolve } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
+import {
+  type BackendPolicySettings,
+  type EndpointPolicySettings,
+  noBackendPolicy,
+  noEndpointPolicy,
+  noRefPolicy,
+  noRulePolicy,
+  type RefPolicySettings,
+  type RulePolicySettings,
+} from '../core/workers/policies.ts';
 import type {
   AcmeConfig,
   AdminConfig,
   BackendConfig,
+  BackendRefConfig,
   Config,
   ListenerConfig,
   RouteConfig,
@@ -173,7 +185,7 @@ function streamRouteConfig(input: RouteInput, listeners: readonly ListenerConfig
     kind,
     listeners: input.listeners ?? suitable.map(({ name }) => name),
     hostnames: input.hostnames?.map(canonicalHostname) ?? [],
-    backendRefs: input.rules[0]!.backendRefs.map((ref) => ({ name: ref.name, weight: ref.weight! })),
+    backendRefs: input.rules[0]!.backendRefs.map(refConfig),
   };
 }
 
@@ -184,8 +196,27 @@ function ruleConfig(input: RuleInput): RuleConfig {
     requestTimeoutMs: durationMs(input.timeouts!.request!),
     backendRequestTimeoutMs: durationMs(input.timeouts!.backendRequest!),
     grpcWeb: input.filters!.some(({ type }) => type === 'GrpcWeb'),
-    backendRefs: input.backendRefs.map((ref) => ({ name: ref.name, weight: ref.weight! })),
+    policy: rulePolicy(input),
+    backendRefs: input.backendRefs.map(refConfig),
   };
+}
+
+function refConfig(input: RuleInput['backendRefs'][number]): BackendRefConfig {
+  return { name: input.name, weight: input.weight!, policy: refPolicy(input) };
+}
+
+/** The policy of a rule, or null when it says nothing beyond the defaults. */
+function rulePolicy(input: RuleInput): RulePolicySettings | null {
+  const policy: RulePolicySettings = {
+    streamIdleTimeoutMs: durationMs(input.timeouts!.streamIdle!),
+  };
+  return isDeepStrictEqual(policy, noRulePolicy) ? null : policy;
+}
+
+/** The policy of a backend reference, or null when it says nothing beyond the defaults. */
+function refPolicy(_input: RuleInput['backendRefs'][number]): RefPolicySettings | null {
+  const policy: RefPolicySettings = {};
+  return isDeepStrictEqual(policy, noRefPolicy) ? null : policy;
 }
 
 function backendConfig(input: BackendInput, fileOf: (name: string) => string): BackendConfig {
@@ -193,7 +224,8 @@ function backendConfig(input: BackendInput, fileOf: (name: string) => string): B
     const address = typeof endpoint === 'string' ? endpoint : endpoint.address;
     const parsed = parseAddress(address);
     if (typeof parsed === 'string') throw new Error(`address "${address}" ${parsed}`);
-    return { address, ...parsed, weight: typeof endpoint === 'string' ? 1 : endpoint.weight! };
+    const weight = typeof endpoint === 'string' ? 1 : endpoint.weight!;
+    return { address, ...parsed, weight, policy: endpointPolicy(endpoint) };
   });
   const http2 = input.http2!;
   return {
@@ -208,12 +240,22 @@ function backendConfig(input: BackendInput, fileOf: (name: string) => string): B
       pingIntervalMs: durationMs(http2.pingInterval!),
       pingTimeoutMs: durationMs(http2.pingTimeout!),
     },
-    policy: input.loadBalancer!.policy!,
+    policy: backendPolicy(input),
     connectTimeoutMs: durationMs(input.connectTimeout!),
     idleTimeoutMs: durationMs(input.idleTimeout!),
     idleConnectionsMax: input.maxIdleConnections!,
     requestsPerConnectionMax: input.maxRequestsPerConnection!,
   };
+}
+
+/** How a backend's requests are balanced, limited and judged. */
+function backendPolicy(_input: BackendInput): BackendPolicySettings {
+  return noBackendPolicy;
+}
+
+/** What is known of an endpoint besides its address and weight. */
+function endpointPolicy(_input: BackendInput['endpoints'][number]): EndpointPolicySettings {
+  return noEndpointPolicy;
 }
 
 function durationMs(value: string | number): number {

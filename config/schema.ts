@@ -262,6 +262,13 @@ const ruleSchema = mapping(
               description: 'Time for one attempt at a backend; at most `request` when both are set.',
             }),
           ),
+          streamIdle: maybe(
+            duration({
+              default: '0s',
+              zero: 'as `timeouts.streamIdle` of the whole configuration says',
+              description: 'Time without one byte of progress on a request of this rule.',
+            }),
+          ),
         },
         { default: {}, description: 'Timeouts of requests that this rule takes.' },
       ),

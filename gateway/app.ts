@@ -14,6 +14,7 @@ import { errnoSentence } from '../core/ffi/errno.ts';
 import { raiseDescriptorLimit } from '../core/ffi/process.ts';
 import type { HostPort } from '../core/ffi/sockaddr.ts';
 import { ListeningSockets, type ListenPlan } from '../core/workers/listening-sockets.ts';
+import { NodeSlots } from '../core/workers/node-slots.ts';
 import type { Snapshot } from '../core/workers/snapshot.ts';
 import { type ApplyReport, Supervisor } from '../core/workers/supervisor.ts';
 import { AccessLogOutput } from './access-log-output.ts';
@@ -52,6 +53,7 @@ export class App {
   /** The configuration that sized the workers. */
   private readonly startConfig: Config;
   private readonly workerCount: number;
+  private readonly slots: NodeSlots;
   private readonly sockets: ListeningSockets;
   private readonly supervisor: Supervisor;
   private readonly resolver: EndpointResolver;
@@ -114,6 +116,7 @@ export class App {
     this.sockets = sockets;
     this.state = state;
     this.workerCount = state.areas.length;
+    this.slots = new NodeSlots(this.workerCount);
     this.supervisor = new Supervisor({
       workerCount: this.workerCount,
       workerFile: WORKER_FILE,
@@ -315,7 +318,7 @@ export class App {
     const plan = planListeners(this.sockets, config);
     const resolved = resolvedEndpoints(config, this.resolver.lastAnswers(namesOf(config)));
     const epoch = this.state.epoch + 1;
-    const snapshot = compileSnapshot(config, epoch, resolved, this.routes, this.certificates.material());
+    const snapshot = compileSnapshot(config, epoch, resolved, this.routes, this.certificates.material(), this.slots);
     const report = await this.supervisor.apply(snapshot, plan);
     this.adopt(config, snapshot);
     return report;
@@ -338,6 +341,7 @@ export class App {
       resolvedEndpoints(config, answers),
       routes,
       this.certificates.prepare(config),
+      this.slots,
     );
     tryTls(snapshot);
     return snapshot;
@@ -346,6 +350,7 @@ export class App {
   /** What the workers run on is from now on what the gateway shows, compares with and keeps fresh. */
   private adopt(config: Config, snapshot: Snapshot): void {
     this.routes = snapshot.routes;
+    this.slots.keepOnly(snapshot.backends);
     this.state.applied(config, snapshot);
     this.resolver.watch(namesOf(config));
     this.certificates.adopt(config);

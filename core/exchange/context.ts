@@ -17,6 +17,7 @@ import { TlsContexts } from '../tls/contexts.ts';
 import type { TlsSessions } from '../tls/session.ts';
 import { TlsTransport } from '../tls/transport.ts';
 import { AcmeChallenges } from './acme-challenges.ts';
+import { AttemptTracker } from './attempt-tracker.ts';
 import { ConnectionLog } from './connection-log.ts';
 import type { Connector } from './connector.ts';
 import type { DownstreamHttp1 } from './downstream-http1.ts';
@@ -83,6 +84,7 @@ export class ProxyContext {
   upstreamHttp2!: UpstreamHttp2;
   connector!: Connector;
   tunnel!: Tunnel;
+  readonly tracker = new AttemptTracker();
 
   /** All HTTP/2 connections, to clients and to upstreams. */
   readonly http2: Http2Engine;
@@ -155,6 +157,8 @@ export class ProxyContext {
     if (this.accessLog.enabled || exchange.reason !== 0 || exchange.status >= 500 || isSlow) {
       this.record(exchange);
     }
+    // Tunnels, and whatever else ends without an answer.
+    if (exchange.tracked) this.upstream.completed(exchange);
     this.counters[REQUESTS_IN_FLIGHT]--;
     this.exchanges--;
     if (exchange.headBlock !== 0) reactor.arena.free(exchange.headBlock);

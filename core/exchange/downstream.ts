@@ -98,6 +98,7 @@ export abstract class Downstream implements Protocol {
     let endpointAddress: Uint8Array = noBytes;
     if (rule >= 0) {
       exchange.rule = rule;
+      exchange.policy = runtime.policyOf(rule);
       const requestTimeoutMs = runtime.routes.requestTimeoutMs(rule);
       if (requestTimeoutMs > 0) exchange.requestDeadlineMs = reactor.nowMs + requestTimeoutMs;
       endpointAddress = this.context.upstream.choose(exchange);
@@ -452,7 +453,12 @@ export abstract class Downstream implements Protocol {
   /** Moves the deadline of an exchange after a byte of progress. */
   progress(exchange: Exchange): void {
     const { reactor } = this.context;
-    let delayMs = exchange.runtime!.http.streamIdleTimeoutMs;
+    const { policy } = exchange;
+    let delayMs =
+      policy !== null && policy.streamIdleTimeoutMs > 0
+        ? policy.streamIdleTimeoutMs
+        : exchange.runtime!.http.streamIdleTimeoutMs;
+    if (exchange.resumeMs > 0) delayMs = wholeMs(exchange.resumeMs - reactor.nowMs);
     if (exchange.requestDeadlineMs > 0)
       delayMs = Math.min(delayMs, wholeMs(exchange.requestDeadlineMs - reactor.nowMs));
     if (exchange.attemptDeadlineMs > 0)
@@ -464,6 +470,12 @@ export abstract class Downstream implements Protocol {
     const { reactor, upstream } = this.context;
     const connection = exchange.downstream!;
     const blockedOnClient = connection.outputBytes > 0;
+    if (exchange.resumeMs > 0 && exchange.resumeMs <= reactor.nowMs) {
+      exchange.resumeMs = 0;
+      this.progress(exchange);
+      upstream.resume(exchange);
+      return;
+    }
     let status = 504;
     let reason: number = Reason.UPSTREAM_TIMEOUT;
     let detail: number = Detail.UPSTREAM_IDLE_TIMER;
@@ -479,7 +491,7 @@ export abstract class Downstream implements Protocol {
       reason = Reason.DOWNSTREAM_TIMEOUT;
       detail = Detail.REQUEST_BODY_TIMER;
     }
-    upstream.cancel(exchange);
+    upstream.timedOut(exchange);
     if (exchange.responseComplete || blockedOnClient) {
       // It has not even taken the response before, or is in the middle of this one: nobody to answer.
       exchange.reason = reason;
@@ -489,7 +501,7 @@ export abstract class Downstream implements Protocol {
       this.close(connection, CloseCause.TIMEOUT, true);
       return;
     }
-    this.fail(exchange, status, reason, detail, 0);
+    upstream.failed(exchange, status, reason, detail, 0);
   }
 
   /** Ends what is in progress on a connection at once (shutdown, drain timeout). */

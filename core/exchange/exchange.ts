@@ -11,6 +11,7 @@ import type { Connection } from '../io/connection.ts';
 import type { StreamRoute } from '../routing/stream-routes.ts';
 import type { Downstream } from './downstream.ts';
 import type { GrpcWebState } from './grpc-web.ts';
+import type { RefPolicy, RulePolicy } from './rule-policy.ts';
 import type { Runtime } from './runtime.ts';
 import type { UpstreamSide } from './upstream-side.ts';
 
@@ -94,6 +95,10 @@ export class Exchange {
   // -- choice ----------------------------------------------------------------
   /** Index of the matched rule in the route table; -1: none. */
   rule = -1;
+  /** What the rule does besides choosing a backend; null: nothing. */
+  policy: RulePolicy | null = null;
+  /** What the chosen backend reference does; null: nothing. */
+  refPolicy: RefPolicy | null = null;
   /** A connection that is passed on unread, not a request. */
   isConnection = false;
   /** Stream route of a connection that is passed on unread; null: HTTP, or none. */
@@ -108,6 +113,10 @@ export class Exchange {
   waitingPrevious: Exchange | null = null;
   /** Attempts started (1 for the first). */
   attempts = 0;
+  /** An attempt is in progress, and somebody keeps account of it (attempt-tracker.ts). */
+  tracked = false;
+  /** The attempt in progress has been answered, and how that went has been noted. */
+  answered = false;
   /** The current attempt uses a connection that has served an exchange before. */
   reusedConnection = false;
   /** Requests the upstream connection had served before, and its age, when the attempt began. */
@@ -146,6 +155,8 @@ export class Exchange {
   /** When timeouts.request and timeouts.backendRequest run out; 0: no limit. */
   requestDeadlineMs = 0;
   attemptDeadlineMs = 0;
+  /** The exchange goes on at this time: it is delayed, or waits before it is tried again; 0: it does not wait. */
+  resumeMs = 0;
 
   /** Back to the state of a new exchange. The decoders stay with it; the head block must be freed before. */
   reset(): void {
@@ -183,6 +194,8 @@ export class Exchange {
     this.grpcTimeoutMs = 0;
     this.grpcDeadline = false;
     this.rule = -1;
+    this.policy = null;
+    this.refPolicy = null;
     this.isConnection = false;
     this.streamRoute = null;
     this.backend = -1;
@@ -191,6 +204,8 @@ export class Exchange {
     this.waitingNext = null;
     this.waitingPrevious = null;
     this.attempts = 0;
+    this.tracked = false;
+    this.answered = false;
     this.reusedConnection = false;
     this.upstreamConnectionUses = 0;
     this.upstreamConnectionAgeMs = 0;
@@ -211,5 +226,6 @@ export class Exchange {
     this.firstByteMs = 0;
     this.requestDeadlineMs = 0;
     this.attemptDeadlineMs = 0;
+    this.resumeMs = 0;
   }
 }

@@ -82,7 +82,7 @@ export class Http2Connections implements Protocol {
     if (member !== null) {
       this.opener.openStream(exchange, member);
     } else if (!pool.enqueue(exchange)) {
-      exchange.downstreamSide!.fail(exchange, 503, Reason.UPSTREAM_OVERFLOW, Detail.STREAM_QUEUE_FULL, 0);
+      this.context.upstream.failed(exchange, 503, Reason.UPSTREAM_OVERFLOW, Detail.STREAM_QUEUE_FULL, 0);
       return;
     }
     this.grow(pool, backend);
@@ -140,7 +140,7 @@ export class Http2Connections implements Protocol {
     for (let count = pool.waiting; count > 0 && pool.first !== null; count--) {
       const exchange = pool.first;
       pool.dequeue(exchange);
-      exchange.downstreamSide!.fail(exchange, status, reason, detail, errno);
+      this.context.upstream.failed(exchange, status, reason, detail, errno);
     }
   }
 

@@ -7,6 +7,7 @@ import { HpackConstant } from '../http2/hpack-encoder.ts';
 import { noBytes, Text } from '../io/bytes.ts';
 import type { Connection } from '../io/connection.ts';
 import { Endpoint } from '../lb/endpoint.ts';
+import type { NodeState } from '../lb/node-state.ts';
 import type { Picker } from '../lb/picker.ts';
 import { RoundRobin } from '../lb/round-robin.ts';
 import { RouteTable } from '../routing/route-table.ts';
@@ -20,6 +21,8 @@ import type {
   ServerContextSettings,
   Snapshot,
 } from '../workers/snapshot.ts';
+
+import { RefPolicy, RulePolicy } from './rule-policy.ts';
 
 const encoder = new TextEncoder();
 
@@ -100,6 +103,8 @@ export interface BackendRuntime {
   nameBytes: Uint8Array;
   endpoints: Endpoint[];
   picker: Picker;
+  /** Somebody keeps account of its attempts: attempt-tracker.ts is told of each. */
+  tracked: boolean;
   /** Context of TLS connections; null: plain TCP, or (see `settings.tls`) one that could not be made. */
   tlsContext: TlsContext | null;
 }
@@ -112,6 +117,10 @@ export class Runtime {
   readonly routes: RouteTable;
   readonly streamRoutes: StreamRoutes;
   readonly backends: BackendRuntime[];
+  /** Load and health that all workers of the node share. */
+  readonly node: NodeState;
+  private readonly rulePolicies: RulePolicy[];
+  private readonly refPolicies: RefPolicy[];
   /** `via: 1.x name\r\n` for messages received as HTTP/1.0, HTTP/1.1 and HTTP/2 (RFC 9110 §7.6.3); or empty. */
   readonly viaLines: [Text, Text, Text];
   /** The same, and Server, as fields of HTTP/2 responses; null where nothing is added. */
@@ -127,11 +136,20 @@ export class Runtime {
   private readonly ruleLabels: (Uint8Array | undefined)[] = [];
 
   /**
-   * Opens a snapshot. `endpoints` holds the worker's endpoints by address: known ones are kept,
+   * Opens a snapshot on the node state that it names. `endpoints` holds the worker's endpoints by address: known ones are kept,
    * new ones added. `contexts` holds its TLS contexts. `seed()` gives numbers from 0 to 1 that spread
    * workers over a round.
    */
-  constructor(snapshot: Snapshot, endpoints: Map<string, Endpoint>, contexts: TlsContexts, seed: () => number) {
+  constructor(
+    snapshot: Snapshot,
+    node: NodeState,
+    endpoints: Map<string, Endpoint>,
+    contexts: TlsContexts,
+    seed: () => number,
+  ) {
+    this.node = node;
+    this.rulePolicies = snapshot.rulePolicies.map((settings) => new RulePolicy(settings));
+    this.refPolicies = snapshot.refPolicies.map((settings) => new RefPolicy(settings));
     const http = snapshot.http;
     this.epoch = snapshot.epoch;
     this.http = http;
@@ -164,6 +182,7 @@ export class Runtime {
         settings.endpoints.map((endpoint) => endpoint.weight),
         seed(),
       ),
+      tracked: false,
       tlsContext: settings.tls === null ? null : contexts.client(settings.tls, settings.protocol),
     }));
     this.viaLines = [
@@ -180,6 +199,18 @@ export class Runtime {
     this.serverLine = new Text(http.server === '' ? '' : `server: ${http.server}\r\n`);
     this.reasonName = new Text(http.reasonHeader === '' ? '' : `${http.reasonHeader}: `);
     this.upgradeProtocols = http.upgradeProtocols.map((protocol) => encoder.encode(protocol.toLowerCase()));
+  }
+
+  /** What a rule does besides choosing a backend, or null. */
+  policyOf(rule: number): RulePolicy | null {
+    const index = this.routes.policy(rule);
+    return index < 0 ? null : this.rulePolicies[index]!;
+  }
+
+  /** What a rule's backend reference does, or null. */
+  refPolicyOf(rule: number, ref: number): RefPolicy | null {
+    const index = this.routes.backendRefPolicy(rule, ref);
+    return index < 0 ? null : this.refPolicies[index]!;
   }
 
   /** Label of a rule for logs and records; empty for -1. */

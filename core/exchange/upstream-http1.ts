@@ -127,7 +127,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
   private connectFailed(exchange: Exchange): void {
     const { reason, detail, errno } = this.context.connector;
     const status = isConnectTimeout(detail) ? 504 : 503;
-    exchange.downstreamSide!.fail(exchange, status, reason, detail, errno);
+    this.context.upstream.failed(exchange, status, reason, detail, errno);
   }
 
   // -- events -------------------------------------------------------------------
@@ -267,7 +267,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     reactor.freeOutput(connection);
     if (connection.errno === Errno.ENOBUFS) {
       this.close(connection, true);
-      exchange.downstreamSide!.fail(exchange, 503, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
+      this.context.upstream.failed(exchange, 503, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
       return;
     }
     if (exchange.requestSent) {
@@ -374,6 +374,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     const rest = bodyLength - piece.consumed;
     const reusable = head.keepAlive && exchange.responseFraming !== CLOSE;
     if (!reusable) connection.reusable = false;
+    if (this.context.upstream.answered(exchange, head.status)) return false;
     if (!downstream.sendResponse(exchange, offset, head, piece)) return false;
     return this.pieceDone(connection, exchange, restOffset, rest);
   }
@@ -465,6 +466,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
       exchange.attemptDeadlineMs = 0;
       downstream.progress(exchange);
     }
+    this.context.upstream.completed(exchange);
     downstream.responseComplete(exchange);
   }
 
@@ -496,7 +498,6 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
   /** The attempt has failed: sends the request again where that is safe, else answers or cuts. */
   private fault(exchange: Exchange, reason: number, detail: number, errno: number): void {
     const { counters } = this.context;
-    const downstream = exchange.downstreamSide!;
     const connection = exchange.upstream!;
     const answered = exchange.firstByteMs > 0;
     if (connection.deferred) exchange.requestSent = false;
@@ -510,7 +511,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
       }
       reason = Reason.STALE_UPSTREAM_CONNECTION;
     }
-    downstream.fail(exchange, reason === Reason.OVERLOAD ? 503 : 502, reason, detail, errno);
+    this.context.upstream.failed(exchange, reason === Reason.OVERLOAD ? 503 : 502, reason, detail, errno);
   }
 
   /** Drops the upstream side of an exchange that ends for another reason. */

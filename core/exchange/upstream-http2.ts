@@ -140,12 +140,12 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
     const downstream = exchange.downstreamSide!;
     const session = member.session!;
     if (exchange.upgradeRequested && !session.peer.enableConnectProtocol) {
-      downstream.fail(exchange, 502, Reason.NOT_IMPLEMENTED, Detail.EXTENDED_CONNECT_MISSING, 0);
+      this.context.upstream.failed(exchange, 502, Reason.NOT_IMPLEMENTED, Detail.EXTENDED_CONNECT_MISSING, 0);
       return;
     }
     const stream = http2.streams.open(session, this);
     if (stream === null) {
-      downstream.fail(exchange, 503, OVERLOAD, Detail.NO_CONNECTION_SLOTS, 0);
+      this.context.upstream.failed(exchange, 503, OVERLOAD, Detail.NO_CONNECTION_SLOTS, 0);
       return;
     }
     const { settings } = exchange.runtime!.backends[exchange.backend];
@@ -169,8 +169,8 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
     if (!this.encoder.write(stream, exchange, settings.tls !== null, whole)) {
       const { tooLarge } = this.encoder;
       this.close(connection, CANCEL);
-      if (tooLarge) downstream.fail(exchange, 431, Reason.REQUEST_TOO_LARGE, Detail.HEAD_TOO_LARGE, 0);
-      else downstream.fail(exchange, 503, OVERLOAD, Detail.NO_BUFFERS, 0);
+      if (tooLarge) this.context.upstream.failed(exchange, 431, Reason.REQUEST_TOO_LARGE, Detail.HEAD_TOO_LARGE, 0);
+      else this.context.upstream.failed(exchange, 503, OVERLOAD, Detail.NO_BUFFERS, 0);
       return;
     }
     exchange.requestSent = true;
@@ -211,7 +211,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
     connection.writeEnded = true;
     if (connection.errno !== Errno.ENOBUFS) return;
     this.close(connection, CANCEL);
-    exchange.downstreamSide!.fail(exchange, 503, OVERLOAD, Detail.NO_BUFFERS, 0);
+    this.context.upstream.failed(exchange, 503, OVERLOAD, Detail.NO_BUFFERS, 0);
   }
 
   // -- events -------------------------------------------------------------------
@@ -294,6 +294,10 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
       const sent = exchange.downstreamSide!.sendInformational(exchange, start, head);
       reactor.freeSent(at);
       if (sent) exchange.downstreamSide!.progress(exchange);
+      return 0;
+    }
+    if (this.context.upstream.answered(exchange, status)) {
+      reactor.freeSent(at);
       return 0;
     }
     stream.headReceived = true;
@@ -518,6 +522,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
       exchange.attemptDeadlineMs = 0;
       downstream.progress(exchange);
     }
+    this.context.upstream.completed(exchange);
     downstream.responseComplete(exchange);
   }
 
@@ -649,7 +654,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
   /** The attempt has failed: answers, or cuts the response that has begun. */
   private fault(exchange: Exchange, status: number, reason: number, detail: number, errno: number): void {
     this.close(exchange.upstream!, CANCEL);
-    exchange.downstreamSide!.fail(exchange, status, reason, detail, errno);
+    this.context.upstream.failed(exchange, status, reason, detail, errno);
   }
 
   cancel(exchange: Exchange): void {

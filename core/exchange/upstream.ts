@@ -4,6 +4,7 @@
 
 import { Method } from '../http1/message.ts';
 import { noBytes } from '../io/bytes.ts';
+import { AttemptEnd } from './attempt-tracker.ts';
 import type { BodyPiece } from './body.ts';
 import type { ProxyContext } from './context.ts';
 import type { Exchange } from './exchange.ts';
@@ -32,6 +33,7 @@ export class Upstream {
       while (share >= routes.backendRefWeight(rule, ref)) share -= routes.backendRefWeight(rule, ref++);
     }
     exchange.backend = routes.backendRefIndex(rule, ref);
+    exchange.refPolicy = runtime.refPolicyOf(rule, ref);
     const backend = runtime.backends[exchange.backend];
     exchange.endpoint = backend.picker.pick();
     return exchange.endpoint < 0 ? noBytes : backend.endpoints[exchange.endpoint].addressBytes;
@@ -42,7 +44,7 @@ export class Upstream {
     const { context } = this;
     const downstream = exchange.downstreamSide!;
     if (exchange.endpoint < 0) {
-      downstream.fail(exchange, 503, Reason.NO_HEALTHY_UPSTREAM, Detail.NO_ENDPOINTS, 0);
+      this.failed(exchange, 503, Reason.NO_HEALTHY_UPSTREAM, Detail.NO_ENDPOINTS, 0);
       return;
     }
     const runtime = exchange.runtime!;
@@ -50,6 +52,13 @@ export class Upstream {
     const endpoint = backend.endpoints[exchange.endpoint];
     const timeoutMs = runtime.routes.backendRequestTimeoutMs(exchange.rule);
     exchange.attempts++;
+    // What is sent again at once, since a kept connection was stale, is an attempt of its own.
+    if (exchange.tracked) this.endTracking(exchange, AttemptEnd.CANCELLED, Reason.NONE, Detail.NONE);
+    if (backend.tracked) {
+      exchange.tracked = true;
+      exchange.answered = false;
+      context.tracker.began(exchange);
+    }
     if (timeoutMs > 0) {
       exchange.attemptDeadlineMs = context.reactor.nowMs + timeoutMs;
       downstream.progress(exchange);
@@ -77,9 +86,48 @@ export class Upstream {
     exchange.upstreamSide!.writeFailed(exchange);
   }
 
+  /** Goes on with an exchange whose wait (`resumeMs`) is over. */
+  resume(exchange: Exchange): void {
+    this.start(exchange);
+  }
+
+  /**
+   * The final response head of the attempt in progress is here, with this status. True: the response is
+   * not wanted, the upstream side has been dropped, and the exchange is tried again.
+   */
+  answered(exchange: Exchange, status: number): boolean {
+    if (exchange.tracked) {
+      exchange.answered = true;
+      this.context.tracker.answered(exchange, status);
+    }
+    return false;
+  }
+
+  /** The whole response of the attempt in progress has come. */
+  completed(exchange: Exchange): void {
+    if (exchange.tracked) this.endTracking(exchange, AttemptEnd.COMPLETE, Reason.NONE, Detail.NONE);
+  }
+
+  /** The attempt in progress has failed, and its connection has been let go: answers, or cuts what has begun. */
+  failed(exchange: Exchange, status: number, reason: number, detail: number, errno: number): void {
+    if (exchange.tracked) this.endTracking(exchange, AttemptEnd.FAILED, reason, detail);
+    exchange.downstreamSide!.fail(exchange, status, reason, detail, errno);
+  }
+
+  /** Drops the upstream side of an exchange that was too slow; `failed` follows. */
+  timedOut(exchange: Exchange): void {
+    exchange.upstreamSide?.cancel(exchange);
+  }
+
   /** Drops the upstream side of an exchange that ends for another reason. */
   cancel(exchange: Exchange): void {
     exchange.upstreamSide?.cancel(exchange);
+    if (exchange.tracked) this.endTracking(exchange, AttemptEnd.CANCELLED, Reason.NONE, Detail.NONE);
+  }
+
+  private endTracking(exchange: Exchange, end: number, reason: number, detail: number): void {
+    exchange.tracked = false;
+    this.context.tracker.ended(exchange, end, reason, detail);
   }
 }
 

@@ -36,7 +36,7 @@ export class Endpoint {
   removed = false;
 
   /** Throws when `settings.host` is not an IP address: names are resolved before. */
-  constructor(settings: EndpointSettings, key: string = settings.address) {
+  constructor(settings: Pick<EndpointSettings, 'address' | 'host' | 'port'>, key: string = settings.address) {
     const sockaddr = encodeSockaddr(settings.host, settings.port);
     if (sockaddr === undefined) throw new Error(`endpoint ${settings.address} has no IP address`);
     this.key = key;

@@ -12,7 +12,7 @@
 export const ROUTE_TABLE_MAGIC = 0x31545250;
 
 /** Version of this layout; a reader refuses any other. */
-export const ROUTE_TABLE_VERSION = 2;
+export const ROUTE_TABLE_VERSION = 3;
 
 /** Words of the header. Section positions are in words from the start, except BYTES (in bytes). */
 export const Header = {
@@ -63,7 +63,9 @@ export const Rule = {
   NUMBER: 6,
   /** Bit set of RuleFlag. */
   FLAGS: 7,
-  WORDS: 8,
+  /** Index in `Snapshot.rulePolicies`, or -1. */
+  POLICY: 8,
+  WORDS: 9,
 } as const;
 
 /** Filters of a rule that are only on or off. */
@@ -76,7 +78,13 @@ export const RuleFlag = {
 export const Route = { NAME_OFFSET: 0, NAME_LENGTH: 1, WORDS: 2 } as const;
 
 /** Words of one backend reference. */
-export const Ref = { BACKEND: 0, WEIGHT: 1, WORDS: 2 } as const;
+export const Ref = {
+  BACKEND: 0,
+  WEIGHT: 1,
+  /** Index in `Snapshot.refPolicies`, or -1. */
+  POLICY: 2,
+  WORDS: 3,
+} as const;
 
 /**
  * Words of one host. Host 0 is "any host" and has no key. The key of an exact hostname is its

@@ -300,6 +300,16 @@ export class RouteTable {
     return this.words[this.rules + rule * Rule.WORDS + Rule.WEIGHT_TOTAL]!;
   }
 
+  /** Index in `Snapshot.rulePolicies` of what else the rule says, or -1. */
+  policy(rule: number): number {
+    return this.words[this.rules + rule * Rule.WORDS + Rule.POLICY]!;
+  }
+
+  /** Index in `Snapshot.refPolicies` of what else the rule's backend reference `i` says, or -1. */
+  backendRefPolicy(rule: number, i: number): number {
+    return this.words[this.refWord(rule, i) + Ref.POLICY]!;
+  }
+
   private refWord(rule: number, i: number): number {
     return this.refs + (this.words[this.rules + rule * Rule.WORDS + Rule.REF_START]! + i) * Ref.WORDS;
   }

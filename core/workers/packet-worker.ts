@@ -18,6 +18,7 @@ import { UpstreamHttp2 } from '../exchange/upstream-http2.ts';
 import { type Kernel, Shutdown } from '../ffi/kernel.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
 import { Reactor } from '../io/reactor.ts';
+import { NodeState } from '../lb/node-state.ts';
 import { AccessLog } from '../telemetry/access-log.ts';
 import { FlightRecorder } from '../telemetry/flight-recorder.ts';
 import { CloseCause, Counter, WorkerMetrics } from '../telemetry/metrics.ts';
@@ -57,6 +58,7 @@ export class PacketWorker {
   private drainEndMs = Number.POSITIVE_INFINITY;
   private drainReported = false;
   private batchNumber = 0;
+  private node: NodeState | null = null;
   /** The wake-up descriptor was written to: messages are waiting on the port. */
   messagesWaiting = false;
   stopped = false;
@@ -180,7 +182,13 @@ export class PacketWorker {
     for (const endpoint of context.endpoints.values()) endpoint.removed = true;
     context.tlsContexts.begin(snapshot.tls);
     const seed = () => (context.ids.next() >>> 1) / 2 ** 31;
-    const runtime = new Runtime(snapshot, context.endpoints, context.tlsContexts, seed);
+    const runtime = new Runtime(
+      snapshot,
+      this.nodeState(snapshot.nodeState),
+      context.endpoints,
+      context.tlsContexts,
+      seed,
+    );
     context.runtime = runtime;
     context.flight.slowThresholdMs = snapshot.flightRecords.slowThresholdMs;
     context.accessLog = new AccessLog(
@@ -209,6 +217,15 @@ export class PacketWorker {
     });
     report.pauseMs = reactor.kernel.nowMs() - startMs;
     this.post({ type: 'applied', epoch: snapshot.epoch, report });
+  }
+
+  /** The node's state; what a predecessor of this worker has left in it is taken back first. */
+  private nodeState(buffer: SharedArrayBuffer): NodeState {
+    if (this.node?.buffer !== buffer) {
+      this.node = new NodeState(buffer, this.start.index);
+      this.node.reclaim();
+    }
+    return this.node;
   }
 
   private applyListeners(snapshot: Snapshot, listenerFds: readonly number[]): void {

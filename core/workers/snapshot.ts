@@ -4,6 +4,13 @@
 // snapshot that it started with until it ends. Routing lives in one SharedArrayBuffer that all
 // workers read in place (core/routing/route-table.ts); the rest is a small plain object.
 
+import type {
+  BackendPolicySettings,
+  EndpointPolicySettings,
+  RefPolicySettings,
+  RulePolicySettings,
+} from './policies.ts';
+
 /** Limits and timeouts of one generation of the configuration. 0 means "no limit" where noted. */
 export interface HttpSettings {
   /** Largest request head in bytes, request line included. */
@@ -147,13 +154,18 @@ export interface EndpointSettings {
   port: number;
   /** Relative share, 1 or more. */
   weight: number;
+  /** Place in the node state (core/lb/node-state.ts), given by NodeSlots. */
+  slot: number;
+  policy: EndpointPolicySettings;
 }
 
 /** One backend. Its index in `Snapshot.backends` is what the route table refers to. */
 export interface BackendSettings {
   name: string;
+  /** Place in the node state (core/lb/node-state.ts), given by NodeSlots. */
+  slot: number;
   endpoints: EndpointSettings[];
-  policy: 'RoundRobin';
+  policy: BackendPolicySettings;
   connectTimeoutMs: number;
   /** Time an unused upstream connection is kept. */
   idleTimeoutMs: number;
@@ -217,6 +229,11 @@ export interface Snapshot {
   epoch: number;
   /** Compiled routes. */
   routes: SharedArrayBuffer;
+  /** What else rules and backend references say; the route table has the indexes. */
+  rulePolicies: RulePolicySettings[];
+  refPolicies: RefPolicySettings[];
+  /** Load and health of endpoints and backends on this node (core/lb/node-state.ts). */
+  nodeState: SharedArrayBuffer;
   http: HttpSettings;
   listeners: ListenerSettings[];
   tls: TlsSettings;

@@ -82,8 +82,9 @@ test('a snapshot carries settings, listeners and backends in the order of the fi
   assert.deepEqual(snapshot.flightRecords, { slowThresholdMs: 250 });
   assert.deepEqual(snapshot.backends[0], {
     name: 'one',
-    endpoints: [{ address: '10.0.0.1:80', host: '10.0.0.1', port: 80, weight: 1 }],
-    policy: 'RoundRobin',
+    endpoints: [{ address: '10.0.0.1:80', host: '10.0.0.1', port: 80, weight: 1, slot: 0, policy: {} }],
+    slot: 0,
+    policy: {},
     connectTimeoutMs: 1000,
     idleTimeoutMs: 60_000,
     idleConnectionsMax: 1024,

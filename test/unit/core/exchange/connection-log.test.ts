@@ -18,7 +18,7 @@ function logOf(): { log: ConnectionLog; lines: string[]; at: (ms: number) => voi
 
 function upstream(): Connection {
   const connection = new Connection(0);
-  connection.endpoint = new Endpoint({ address: '10.0.0.1:1', host: '10.0.0.1', port: 1, weight: 1 }, 'key');
+  connection.endpoint = new Endpoint({ address: '10.0.0.1:1', host: '10.0.0.1', port: 1 }, 'key');
   return connection;
 }
 

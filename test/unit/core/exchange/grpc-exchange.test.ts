@@ -6,10 +6,9 @@ import { compileRouteTable } from '../../../../config/compile-routes.ts';
 import type { Exchange } from '../../../../core/exchange/exchange.ts';
 import { GrpcKind } from '../../../../core/exchange/grpc.ts';
 import { beginGrpc } from '../../../../core/exchange/grpc-exchange.ts';
-import { Runtime } from '../../../../core/exchange/runtime.ts';
-import { TlsContexts } from '../../../../core/tls/contexts.ts';
+import type { Runtime } from '../../../../core/exchange/runtime.ts';
 import { editedRequest } from './grpc-fixture.ts';
-import { snapshotOf } from './support.ts';
+import { openRuntime, snapshotOf } from './support.ts';
 
 const NOW_MS = 5000;
 
@@ -36,14 +35,15 @@ function runtimeWith(rule: Partial<Rule>, protocol: 'h2' | 'http/1.1'): Runtime 
             requestTimeoutMs: 0,
             backendRequestTimeoutMs: 0,
             grpcWeb: false,
-            backendRefs: [{ name: 'b', weight: 1 }],
+            policy: null,
+            backendRefs: [{ name: 'b', weight: 1, policy: null }],
             ...rule,
           },
         ],
       },
     ],
   });
-  const runtime = new Runtime(snapshot, new Map(), new TlsContexts(() => {}), () => 0);
+  const runtime = openRuntime(snapshot);
   const settings = { name: 'b', protocol };
   Object.assign(runtime.backends, { 0: { settings } });
   return runtime;

@@ -5,12 +5,20 @@ import { test } from 'node:test';
 import { ACME_PATH, AcmeChallenges } from '../../../../core/exchange/acme-challenges.ts';
 import { Exchange } from '../../../../core/exchange/exchange.ts';
 import { LocalAnswers } from '../../../../core/exchange/local-answers.ts';
-import { ListenerRuntime, Runtime } from '../../../../core/exchange/runtime.ts';
+import { ListenerRuntime } from '../../../../core/exchange/runtime.ts';
 import { Method } from '../../../../core/http1/message.ts';
 import { HEADROOM_BYTES, SCRATCH_BYTES } from '../../../../core/io/arena.ts';
-import { TlsContexts } from '../../../../core/tls/contexts.ts';
 import type { RedirectSettings } from '../../../../core/workers/snapshot.ts';
-import { clientFrom, memoryReactor, plainBackend, plainListener, snapshotOf, textOf } from './support.ts';
+import {
+  clientFrom,
+  endpointSettings,
+  memoryReactor,
+  openRuntime,
+  plainBackend,
+  plainListener,
+  snapshotOf,
+  textOf,
+} from './support.ts';
 
 const reactor = memoryReactor();
 const acme = new AcmeChallenges();
@@ -36,9 +44,9 @@ function answer({
   const exchange = new Exchange();
   const downstream = clientFrom('192.0.2.1');
   downstream.listener = new ListenerRuntime({ ...plainListener, redirectToHttps: redirect }, 0, 9);
-  const backend = { ...plainBackend, endpoints: [{ address: '10.0.0.1:80', host: '10.0.0.1', port: 80, weight: 1 }] };
+  const backend = { ...plainBackend, endpoints: [endpointSettings('10.0.0.1:80')] };
   exchange.downstream = downstream;
-  exchange.runtime = new Runtime(snapshotOf({}, [backend]), new Map(), new TlsContexts(() => {}), () => 0);
+  exchange.runtime = openRuntime(snapshotOf({}, [backend]));
   exchange.backend = 0;
   exchange.endpoint = 0;
   exchange.method = method;

@@ -3,20 +3,16 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { compileRouteTable } from '../../../../config/compile-routes.ts';
-import { ListenerRuntime, Runtime } from '../../../../core/exchange/runtime.ts';
+import { ListenerRuntime } from '../../../../core/exchange/runtime.ts';
 import type { Text } from '../../../../core/io/bytes.ts';
 import { Connection } from '../../../../core/io/connection.ts';
 import type { Endpoint } from '../../../../core/lb/endpoint.ts';
-import { TlsContexts } from '../../../../core/tls/contexts.ts';
 import type { BackendSettings } from '../../../../core/workers/snapshot.ts';
 import { sketchRoutes } from '../routing/table-fixture.ts';
-import { plainBackend, plainListener, runtimeOf, snapshotOf } from './support.ts';
+import { endpointSettings, openRuntime, plainBackend, plainListener, runtimeOf, snapshotOf } from './support.ts';
 
 function backend(name: string, addresses: string[]): BackendSettings {
-  const endpoints = addresses.map((address, index) => {
-    const [host, port] = address.split(':');
-    return { address, host, port: Number(port), weight: index + 1 };
-  });
+  const endpoints = addresses.map((address, index) => endpointSettings(address, index + 1));
   return { ...plainBackend, name, endpoints };
 }
 
@@ -26,18 +22,13 @@ function textOf(text: Text): string {
 
 test('a reload keeps the endpoints it still names, with their idle connections', () => {
   const endpoints = new Map<string, Endpoint>();
-  const first = new Runtime(
-    snapshotOf({}, [backend('a', ['10.0.0.1:1', '10.0.0.2:1'])]),
-    endpoints,
-    new TlsContexts(() => {}),
-    () => 0,
-  );
+  const first = openRuntime(snapshotOf({}, [backend('a', ['10.0.0.1:1', '10.0.0.2:1'])]), endpoints);
   const kept = first.backends[0].endpoints[1];
   kept.addIdle(new Connection(3));
   // Between two snapshots an endpoint that is not named yet counts as removed.
   kept.removed = true;
   const next = snapshotOf({}, [backend('b', ['10.0.0.2:1', '10.0.0.3:1'])], 2);
-  const second = new Runtime(next, endpoints, new TlsContexts(() => {}), () => 0);
+  const second = openRuntime(next, endpoints);
   assert.equal(second.backends[0].endpoints[0], kept);
   assert.equal(kept.removed, false);
   assert.equal(kept.idleCount, 1);
@@ -52,7 +43,7 @@ test('a reload keeps the endpoints it still names, with their idle connections',
 test('each backend picks among its endpoints by weight, from a place of its own', () => {
   const seeds = [0.1, 0.9];
   const backends = [backend('a', ['10.0.0.1:1', '10.0.0.2:1']), backend('none', [])];
-  const runtime = new Runtime(snapshotOf({}, backends), new Map(), new TlsContexts(() => {}), () => seeds.shift()!);
+  const runtime = openRuntime(snapshotOf({}, backends), undefined, () => seeds.shift()!);
   const picks = Array.from({ length: 6 }, () => runtime.backends[0].picker.pick());
   assert.deepEqual([picks.filter((pick) => pick === 0).length, picks.filter((pick) => pick === 1).length], [2, 4]);
   assert.equal(runtime.backends[1].picker.pick(), -1);
@@ -85,12 +76,7 @@ test('a rule has the label of its route, and no rule an empty one', () => {
     backends: ['b'],
     routes: sketchRoutes([{ rules: [['/'], ['/x']] }]),
   });
-  const runtime = new Runtime(
-    { ...snapshotOf({}, [backend('b', [])]), routes },
-    new Map(),
-    new TlsContexts(() => {}),
-    () => 0,
-  );
+  const runtime = openRuntime({ ...snapshotOf({}, [backend('b', [])]), routes });
   const label = Buffer.from(runtime.ruleLabel(1)).toString();
   assert.match(label, /r0/);
   assert.notEqual(Buffer.from(runtime.ruleLabel(0)).toString(), label);

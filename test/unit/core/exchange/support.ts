@@ -10,8 +10,16 @@ import type { ParserLimits } from '../../../../core/http1/message.ts';
 import { Connection } from '../../../../core/io/connection.ts';
 import { Reactor } from '../../../../core/io/reactor.ts';
 import type { Endpoint } from '../../../../core/lb/endpoint.ts';
+import { createNodeState, NodeState } from '../../../../core/lb/node-state.ts';
 import { TlsContexts } from '../../../../core/tls/contexts.ts';
-import type { BackendSettings, HttpSettings, ListenerSettings, Snapshot } from '../../../../core/workers/snapshot.ts';
+import { noBackendPolicy, noEndpointPolicy } from '../../../../core/workers/policies.ts';
+import type {
+  BackendSettings,
+  EndpointSettings,
+  HttpSettings,
+  ListenerSettings,
+  Snapshot,
+} from '../../../../core/workers/snapshot.ts';
 import { FakeKernel } from '../io/fake-kernel.ts';
 
 /** Byte that fills memory which a writer must leave alone. */
@@ -69,7 +77,8 @@ export const plainListener: ListenerSettings = {
 export const plainBackend: BackendSettings = {
   name: 'b',
   endpoints: [],
-  policy: 'RoundRobin',
+  slot: 0,
+  policy: noBackendPolicy,
   connectTimeoutMs: 1,
   idleTimeoutMs: 1,
   idleConnectionsMax: 1,
@@ -85,6 +94,9 @@ export function snapshotOf(http: Partial<HttpSettings>, backends: BackendSetting
   return {
     epoch,
     routes: compileRouteTable({ listeners: ['l'], backends: backends.map(({ name }) => name), routes: [] }),
+    rulePolicies: [],
+    refPolicies: [],
+    nodeState: createNodeState(1, 64, 16),
     http: { ...plainHttp, ...http },
     listeners: [],
     tls: { contexts: [], ticketKeys: [] },
@@ -97,7 +109,23 @@ export function snapshotOf(http: Partial<HttpSettings>, backends: BackendSetting
 
 /** A runtime without routes. */
 export function runtimeOf(http: Partial<HttpSettings> = {}): Runtime {
-  return new Runtime(snapshotOf(http), new Map<string, Endpoint>(), new TlsContexts(() => {}), () => 0);
+  return openRuntime(snapshotOf(http));
+}
+
+/** A snapshot as a worker would use it. */
+export function openRuntime(
+  snapshot: Snapshot,
+  endpoints: Map<string, Endpoint> = new Map(),
+  seed: () => number = () => 0,
+): Runtime {
+  return new Runtime(snapshot, new NodeState(snapshot.nodeState, 0), endpoints, new TlsContexts(() => {}), seed);
+}
+
+/** Settings of an endpoint by its address (IPv4). */
+export function endpointSettings(address: string, weight = 1): EndpointSettings {
+  const colon = address.lastIndexOf(':');
+  const port = Number(address.slice(colon + 1));
+  return { address, host: address.slice(0, colon), port, weight, slot: 0, policy: noEndpointPolicy };
 }
 
 /** A reactor over memory in which nothing happens. */

@@ -8,7 +8,7 @@ import { Endpoint } from '../../../../core/lb/endpoint.ts';
 import { seededRandom } from '../io/seed.ts';
 
 function endpointOf(host: string, port: number): Endpoint {
-  return new Endpoint({ address: `${host}:${port}`, host, port, weight: 1 });
+  return new Endpoint({ address: `${host}:${port}`, host, port });
 }
 
 function listed(endpoint: Endpoint): Connection[] {

@@ -26,7 +26,7 @@ interface FakeSession {
 }
 
 function poolOf(): Http2Pool {
-  return new Http2Pool(new Endpoint({ address: '127.0.0.1:1', host: '127.0.0.1', port: 1, weight: 1 }));
+  return new Http2Pool(new Endpoint({ address: '127.0.0.1:1', host: '127.0.0.1', port: 1 }));
 }
 
 /** Adds an established connection with so many streams. */

@@ -172,9 +172,10 @@ test('a rule gives back its timeouts, its backends with weights, and its name', 
         requestTimeoutMs: 3000,
         backendRequestTimeoutMs: 1000,
         grpcWeb: false,
+        policy: null,
         backendRefs: [
-          { name: 'c', weight: 1_000_000 },
-          { name: 'b', weight: 0 },
+          { name: 'c', weight: 1_000_000, policy: null },
+          { name: 'b', weight: 0, policy: null },
         ],
       },
     ],
@@ -275,5 +276,5 @@ test('a buffer that is not a table of this version is refused', () => {
   assert.throws(() => new RouteTable(new SharedArrayBuffer(8)), /not a compiled route table/);
   const buffer = compileRouteTable({ listeners: [], backends: [], routes: [] });
   new Int32Array(buffer)[Header.VERSION] = 99;
-  assert.throws(() => new RouteTable(buffer), /version 99, expected 2/);
+  assert.throws(() => new RouteTable(buffer), /version 99, expected 3/);
 });

@@ -26,7 +26,8 @@ export function sketchRoutes(sketches: RouteSketch[]): RouteConfig[] {
       requestTimeoutMs: 0,
       backendRequestTimeoutMs: 0,
       grpcWeb: false,
-      backendRefs: [{ name: 'b', weight: 1 }],
+      policy: null,
+      backendRefs: [{ name: 'b', weight: 1, policy: null }],
     })),
   }));
 }

@@ -1,0 +1,143 @@
+// Numbers about endpoints and backends that all workers of a node share: load, health, limits.
+//
+// One SharedArrayBuffer of 32-bit words, changed by atomic operations only:
+//
+//   header | endpoints (slots) | backends (slots) | shares of worker 0 | shares of worker 1 ...
+//
+// The control thread gives every endpoint of a backend, and every backend, a slot that it keeps
+// across snapshots (core/workers/node-slots.ts); settings carry the slot. Counts of what is in
+// progress are also kept per worker ("shares"), so that what a crashed worker had counted can be
+// taken back by the one that replaces it.
+// Hot module: no allocation. Times in words are whole milliseconds of the monotonic clock that all
+// threads share, cut to 32 bits: compare them by the sign of their difference.
+
+/** Words before the first endpoint: capacities, so that both sides agree. */
+const Header = { ENDPOINTS_MAX: 0, BACKENDS_MAX: 1, WORKERS: 2, WORDS: 16 } as const;
+
+/** Endpoints of all backends that a node can know at a time; the memory of unused slots is never touched. */
+export const NODE_ENDPOINTS_MAX = 32_768;
+/** Backends that a node can know at a time. */
+export const NODE_BACKENDS_MAX = 8192;
+
+/** Words of an endpoint's slot. A slot that is given to a new endpoint starts with zeros. */
+export const EndpointWord = {
+  /** Requests in progress (a count with shares). */
+  ACTIVE: 0,
+  /** Result of active health checks, CheckState. Written by the control thread. */
+  CHECK: 1,
+  /** Not 0: gets no new requests, although it is still listed. Written by the control thread. */
+  DRAINING: 2,
+  /** Share of its weight that passive health takes from it, in 1/1000: 0 is none, 1000 ejected. */
+  WITHHELD_PERMILLE: 3,
+  /** Errors in a row, for outlier detection. */
+  CONSECUTIVE_5XX: 4,
+  CONSECUTIVE_GATEWAY_FAILURES: 5,
+  /** Requests and failures of the current interval of outlier detection. */
+  INTERVAL_REQUESTS: 6,
+  INTERVAL_FAILURES: 7,
+  /** Ejections so far, and when the last one began. */
+  EJECTIONS: 8,
+  EJECTED_AT_MS: 9,
+  /** Moving average of the time to the first byte, microseconds, and when it was last written. */
+  LATENCY_US: 10,
+  LATENCY_AT_MS: 11,
+  /** When it began to be used, for slow start; 0: long ago. */
+  STARTED_AT_MS: 12,
+  WORDS: 32,
+} as const;
+
+/** Values of EndpointWord.CHECK. */
+export const CheckState = {
+  /** Not checked, or no result yet that would say otherwise: usable. */
+  UNKNOWN: 0,
+  HEALTHY: 1,
+  UNHEALTHY: 2,
+} as const;
+
+/** Words of a backend's slot. */
+export const BackendWord = {
+  /** Grows by one with every change of its endpoints' health: balancers then look again. */
+  GENERATION: 0,
+  /** Requests in progress, waiting for a connection, and being retried; open connections (counts with shares). */
+  ACTIVE: 1,
+  PENDING: 2,
+  RETRIES: 3,
+  CONNECTIONS: 4,
+  WORDS: 64,
+} as const;
+
+/** Bytes of a node state for so many endpoints, backends and workers. */
+function stateBytes(endpointsMax: number, backendsMax: number, workers: number): number {
+  const words = endpointsMax * EndpointWord.WORDS + backendsMax * BackendWord.WORDS;
+  return (Header.WORDS + words * (workers + 1)) * 4;
+}
+
+/** Makes the state of a node with so many packet workers, all zeros. Smaller capacities are for tests. */
+export function createNodeState(
+  workers: number,
+  endpointsMax: number = NODE_ENDPOINTS_MAX,
+  backendsMax: number = NODE_BACKENDS_MAX,
+): SharedArrayBuffer {
+  const buffer = new SharedArrayBuffer(stateBytes(endpointsMax, backendsMax, workers));
+  const header = new Int32Array(buffer, 0, Header.WORDS);
+  header[Header.ENDPOINTS_MAX] = endpointsMax;
+  header[Header.BACKENDS_MAX] = backendsMax;
+  header[Header.WORKERS] = workers;
+  return buffer;
+}
+
+/** One thread's view of a node state. */
+export class NodeState {
+  readonly buffer: SharedArrayBuffer;
+  /** The words of endpoints and backends; positions come from `endpointAt` and `backendAt`. */
+  readonly words: Int32Array;
+  readonly endpointsMax: number;
+  readonly backendsMax: number;
+  /** What this worker has added to each word; null for the control thread. */
+  private readonly shares: Int32Array | null;
+
+  /** `worker` is the index of a packet worker, or -1 for the control thread. Throws when there is no such worker. */
+  constructor(buffer: SharedArrayBuffer, worker: number) {
+    const header = new Int32Array(buffer, 0, Header.WORDS);
+    this.buffer = buffer;
+    this.endpointsMax = header[Header.ENDPOINTS_MAX]!;
+    this.backendsMax = header[Header.BACKENDS_MAX]!;
+    const count = this.endpointsMax * EndpointWord.WORDS + this.backendsMax * BackendWord.WORDS;
+    if (worker >= header[Header.WORKERS]!) throw new Error(`the node state has no share for worker ${worker}`);
+    this.words = new Int32Array(buffer, Header.WORDS * 4, count);
+    this.shares = worker < 0 ? null : new Int32Array(buffer, (Header.WORDS + count * (worker + 1)) * 4, count);
+  }
+
+  /** Position of an endpoint's first word. */
+  endpointAt(slot: number): number {
+    return slot * EndpointWord.WORDS;
+  }
+
+  /** Position of a backend's first word. */
+  backendAt(slot: number): number {
+    return this.endpointsMax * EndpointWord.WORDS + slot * BackendWord.WORDS;
+  }
+
+  /** Adds to a count with shares and returns what it was before, of all workers. */
+  add(at: number, delta: number): number {
+    if (this.shares !== null) this.shares[at] += delta;
+    return Atomics.add(this.words, at, delta);
+  }
+
+  /** Takes back all that a predecessor of this worker had counted and did not live to take back. */
+  reclaim(): void {
+    const { shares, words } = this;
+    if (shares === null) return;
+    for (let at = 0; at < shares.length; at++) {
+      const left = shares[at]!;
+      if (left === 0) continue;
+      Atomics.sub(words, at, left);
+      shares[at] = 0;
+    }
+  }
+
+  /** Says that the health or load rules of a backend's endpoints have changed. */
+  changed(backendSlot: number): void {
+    Atomics.add(this.words, this.backendAt(backendSlot) + BackendWord.GENERATION, 1);
+  }
+}
