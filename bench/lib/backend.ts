@@ -47,6 +47,11 @@ export function smallPath(kind: BackendKind): string {
   return kind === 'grpc' ? GRPC_PATH : bodyPath(SMALL_BODY_BYTES);
 }
 
+/** Further addresses of an HTTP/1.1 backend without TLS, for proxies that balance: eight. */
+export function fastAddresses(port: number): string[] {
+  return Array.from({ length: 8 }, (_, index) => `127.0.0.${index + 2}:${port}`);
+}
+
 /** Starts a backend pinned to `core` and waits until it serves. */
 export async function startBackend(kind: BackendKind, core: number | null): Promise<Backend> {
   const port = await freePort();
@@ -80,7 +85,7 @@ async function startNginx(
   writeFileSync(join(dir, 'message'), grpcMessage());
   const listen = `listen 127.0.0.1:${port}`;
   const tls = kind === 'tls' ? await certificateFiles() : null;
-  const server = kind === 'grpc' ? grpcServer(listen, dir) : httpServer(listen, dir, tls);
+  const server = kind === 'grpc' ? grpcServer(listen, dir) : httpServer(port, listen, dir, tls);
   const config = join(dir, 'nginx.conf');
   writeFileSync(config, nginxConfig(server, dir));
   const args = ['-p', dir, '-e', join(dir, 'error.log'), '-c', config];
@@ -106,7 +111,7 @@ ${server}
 // An upload is answered only when the whole body was read: proxy_pass with request buffering does
 // that, and passes on an empty request to a socket of the same worker. `return` alone would answer
 // before the body has arrived.
-function httpServer(listen: string, dir: string, tls: CertificateFiles | null): string {
+function httpServer(port: number, listen: string, dir: string, tls: CertificateFiles | null): string {
   const small = `default_type text/plain; return 200 "${'x'.repeat(SMALL_BODY_BYTES)}";`;
   const certificate =
     tls === null
@@ -117,6 +122,13 @@ function httpServer(listen: string, dir: string, tls: CertificateFiles | null): 
   server { listen unix:${dir}/answered.sock; location / { ${small} } }
   server {
     ${listen} backlog=4096${tls === null ? '' : ' ssl'};
+    ${
+      tls === null
+        ? fastAddresses(port)
+            .map((address) => `listen ${address};`)
+            .join(' ')
+        : ''
+    }
     ${certificate}
     root ${dir};
     location = /b/${SMALL_BODY_BYTES} { ${small} }

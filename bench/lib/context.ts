@@ -5,12 +5,13 @@
 
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import type { FrontProtocol, Peer, ProxyOptions, StartedProxy } from '../peers/peer.ts';
+import type { Balance, FrontProtocol, Peer, ProxyOptions, StartedProxy } from '../peers/peer.ts';
 import type { Access } from './access.ts';
 import {
   type Backend,
   type BackendKind,
   bodyPath,
+  fastAddresses,
   SMALL_BODY_BYTES,
   smallPath,
   startBackend,
@@ -25,6 +26,8 @@ import { freePort } from './ports.ts';
 import { temporaryDir } from './processes.ts';
 import { hostName, routePrefix } from './routes.ts';
 import { checkAnswer, waitUntilServing } from './serving.ts';
+import { startSlowServer } from './slow-server.ts';
+import type { TrafficSet } from './traffic.ts';
 
 /** Core of the proxy that is measured. */
 export const PROXY_CORE = 0;
@@ -60,6 +63,11 @@ export interface ProxyWish {
   protocol?: FrontProtocol;
   /** Whether the proxy terminates TLS. */
   tls?: boolean;
+  /** Spread over that many addresses of the backend and one slow one; default: the backend alone. */
+  backends?: 'ten-one-slow';
+  balance?: Balance;
+  /** Traffic features; for Portcullis. */
+  traffic?: TrafficSet;
   /** Added to the name in tables. */
   variant?: string;
 }
@@ -73,6 +81,7 @@ export class BenchContext {
   #fleet: RunningProxy[] = [];
   #fleetKey = '';
   #backends = new Map<string, Promise<Backend>>();
+  #slow: ReturnType<typeof startSlowServer> | undefined;
   #started = 0;
   #problems: string[] = [];
 
@@ -116,6 +125,9 @@ export class BenchContext {
       routes: wish.routes ?? 'one',
       protocol: wish.protocol ?? 'http/1.1',
       tls: wish.tls ? await certificateFiles() : null,
+      moreBackends: wish.backends === undefined ? [] : [...fastAddresses(backend.port), await this.#slowBackend()],
+      balance: wish.balance ?? 'RoundRobin',
+      traffic: wish.traffic ?? null,
       upstreamProtocol: backend.kind === 'grpc' ? 'h2c' : 'http/1.1',
     };
     const access = accessTo(options, backend);
@@ -165,6 +177,12 @@ export class BenchContext {
   async stopFleet(): Promise<void> {
     this.#fleetKey = '';
     await Promise.all(this.#fleet.splice(0).map((proxy) => proxy.started.process.stop()));
+  }
+
+  /** Address of a backend that takes its time; started with the first use. */
+  async #slowBackend(): Promise<string> {
+    this.#slow ??= startSlowServer(LOAD_CORE);
+    return (await this.#slow).address;
   }
 
   async #backend(kind: BackendKind, core: number | null): Promise<Backend> {

@@ -9,7 +9,7 @@ import { firstLine } from '../lib/machine.ts';
 import { freePort } from '../lib/ports.ts';
 import { BenchProcess, findExecutable } from '../lib/processes.ts';
 import { allHosts, allPrefixes, NEW_HOST } from '../lib/routes.ts';
-import { ALL_FEATURES, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
+import { ALL_FEATURES, allBackends, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
 
 /** Caddy in one process. */
 export const caddy: Peer = {
@@ -45,7 +45,8 @@ export const caddy: Peer = {
 function configText(options: ProxyOptions, adminPort: number, withNewHost: boolean): string {
   const proxy = {
     handler: 'reverse_proxy',
-    upstreams: [{ dial: `127.0.0.1:${options.backendPort}` }],
+    upstreams: allBackends(options).map((dial) => ({ dial })),
+    load_balancing: { selection_policy: { policy: options.balance === 'RoundRobin' ? 'round_robin' : 'least_conn' } },
     transport: {
       protocol: 'http',
       compression: false,

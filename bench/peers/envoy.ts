@@ -6,7 +6,7 @@ import { type CertificateFiles, TLS_HOST } from '../lib/certificate.ts';
 import { firstLine } from '../lib/machine.ts';
 import { BenchProcess, findExecutable } from '../lib/processes.ts';
 import { allHosts, allPrefixes } from '../lib/routes.ts';
-import { ALL_FEATURES, noReload, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
+import { ALL_FEATURES, allBackends, noReload, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
 
 const TYPE = 'type.googleapis.com/envoy.extensions';
 
@@ -86,11 +86,14 @@ function configText(options: ProxyOptions): string {
           name: 'b',
           type: 'STATIC',
           connect_timeout: '5s',
+          lb_policy: options.balance === 'RoundRobin' ? 'ROUND_ROBIN' : 'LEAST_REQUEST',
           ...(options.upstreamProtocol === 'h2c' ? { typed_extension_protocol_options: http2Upstream } : {}),
           circuit_breakers: { thresholds: [threshold] },
           load_assignment: {
             cluster_name: 'b',
-            endpoints: [{ lb_endpoints: [{ endpoint: { address: socketAddress(options.backendPort) } }] }],
+            endpoints: [
+              { lb_endpoints: allBackends(options).map((address) => ({ endpoint: { address: addressOf(address) } })) },
+            ],
           },
         },
       ],
@@ -145,5 +148,10 @@ function virtualHosts(options: ProxyOptions): object[] {
 }
 
 function socketAddress(port: number): object {
-  return { socket_address: { address: '127.0.0.1', port_value: port } };
+  return addressOf(`127.0.0.1:${port}`);
+}
+
+function addressOf(text: string): object {
+  const [address, port] = text.split(':');
+  return { socket_address: { address, port_value: Number(port) } };
 }

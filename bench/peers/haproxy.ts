@@ -7,7 +7,7 @@ import { TLS_HOST, TLS_SUITE } from '../lib/certificate.ts';
 import { descriptorsMax, firstLine } from '../lib/machine.ts';
 import { BenchProcess, findExecutable } from '../lib/processes.ts';
 import { allHosts, allPrefixes, NEW_HOST } from '../lib/routes.ts';
-import { ALL_FEATURES, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
+import { ALL_FEATURES, allBackends, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
 
 /** HAProxy in one process. */
 export const haproxy: Peer = {
@@ -46,6 +46,7 @@ function configText(options: ProxyOptions, map: string): string {
   // HAProxy wants two descriptors for each connection, and refuses to start with fewer.
   const connectionsMax = Math.min(20_000, Math.floor((descriptorsMax() - 300) / 2));
   const unread = options.protocol === 'tcp' || options.protocol === 'tls-passthrough';
+  const serverKeys = `pool-purge-delay 1h${options.upstreamProtocol === 'h2c' ? ' proto h2' : ''}`;
   const route = options.routes === 'one' ? defaultRoute(options) : `use_backend %[base,map_beg(${map},none)]`;
   return `global
   nbthread ${options.workers}
@@ -63,7 +64,10 @@ frontend in
   bind 127.0.0.1:${options.port} backlog 4096${bindKeys(options)}
   ${route}
 backend b
-  server s 127.0.0.1:${options.backendPort} pool-purge-delay 1h${options.upstreamProtocol === 'h2c' ? ' proto h2' : ''}
+  balance ${options.balance === 'RoundRobin' ? 'roundrobin' : 'leastconn'}
+${allBackends(options)
+  .map((address, index) => `  server s${index} ${address} ${serverKeys}`)
+  .join('\n')}
 ${unread ? '' : 'backend none\n  http-request return status 404'}
 `;
 }

@@ -7,7 +7,7 @@ import { type CertificateFiles, TLS_HOST, TLS_SUITE } from '../lib/certificate.t
 import { descriptorsMax, firstLine } from '../lib/machine.ts';
 import { BenchProcess, findExecutable } from '../lib/processes.ts';
 import { allHosts, allPrefixes, NEW_HOST } from '../lib/routes.ts';
-import { ALL_FEATURES, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
+import { ALL_FEATURES, allBackends, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
 
 /** nginx, one worker process for each worker asked for. */
 export const nginx: Peer = {
@@ -102,7 +102,10 @@ function httpText(options: ProxyOptions, withNewHost: boolean): string {
   proxy_request_buffering off; proxy_max_temp_file_size 0; proxy_buffers 16 16k; proxy_busy_buffers_size 64k;
   ${options.tls === null ? '' : tlsText(options.tls)}
   upstream b {
-    server 127.0.0.1:${options.backendPort};
+    ${options.balance === 'RoundRobin' ? '' : 'least_conn;'}
+    ${allBackends(options)
+      .map((address) => `server ${address} max_fails=0;`)
+      .join(' ')}
     keepalive 2048; keepalive_requests 1000000000; keepalive_time 24h; keepalive_timeout 3600s;
   }
 ${servers(options, withNewHost)}

@@ -5,6 +5,7 @@
 
 import type { CertificateFiles } from '../lib/certificate.ts';
 import type { BenchProcess } from '../lib/processes.ts';
+import type { TrafficSet } from '../lib/traffic.ts';
 
 /** What a proxy can be asked to do. Scenarios skip the proxies that lack what they need. */
 export interface PeerFeatures {
@@ -23,10 +24,15 @@ export interface PeerFeatures {
   tcp: boolean;
   /** Passes TLS on unread, by the name in SNI. */
   tlsPassthrough: boolean;
+  /** Spreads requests over several backends by how busy they are. */
+  balancing: boolean;
 }
 
 /** What clients speak to the proxy; `tcp` and `tls-passthrough` are bytes that it does not read. */
 export type FrontProtocol = 'http/1.1' | 'h2' | 'tcp' | 'tls-passthrough';
+
+/** How requests are spread over several backends; proxies without PeakEWMA are not asked for it. */
+export type Balance = 'RoundRobin' | 'LeastRequest' | 'PeakEWMA';
 
 /** How a proxy is to run. */
 export interface ProxyOptions {
@@ -47,6 +53,11 @@ export interface ProxyOptions {
   protocol: FrontProtocol;
   /** Certificate to terminate TLS 1.3 with; null: no TLS. `h2` without it is prior knowledge. */
   tls: CertificateFiles | null;
+  /** Further upstreams, "address:port", beside the one at `backendPort`. */
+  moreBackends: readonly string[];
+  balance: Balance;
+  /** Traffic features in the configuration (lib/traffic.ts); only Portcullis is asked for any. */
+  traffic: TrafficSet | null;
   /** What it speaks to the upstream; `h2c` only where clients speak `h2`, and then it is gRPC. */
   upstreamProtocol: 'http/1.1' | 'h2c';
 }
@@ -80,6 +91,7 @@ export const ALL_FEATURES: PeerFeatures = {
   http2: true,
   tcp: true,
   tlsPassthrough: true,
+  balancing: true,
 };
 
 /** Features of something that only forwards plain requests; to be spread and added to. */
@@ -93,7 +105,13 @@ export const NO_FEATURES: PeerFeatures = {
   http2: false,
   tcp: false,
   tlsPassthrough: false,
+  balancing: false,
 };
+
+/** Addresses of all upstreams of a proxy. */
+export function allBackends({ backendPort, moreBackends }: ProxyOptions): string[] {
+  return [`127.0.0.1:${backendPort}`, ...moreBackends];
+}
 
 /** Reload of a proxy that has none; scenarios do not call it (see PeerFeatures.reload). */
 export function noReload(): Promise<void> {

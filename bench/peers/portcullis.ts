@@ -6,7 +6,8 @@ import { TLS_HOST, TLS_SUITE } from '../lib/certificate.ts';
 import { firstLine } from '../lib/machine.ts';
 import { BenchProcess } from '../lib/processes.ts';
 import { allHosts, allPrefixes, NEW_HOST } from '../lib/routes.ts';
-import { ALL_FEATURES, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
+import { trafficConfig } from '../lib/traffic.ts';
+import { ALL_FEATURES, allBackends, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
 
 const repository = resolve(import.meta.dirname, '../..');
 const launcher = join(repository, 'portcullis');
@@ -46,10 +47,15 @@ function configText(options: ProxyOptions, withNewHost: boolean): string {
   if (options.accessLogPath !== null) lines.push(`accessLog: {path: ${options.accessLogPath}, format: json}`);
   lines.push('listeners:', `  - {name: in, address: "127.0.0.1:${options.port}"${listenerKeys(options)}}`);
   const protocol = options.upstreamProtocol === 'h2c' ? ', protocol: h2c' : '';
-  lines.push('backends:', `  - {name: b, endpoints: ["127.0.0.1:${options.backendPort}"]${protocol}}`);
+  const balancer = options.balance === 'RoundRobin' ? '' : `, loadBalancer: {policy: ${options.balance}}`;
+  const endpoints = allBackends(options).map((address) => JSON.stringify(address));
+  const traffic = options.traffic === null ? null : trafficConfig(options.traffic);
+  const keys = `${protocol}${balancer}${traffic?.backend ?? ''}`;
+  lines.push(...(traffic?.top ?? []));
+  lines.push('backends:', `  - {name: b, endpoints: [${endpoints.join(', ')}]${keys}}`);
   lines.push('routes:');
   if (options.routes === 'one') {
-    lines.push(`  - {name: all, ${routeKeys(options)}rules: [{backendRefs: [{name: b}]}]}`);
+    lines.push(`  - {name: all, ${routeKeys(options)}rules: [{backendRefs: [{name: b}]${traffic?.rule ?? ''}}]}`);
     return `${lines.join('\n')}\n`;
   }
   allHosts().forEach((host, index) => {

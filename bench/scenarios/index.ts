@@ -8,10 +8,12 @@ import { idleMemory } from './idle-memory.ts';
 import { manyRoutes } from './many-routes.ts';
 import { reload } from './reload.ts';
 import type { Scenario } from './scenario.ts';
+import { slowBackend } from './slow-backend.ts';
 import { slowReader } from './slow-reader.ts';
 import { start } from './start.ts';
 import { streams } from './streams.ts';
 import { tls } from './tls.ts';
+import { traffic } from './traffic.ts';
 import { windowMemory } from './window-memory.ts';
 import { workers } from './workers.ts';
 
@@ -28,6 +30,8 @@ export const allScenarios: readonly Scenario[] = [
   ...idleMemory,
   slowReader,
   windowMemory,
+  slowBackend,
+  ...traffic,
   start,
   reload,
 ];
