@@ -84,6 +84,8 @@ const COOKIE_SECRET_BYTES = 20;
 const TABLE_VALUE_BYTES_MAX = 512;
 /** Entries of more than this part of the table would push out too much. */
 const TABLE_SHARE = 2;
+/** Shorter strings go as they are: coding saves a byte or two, and most of them are a Content-Length. */
+const HUFFMAN_BYTES_MIN = 8;
 /** Longer strings go as they are: coding costs more than it is worth, and a bound on it has to be. */
 const HUFFMAN_BYTES_MAX = 2048;
 /** Most strings fit their length into one byte, Huffman-coded or not. */
@@ -188,8 +190,13 @@ function putInteger(view: DataView, at: number, bits: number, prefix: number, va
   return at + 1;
 }
 
-/** Writes a string literal (RFC 7541 §5.2), Huffman-coded if that is shorter. */
+/** Writes a string literal (RFC 7541 §5.2), Huffman-coded if that is shorter by more than it costs. */
 function putString(view: DataView, at: number, source: DataView, offset: number, length: number): number {
+  if (length < HUFFMAN_BYTES_MIN) {
+    view.setUint8(at, length);
+    for (let i = 0; i < length; i++) view.setUint8(at + 1 + i, source.getUint8(offset + i));
+    return at + 1 + length;
+  }
   if (length <= ONE_BYTE_LENGTH_MAX) {
     // Coding at once and giving up when it gets too long costs less than counting first.
     const end = huffmanEncode(source, offset, length, view, at + 1);

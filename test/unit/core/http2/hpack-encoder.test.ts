@@ -38,12 +38,12 @@ test('encodes the requests of RFC 7541 C.4 as it does, where the policies agree'
   assert.equal(encode(encoder, lines), '828684be');
 });
 
-test('a string goes plain when Huffman coding would not make it shorter', () => {
+test('a string goes plain when it is short, or Huffman coding would not make it shorter', () => {
   const encoder = new HpackEncoder();
-  // Six-bit codes: one to three bytes gain nothing, four do.
-  assert.equal(encode(encoder, [':path: --']), '04022d2d');
-  assert.equal(encode(encoder, [':path: ----']), '0483596596');
-  assert.equal(encode(encoder, [':path: \\\\\\']), '04035c5c5c');
+  // Six-bit codes.
+  assert.equal(encode(encoder, [':path: -------']), '04072d2d2d2d2d2d2d');
+  assert.equal(encode(encoder, [':path: --------']), '0486596596596596');
+  assert.equal(encode(encoder, [`:path: ${'\\'.repeat(8)}`]), `0408${'5c'.repeat(8)}`);
 });
 
 test('values seen for the second time enter the table, unique ones never do', () => {
