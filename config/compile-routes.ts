@@ -3,7 +3,7 @@
 // Runs on the control thread, or in a Piscina thread for large tables (compile-job.ts); so it takes
 // and returns only what can be cloned or shared. Two steps: collect hosts, paths and candidates in
 // maps, then write them into one SharedArrayBuffer.
-// Invariants: candidates of a path are in file order; hash tables are at most half full.
+// Invariants: candidates of a path are in the order of their precedence; hash tables are at most half full.
 // Layout: core/routing/route-table-format.ts. Precedence: Gateway API, HTTPRouteRule.matches.
 
 import { HASH_SEED, hashByte, hashMix, hashPathKey } from '../core/routing/route-hash.ts';
@@ -21,8 +21,10 @@ import {
   RuleFlag,
   Slot,
 } from '../core/routing/route-table-format.ts';
+import { ConditionCompiler, type ConditionPlace, precedenceOf } from './compile-conditions.ts';
 import { collectPolicies } from './compile-policies.ts';
-import type { Config, RouteConfig } from './config.ts';
+import type { Config, MatchConfig, RouteConfig } from './config.ts';
+import { TextPool } from './text-pool.ts';
 
 /** What the compiler needs of a configuration. */
 export interface RouteTableInput {
@@ -56,18 +58,29 @@ interface HostBuild {
   key: string;
   hasExact: boolean;
   prefixDepths: number;
+  /** Index of the path entry with its regular expressions, or -1. */
+  expressions: number;
+}
+
+interface CandidateBuild {
+  rule: number;
+  listenerSet: number;
+  conditions: ConditionPlace;
+  precedence: number[];
 }
 
 interface PathBuild {
   key: string;
   host: number;
   kind: number;
-  /** Candidate.WORDS numbers for each candidate. */
-  candidates: number[];
+  /** In file order. */
+  candidates: CandidateBuild[];
 }
 
 /** Everything that will be written, as lists of numbers in the order of the layout. */
 interface Build {
+  text: TextPool;
+  conditions: ConditionCompiler;
   rules: number[];
   refs: number[];
   routeNames: string[];
@@ -80,13 +93,16 @@ interface Build {
 }
 
 function collect(input: RouteTableInput): Build {
+  const text = new TextPool();
   const build: Build = {
+    text,
+    conditions: new ConditionCompiler(text),
     rules: [],
     refs: [],
     routeNames: [],
     listenerSets: [],
     listenerSetWords: Math.ceil(input.listeners.length / 32),
-    hosts: [{ key: '', hasExact: false, prefixDepths: 0 }],
+    hosts: [{ key: '', hasExact: false, prefixDepths: 0, expressions: -1 }],
     paths: [],
     hostDotsMax: 0,
     prefixDepthMax: 0,
@@ -121,11 +137,14 @@ function collect(input: RouteTableInput): Build {
         rule.grpcWeb ? RuleFlag.GRPC_WEB : 0,
         policies.ofRule(rule),
       );
-      for (const { path } of rule.matches) {
-        for (const host of hosts) {
-          const entry = addPath(build, host, path.type, path.value, pathIndexes);
-          entry.candidates.push(index, listenerSet);
-        }
+      for (const match of rule.matches) {
+        const candidate: CandidateBuild = {
+          rule: index,
+          listenerSet,
+          conditions: build.conditions.add(match),
+          precedence: precedenceOf(match),
+        };
+        for (const host of hosts) addPath(build, host, match.path, pathIndexes).candidates.push(candidate);
       }
     }
   }
@@ -150,44 +169,66 @@ function addHost(build: Build, hostname: string, indexes: Map<string, number>): 
   if (existing !== undefined) return existing;
   const index = build.hosts.length;
   indexes.set(key, index);
-  build.hosts.push({ key, hasExact: false, prefixDepths: 0 });
+  build.hosts.push({ key, hasExact: false, prefixDepths: 0, expressions: -1 });
   if (key.startsWith('.')) build.hostDotsMax = Math.max(build.hostDotsMax, key.split('.').length - 1);
   return index;
 }
 
-function addPath(build: Build, host: number, type: string, value: string, indexes: Map<string, number>): PathBuild {
-  const kind = type === 'Exact' ? PathKind.EXACT : PathKind.PREFIX;
-  const key = kind === PathKind.PREFIX && value.endsWith('/') ? value.slice(0, -1) : value;
+function addPath(
+  build: Build,
+  host: number,
+  { type, value }: MatchConfig['path'],
+  indexes: Map<string, number>,
+): PathBuild {
+  const kind = type === 'Exact' ? PathKind.EXACT : type === 'PathPrefix' ? PathKind.PREFIX : PathKind.EXPRESSION;
+  const key =
+    kind === PathKind.EXPRESSION ? '' : kind === PathKind.PREFIX && value.endsWith('/') ? value.slice(0, -1) : value;
+  const id = `${host} ${kind} ${key}`;
+  const known = indexes.get(id);
+  if (known !== undefined) return build.paths[known]!;
+  const index = build.paths.length;
+  const entry = build.hosts[host]!;
   if (kind === PathKind.EXACT) {
-    build.hosts[host]!.hasExact = true;
+    entry.hasExact = true;
+  } else if (kind === PathKind.EXPRESSION) {
+    entry.expressions = index;
   } else {
     const depth = key === '' ? 0 : key.split('/').length - 1;
-    build.hosts[host]!.prefixDepths |= 1 << Math.min(depth, 31);
+    entry.prefixDepths |= 1 << Math.min(depth, 31);
     build.prefixDepthMax = Math.max(build.prefixDepthMax, depth);
   }
-  const id = `${host} ${kind} ${key}`;
-  const index = indexes.get(id);
-  if (index !== undefined) return build.paths[index]!;
   const path: PathBuild = { key, host, kind, candidates: [] };
-  indexes.set(id, build.paths.length);
+  indexes.set(id, index);
   build.paths.push(path);
   return path;
 }
 
+/** The candidates of a path: the most specific conditions first, and equal ones in file order. */
+function inOrder(candidates: CandidateBuild[]): CandidateBuild[] {
+  return candidates.toSorted(({ precedence: a }, { precedence: b }) => {
+    const at = a.findIndex((value, index) => value !== b[index]);
+    return at < 0 ? 0 : b[at]! - a[at]!;
+  });
+}
+
 function write(build: Build): SharedArrayBuffer {
-  const text = new TextPool();
+  const { text, conditions } = build;
   const routes = build.routeNames.flatMap((name) => text.add(name));
-  const hosts = build.hosts.flatMap(({ key, hasExact, prefixDepths }) => [
+  const hosts = build.hosts.flatMap(({ key, hasExact, prefixDepths, expressions }) => [
     ...text.add(key),
     hasExact ? 1 : 0,
     prefixDepths,
+    expressions,
   ]);
   const candidates: number[] = [];
   const paths: number[] = [];
   for (const path of build.paths) {
     const start = candidates.length / Candidate.WORDS;
-    paths.push(...text.add(path.key), path.host, path.kind, start, path.candidates.length / Candidate.WORDS);
-    for (const word of path.candidates) candidates.push(word);
+    paths.push(...text.add(path.key), path.host, path.kind, start, path.candidates.length);
+    for (const { rule, listenerSet, conditions: place } of inOrder(path.candidates)) {
+      // In the order of `Candidate`.
+      candidates.push(rule, listenerSet, ...place);
+    }
   }
   // Host 0 is "any host": it is not looked up.
   const hostSlots = slots(build.hosts.map(({ key }, index) => (index === 0 ? null : hashMix(hashFromEnd(key)))));
@@ -210,6 +251,7 @@ function write(build: Build): SharedArrayBuffer {
   header[Header.HOST_DOTS_MAX] = build.hostDotsMax;
   header[Header.PATH_BYTES_MAX] = longest(build.paths);
   header[Header.PREFIX_DEPTH_MAX] = build.prefixDepthMax;
+  header[Header.NEEDS_CLIENT] = conditions.needsClient ? 1 : 0;
 
   const sections: [headerWord: number, words: ArrayLike<number>][] = [
     [Header.RULES, build.rules],
@@ -221,6 +263,8 @@ function write(build: Build): SharedArrayBuffer {
     [Header.PATHS, paths],
     [Header.PATH_SLOTS, pathSlots],
     [Header.CANDIDATES, candidates],
+    [Header.CONDITIONS, conditions.words],
+    [Header.EXPRESSIONS, conditions.expressionSection()],
   ];
   let end: number = Header.WORDS;
   for (const [word, section] of sections) {
@@ -235,32 +279,6 @@ function write(build: Build): SharedArrayBuffer {
   for (const [word, section] of sections) words.set(section, header[word]);
   text.copyTo(new Uint8Array(buffer, end * 4));
   return buffer;
-}
-
-/** Collects texts, each once, and gives out their offset and length. */
-class TextPool {
-  length = 0;
-  private readonly chunks: Uint8Array[] = [];
-  private readonly places = new Map<string, [offset: number, length: number]>();
-
-  add(text: string): [offset: number, length: number] {
-    const known = this.places.get(text);
-    if (known !== undefined) return known;
-    const bytes = new TextEncoder().encode(text);
-    const place: [number, number] = [this.length, bytes.length];
-    this.places.set(text, place);
-    this.chunks.push(bytes);
-    this.length += bytes.length;
-    return place;
-  }
-
-  copyTo(target: Uint8Array): void {
-    let offset = 0;
-    for (const chunk of this.chunks) {
-      target.set(chunk, offset);
-      offset += chunk.length;
-    }
-  }
 }
 
 /** An open-addressing table with linear probing, at most half full. `null` entries are left out. */

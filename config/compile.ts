@@ -6,7 +6,9 @@
 
 import type { HostPort } from '../core/ffi/sockaddr.ts';
 import { createNodeState } from '../core/lb/node-state.ts';
+import type { RecorderSettings } from '../core/telemetry/request-recorder.ts';
 import { NodeSlots } from '../core/workers/node-slots.ts';
+import type { EndpointPolicySettings } from '../core/workers/policies.ts';
 import type {
   BackendSettings,
   BackendTlsSettings,
@@ -14,6 +16,7 @@ import type {
   HttpSettings,
   ListenerSettings,
   ListenerTlsSettings,
+  RateLimitsSnapshot,
   Snapshot,
   StreamRouteSettings,
 } from '../core/workers/snapshot.ts';
@@ -21,11 +24,20 @@ import { compileRoutesOffThread } from './compile-off-thread.ts';
 import { collectPolicies } from './compile-policies.ts';
 import { compileRoutes } from './compile-routes.ts';
 import { compileTls, NO_TLS_MATERIAL, type TlsMaterial } from './compile-tls.ts';
-import type { BackendConfig, Config, ListenerConfig } from './config.ts';
+import type { BackendConfig, Config, EndpointConfig, ListenerConfig, RedisConfig } from './config.ts';
 import { formatAddress } from './names.ts';
 
+/** An address behind the name of an endpoint. SRV records also tell a share and a priority, which come on top of the endpoint's own. */
+export interface ResolvedAddress extends HostPort {
+  weight?: number;
+  priority?: number;
+}
+
 /** Addresses that DNS gave for the endpoints that are names; keys as returned by `endpointNames`. */
-export type ResolvedEndpoints = ReadonlyMap<string, readonly HostPort[]>;
+export type ResolvedEndpoints = ReadonlyMap<string, readonly ResolvedAddress[]>;
+
+/** Most that the weights of an endpoint and of its SRV record come to. */
+const WEIGHT_MAX = 1_000_000;
 
 /**
  * The endpoints whose host is a DNS name, each once, as `host:port` the way they are configured:
@@ -52,6 +64,7 @@ export function compileSnapshot(
   routes: SharedArrayBuffer = compileRoutes(config),
   material: TlsMaterial = NO_TLS_MATERIAL,
   slots: NodeSlots = slotsOfItsOwn(),
+  recorder: RecorderSettings | null = null,
 ): Snapshot {
   const compiled = compileTls(config, material);
   const { rulePolicies, refPolicies } = collectPolicies(config.routes);
@@ -64,6 +77,11 @@ export function compileSnapshot(
     routes,
     rulePolicies,
     refPolicies,
+    rateLimits: {
+      tables: slots.limits.assign(rulePolicies, monotonicMs()),
+      redis: config.redis === null ? null : redisSettings(config.redis, slots.limits.redis),
+    },
+    latencySamples: backends.some(({ policy }) => policy.adaptiveConcurrency !== null) ? slots.latencySamples : null,
     nodeState: slots.state.buffer,
     http: httpSettings(config),
     listeners: config.listeners.map((listener, index) => listenerSettings(listener, compiled.listeners[index]!)),
@@ -72,7 +90,17 @@ export function compileSnapshot(
     backends,
     accessLog: { enabled: config.accessLog !== null, format: config.accessLog?.format ?? 'json' },
     flightRecords: { slowThresholdMs: config.failureRecords.slowThresholdMs },
+    recorder,
   };
+}
+
+/** The clock of the workers. */
+function monotonicMs(): number {
+  return Number(process.hrtime.bigint()) / 1e6;
+}
+
+function redisSettings({ timeoutMs, failure }: RedisConfig, state: SharedArrayBuffer): RateLimitsSnapshot['redis'] {
+  return { state, timeoutMs, failure };
 }
 
 /** For callers without a running node: tests and benchmarks. */
@@ -169,14 +197,23 @@ function backendSettings(
 function endpointSettings(backend: BackendConfig, resolved: ResolvedEndpoints): EndpointSettings[] {
   const byAddress = new Map<string, EndpointSettings>();
   for (const endpoint of backend.endpoints) {
-    const hosts = endpoint.isIp ? [endpoint] : (resolved.get(endpoint.address) ?? []);
-    const unique = new Map(hosts.map(({ host, port }) => [formatAddress(host, port), { host, port }]));
-    for (const [address, { host, port }] of unique) {
+    const hosts: readonly ResolvedAddress[] = endpoint.isIp
+      ? [{ host: endpoint.host, port: endpoint.port }]
+      : (resolved.get(endpoint.address) ?? []);
+    const unique = new Map(hosts.map((host) => [formatAddress(host.host, host.port), host]));
+    for (const [address, { host, port, weight = 1, priority = 0 }] of unique) {
       const known = byAddress.get(address);
-      if (known === undefined)
-        byAddress.set(address, { address, host, port, weight: endpoint.weight, slot: 0, policy: endpoint.policy });
-      else known.weight += endpoint.weight;
+      const share = Math.min(endpoint.weight * weight, WEIGHT_MAX);
+      if (known !== undefined) known.weight += share;
+      else
+        byAddress.set(address, { address, host, port, weight: share, slot: 0, policy: policyAt(endpoint, priority) });
     }
   }
   return [...byAddress.values()];
+}
+
+/** The priority of an SRV record counts from that of its endpoint. */
+function policyAt({ policy }: EndpointConfig, priority: number): EndpointPolicySettings {
+  if (priority === 0) return policy;
+  return { ...policy, place: { ...policy.place, priority: policy.place.priority + priority } };
 }

@@ -9,6 +9,7 @@ import type {
   RefPolicySettings,
   RulePolicySettings,
 } from '../core/workers/policies.ts';
+import type { MatchConditionsConfig } from './match-normalise.ts';
 
 /** A whole valid configuration. */
 export interface Config {
@@ -25,6 +26,8 @@ export interface Config {
   accessLog: AccessLogConfig | null;
   /** 0: every request is recorded. */
   failureRecords: { slowThresholdMs: number };
+  /** Recorder of requests; null: none. */
+  recorder: RecorderConfig | null;
   /** 0: do not wait for requests in flight. */
   drainTimeoutMs: number;
   /** Header of generated responses that carries the reason; empty: none. */
@@ -46,6 +49,10 @@ export interface Config {
   http2: Http2Config;
   /** Account for automatic certificates; null: none. */
   acme: AcmeConfig | null;
+  dns: DnsConfig;
+  /** Where global rate limits are counted; null: there are none. */
+  redis: RedisConfig | null;
+  overload: OverloadConfig;
   listeners: ListenerConfig[];
   /** Routes of HTTP requests. */
   routes: RouteConfig[];
@@ -73,6 +80,15 @@ export interface AccessLogConfig {
   path: string;
   /** `json`, `common` or a valid template. */
   format: string;
+}
+
+/** Recorder of requests. */
+export interface RecorderConfig {
+  /** Over all workers. */
+  bytes: number;
+  maxAgeMs: number;
+  /** Lower case, each once. */
+  redactHeaders: string[];
 }
 
 /** Limits of HTTP messages and of memory. */
@@ -110,6 +126,37 @@ export interface Http2Config {
   controlFramesPerSecondMax: number;
 }
 
+/** Thresholds of overload, in percent; 0: not watched. */
+export interface OverloadConfig {
+  descriptors: number;
+  connections: number;
+  buffers: number;
+  memory: number;
+  /** 0: not watched. */
+  loopLagMs: number;
+}
+
+/** A Redis server. */
+export interface RedisConfig {
+  /** As written. */
+  address: string;
+  /** IP address or DNS name. */
+  host: string;
+  port: number;
+  /** Null: the default user. */
+  username: string | null;
+  /** Null: none. */
+  password: string | null;
+  database: number;
+  /** Null: no TLS. `caFile` null: the authorities of the system; `serverName` empty: the address itself. */
+  tls: { serverName: string; caFile: string | null } | null;
+  /** Time that an answer may take. */
+  timeoutMs: number;
+  /** What decides without one. */
+  failure: 'open' | 'closed' | 'local';
+  keyPrefix: string;
+}
+
 /** Account at a certificate authority (RFC 8555). */
 export interface AcmeConfig {
   /** URL. */
@@ -122,6 +169,15 @@ export interface AcmeConfig {
   externalAccount: { keyId: string; hmacKey: string } | null;
   /** Authorities to trust when talking to the directory, absolute path; null: the system's. */
   caFile: string | null;
+}
+
+/** How names of endpoints are looked up. */
+export interface DnsConfig {
+  /** `ip:port`; empty: the servers of the system, and its other sources of names. */
+  servers: string[];
+  timeoutMs: number;
+  ttlMinMs: number;
+  ttlMaxMs: number;
 }
 
 /** One listening address. */
@@ -223,9 +279,12 @@ export interface RuleConfig {
   backendRefs: BackendRefConfig[];
 }
 
-/** One condition. */
+/** One match: all of it must hold. */
 export interface MatchConfig {
-  path: { type: 'Exact' | 'PathPrefix'; value: string };
+  /** Matches of gRPC have the path of their service and method here. */
+  path: { type: 'Exact' | 'PathPrefix' | 'RegularExpression'; value: string };
+  /** What else is asked of a request; null or absent: nothing. */
+  conditions?: MatchConditionsConfig | null;
 }
 
 /** A backend and its share. */
@@ -240,7 +299,12 @@ export interface BackendRefConfig {
 /** One backend. */
 export interface BackendConfig {
   name: string;
+  /** Without those of `endpointsFile`; may be empty. */
   endpoints: EndpointConfig[];
+  /** Absolute path of a file with further endpoints; null: none. */
+  endpointsFile: string | null;
+  /** Active health checks; null: none. */
+  healthCheck: HealthCheckConfig | null;
   protocol: 'http/1.1' | 'h2' | 'h2c';
   /** Null: no TLS. */
   tls: BackendTlsConfig | null;
@@ -254,6 +318,28 @@ export interface BackendConfig {
   idleConnectionsMax: number;
   /** 0: no limit. */
   requestsPerConnectionMax: number;
+}
+
+/** Active health checks of a backend. */
+export interface HealthCheckConfig {
+  type: 'HTTP' | 'HTTPS' | 'TCP' | 'GRPC';
+  path: string;
+  /** Empty: from the endpoint's address. */
+  host: string;
+  method: string;
+  headers: { name: string; value: string }[];
+  /** First and last status of each range. */
+  expectedStatuses: [first: number, last: number][];
+  /** Empty: the whole server. */
+  grpcService: string;
+  /** 0: the endpoint's own. */
+  port: number;
+  intervalMs: number;
+  timeoutMs: number;
+  /** Share of the interval in percent. */
+  jitterPercent: number;
+  unhealthyThreshold: number;
+  healthyThreshold: number;
 }
 
 /** TLS towards a backend. */
@@ -288,9 +374,12 @@ export interface EndpointConfig {
   address: string;
   /** IP address without brackets, or lower-case DNS name. */
   host: string;
+  /** 0 for SRV records. */
   port: number;
   /** Whether `host` is an IP address, so that nothing needs resolving. */
   isIp: boolean;
+  /** Whether `host` is the name of SRV records. */
+  srv: boolean;
   /** 1 to 65535. */
   weight: number;
   policy: EndpointPolicySettings;

@@ -80,17 +80,32 @@ backends:
   - {name: vault, endpoints: ["10.0.0.7:443"]}
 `;
 
+/** Rows below a key from which it gets a section of its own. */
+const SECTION_ROWS_MIN = 5;
+
+/** A section of the page: a mapping of the configuration, and the smaller ones below it. */
+interface Section {
+  /** Such as `backends[].healthCheck`. */
+  path: string;
+  /** 0 for a key of the top level. */
+  depth: number;
+  description: string;
+  rows: string[];
+}
+
 /** Text of docs/configuration.md. */
 export function configurationPage(): string {
-  const sections: string[] = [];
+  const sections: Section[] = [];
+  const known = new Map<string, string>();
   const root = nodeOf(configSchema);
   const rows: string[] = [];
   for (const [key, schema] of Object.entries(root.properties!)) {
-    rows.push(row(key, schema, root.required?.includes(key) === true));
-    const nested = nestedRows(schema, key);
-    if (nested.length > 0) sections.push(section(key, schema, nested));
+    const own = sectionsOf(key, schema, 0, known);
+    rows.push(row(key, schema, root.required?.includes(key) === true, own.length > 0 ? key : ''));
+    sections.push(...own);
   }
   return `${intro}
+${contents(sections)}
 ## Example
 
 \`\`\`yaml
@@ -100,7 +115,7 @@ ${rules}
 ## Top level
 
 ${table(rows)}
-${sections.join('\n')}`;
+${sections.map(sectionText).join('\n')}`;
 }
 
 const intro = `# Configuration
@@ -110,7 +125,8 @@ const intro = `# Configuration
 One YAML 1.2 file configures the gateway: \`./portcullis run --config FILE\`. \`./portcullis check --config FILE\`
 validates it without running it, and \`./portcullis schema\` prints a JSON Schema for editors. \`SIGHUP\` reloads
 the file; a file with errors is refused whole, and the old configuration goes on serving. The vocabulary is that
-of the Kubernetes Gateway API. [TLS](tls.md) has a page of its own, as have [automatic certificates](acme.md).
+of the Kubernetes Gateway API. [TLS](tls.md) has a page of its own, as have [automatic certificates](acme.md) and
+[what \`check\` warns of](check.md).
 `;
 
 const rules = `## Values
@@ -148,12 +164,16 @@ The precedence is that of the Gateway API. Among all rules whose listeners, host
 1. The most specific hostname wins: an exact one, then the longest wildcard, then routes without hostnames.
    \`*.example.com\` matches \`a.example.com\` and \`a.b.example.com\`, but not \`example.com\`. Hosts are compared without
    port, without regard to case, and without a dot at their end.
-2. With equal hostnames, an \`Exact\` path wins, then the longest \`PathPrefix\`. Paths are compared byte by byte, without
-   the query. A prefix matches whole elements: \`/foo\` takes \`/foo\`, \`/foo/\` and \`/foo/bar\`, but not \`/foobar\`.
-3. With equal paths, the rule that comes first in the file wins.
+2. With equal hostnames, an \`Exact\` path wins, then a \`RegularExpression\`, then the longest \`PathPrefix\`. Paths are
+   compared byte by byte, without the query. A prefix matches whole elements: \`/foo\` takes \`/foo\`, \`/foo/\` and
+   \`/foo/bar\`, but not \`/foobar\`.
+3. With equal paths, a match with a method wins, then the one with the most \`headers\`, then the one with the most
+   \`queryParams\`, then the rule that comes first in the file.
 
-A hostname without a matching path gives way to the next less specific one. A request that nothing matches is
-answered with 404 and reason \`NR\`. The number of routes does not change the time that this takes.
+A match whose conditions do not hold gives way to the next one, and a hostname without a match that holds to the next
+less specific one. A request that nothing matches is answered with 404 and reason \`NR\`. The number of routes does not
+change the time that this takes; matches with the same hostname and path are tried one after the other.
+[Routing](routing.md) says more, with the syntax of regular expressions and examples.
 
 A route of kind \`TCP\` takes all connections of its listeners. Of routes of kind \`TLS\`, the one with the most specific
 name in SNI takes a connection, and one without hostnames every other, also from clients without SNI.
@@ -163,8 +183,67 @@ name in SNI takes a connection, and one without hostnames every other, also from
 Fields of a template, written \`%{name}\`; \`json\` writes them all: ${accessLogFields.map((field) => `\`${field}\``).join(', ')}.
 `;
 
-function section(key: string, schema: SchemaNode, rows: string[]): string {
-  return `## \`${key}\`\n\n${schema.description}\n\n${table(rows)}`;
+/** Links to all sections, as the mappings lie in one another. */
+function contents(sections: readonly Section[]): string {
+  const chapters = ['Example', 'Values', 'Environment variables', 'Errors', 'Which rule takes a request'];
+  const lines = [...chapters, 'Access log templates', 'Top level'].map((title) => `- ${link(title, title)}`);
+  for (const { path, depth } of sections) {
+    const key = path.slice(path.lastIndexOf('.') + 1);
+    lines.push(`${'  '.repeat(depth)}- ${link(`\`${key}\``, path)}`);
+  }
+  return `## Contents\n\n${lines.join('\n')}\n`;
+}
+
+/** A link to a heading of this page, as GitHub names it. */
+function link(text: string, heading: string): string {
+  const anchor = heading
+    .toLowerCase()
+    .replace(/[^a-z0-9 _-]/g, '')
+    .replaceAll(' ', '-');
+  return `[${text}](#${anchor})`;
+}
+
+function sectionText({ path, depth, description, rows }: Section): string {
+  return `${depth === 0 ? '##' : '###'} \`${path}\`\n\n${description}\n\n${table(rows)}`;
+}
+
+/** The section of a mapping or list of mappings, and those of large ones below it; none for anything else. */
+function sectionsOf(path: string, schema: SchemaNode, depth: number, known: Map<string, string>): Section[] {
+  if (nestedRows(schema, path).length === 0) return [];
+  const section: Section = { path, depth, description: schema.description ?? '', rows: [] };
+  const below: Section[] = [];
+  addRows(section, schema, path, below, known);
+  return [section, ...below];
+}
+
+/**
+ * Adds the rows of everything below a mapping or list; what is large becomes a section in `below`, once:
+ * `known` has the path of each section by its content.
+ */
+function addRows(
+  section: Section,
+  schema: SchemaNode,
+  prefix: string,
+  below: Section[],
+  known: Map<string, string>,
+): void {
+  if (schema.items !== undefined) {
+    addRows(section, schema.items, `${prefix}[]`, below, known);
+    return;
+  }
+  const mapping = mappingOf(schema);
+  for (const [key, property] of Object.entries(mapping?.properties ?? {})) {
+    const path = `${prefix}.${key}`;
+    const rows = nestedRows(property, path);
+    const large = rows.length >= SECTION_ROWS_MIN;
+    const content = large ? nestedRows(property, key).join('\n') : '';
+    const same = known.get(content);
+    section.rows.push(row(path, property, mapping!.required?.includes(key) === true, large ? (same ?? path) : ''));
+    if (!large) addRows(section, property, path, below, known);
+    if (!large || same !== undefined) continue;
+    known.set(content, path);
+    below.push(...sectionsOf(path, property, section.depth + 1, known));
+  }
 }
 
 function table(rows: string[]): string {
@@ -183,10 +262,12 @@ function nestedRows(schema: SchemaNode, prefix: string): string[] {
   });
 }
 
-function row(path: string, schema: SchemaNode, required: boolean): string {
+/** `section`: path of the section that says more about the key; empty: none. */
+function row(path: string, schema: SchemaNode, required: boolean, section = ''): string {
   const note = noteOf(schema) ?? (schema.items === undefined ? undefined : noteOf(schema.items));
   const fallback = required ? 'required' : defaultText(schema);
-  const cells = [`\`${path}\``, typeText(schema), fallback, note?.range ?? '', schema.description ?? ''];
+  const name = section === '' ? `\`${path}\`` : link(`\`${path}\``, section);
+  const cells = [name, typeText(schema), fallback, note?.range ?? '', schema.description ?? ''];
   return `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
 }
 

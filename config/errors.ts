@@ -1,6 +1,8 @@
 // Errors in a configuration file: where, what is wrong, what was expected, what was probably meant.
 // Control thread.
 
+import type { WarningName } from './warnings.ts';
+
 /** One error. Lines and columns count from 1; 0 when the error is about the file as a whole. */
 export interface ConfigError {
   file: string;
@@ -12,6 +14,16 @@ export interface ConfigError {
   expected?: string;
   /** What the author probably meant; absent when nothing is near. */
   hint?: string;
+}
+
+/** A warning about a valid configuration. Lines and columns count from 1; 0 when the place was not looked up. */
+export interface ConfigWarning {
+  file: string;
+  line: number;
+  column: number;
+  name: WarningName;
+  /** What will happen, and what to do about it. */
+  message: string;
 }
 
 /** An error whose place is known only as an offset in the text. */
@@ -26,9 +38,20 @@ export interface Finding {
 /** `file:line:column: what is wrong, expected what, did you mean X?` on one line. */
 export function formatConfigError(error: ConfigError): string {
   const place = error.line === 0 ? error.file : `${error.file}:${error.line}:${error.column}`;
-  const expected = error.expected === undefined ? '' : `, expected ${error.expected}`;
-  const hint = error.hint === undefined ? '' : `, did you mean ${error.hint}?`;
-  return `${place}: ${error.problem}${expected}${hint}`;
+  return `${place}: ${describeConfigError(error)}`;
+}
+
+/** `file:line:column: warning[name]: what will happen, and what to do` on one line. */
+export function formatConfigWarning({ file, line, column, name, message }: ConfigWarning): string {
+  const place = line === 0 ? file : `${file}:${line}:${column}`;
+  return `${place}: warning[${name}]: ${message}`;
+}
+
+/** An error without its place. */
+export function describeConfigError({ problem, expected, hint }: ConfigError): string {
+  const wanted = expected === undefined ? '' : `, expected ${expected}`;
+  const meant = hint === undefined ? '' : `, did you mean ${hint}?`;
+  return `${problem}${wanted}${meant}`;
 }
 
 /**

@@ -3,8 +3,11 @@
 // Control thread. Looks, and opens and makes nothing, so that `check` may do it as any user; what only
 // an attempt can show (permissions) is found when the file is opened.
 
-import { statSync } from 'node:fs';
+import { accessSync, constants, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
+import { errnoSentence } from '../core/ffi/errno.ts';
+import { DIRECT_BODY_BYTES_MAX } from '../core/workers/filter-settings.ts';
+import { isMapping, mappings } from './semantics-walk.ts';
 import { about, type Violation } from './validate.ts';
 
 /**
@@ -23,7 +26,38 @@ export function checkFiles(root: unknown, file: string): Violation[] {
   };
   check('accessLog', 'path', logFileProblem, 'a file in a directory that exists, or "-" for standard output');
   check('acme', 'storage', directoryProblem, 'a directory, or a name for one in a directory that exists');
+  checkBodyFiles(root, file, violations);
   return violations;
+}
+
+/** Bodies of direct responses are read with the configuration. */
+function checkBodyFiles(root: unknown, file: string, violations: Violation[]): void {
+  if (!isMapping(root)) return;
+  for (const [route, path] of mappings(root.routes, ['routes'])) {
+    for (const [rule, rulePath] of mappings(route.rules, [...path, 'rules'])) {
+      for (const [{ directResponse }, filterPath] of mappings(rule.filters, [...rulePath, 'filters'])) {
+        if (!isMapping(directResponse) || typeof directResponse.bodyFile !== 'string') continue;
+        const problem = bodyFileProblem(resolve(dirname(resolve(file)), directResponse.bodyFile));
+        if (problem === undefined) continue;
+        const at = [...filterPath, 'directResponse', 'bodyFile'];
+        const expected = 'a file of at most 64 KiB that can be read';
+        violations.push({ path: at, part: 'value', problem: `${about(at)}${problem}`, expected });
+      }
+    }
+  }
+}
+
+/** Why a file cannot be the body of a direct response. */
+function bodyFileProblem(path: string): string | undefined {
+  try {
+    const status = statSync(path);
+    if (!status.isFile()) return `${path} is not a file`;
+    if (status.size > DIRECT_BODY_BYTES_MAX) return `${path} has ${status.size} bytes`;
+    accessSync(path, constants.R_OK);
+    return undefined;
+  } catch (error) {
+    return `${path} cannot be read (${errnoSentence((error as NodeJS.ErrnoException).errno ?? 0)})`;
+  }
 }
 
 /** Why an absolute name cannot be that of a directory, existing or to be made. */

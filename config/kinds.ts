@@ -61,12 +61,12 @@ interface Options<T> {
 const DURATION_MAX_MS = 168 * 3_600_000;
 
 /** A duration of at least 1 ms, or also 0 where `zero` says what that means. */
-export function duration(options: Options<string> & { zero?: string; maxMs?: number }) {
+export function duration(options: Options<string> & { zero?: string; minMs?: number; maxMs?: number }) {
   const maxMs = options.maxMs ?? DURATION_MAX_MS;
-  const minMs = options.zero === undefined ? 1 : 0;
+  const minMs = options.zero === undefined ? (options.minMs ?? 1) : 0;
   const range =
     options.zero === undefined
-      ? `1ms to ${formatDuration(maxMs)}`
+      ? `${formatDuration(minMs)} to ${formatDuration(maxMs)}`
       : `up to ${formatDuration(maxMs)}; 0: ${options.zero}`;
   const problem = (text: string): string | undefined => {
     const ms = parseDurationMs(text);
@@ -121,6 +121,13 @@ export function integer(options: Options<number> & { min: number; max: number; z
   const range = `${options.min} to ${options.max}${options.zero === undefined ? '' : `; 0: ${options.zero}`}`;
   const note: Note = { type: 'integer', expected: `a whole number (${range})`, range, numeric: true };
   return schema.wholeNumber({ minimum: options.min, maximum: options.max, ...annotate(options, note) });
+}
+
+/** A number in a range, with or without a fraction. */
+export function decimal(options: Options<number> & { min: number; max: number; zero?: string }) {
+  const range = `${options.min} to ${options.max}${options.zero === undefined ? '' : `; 0: ${options.zero}`}`;
+  const note: Note = { type: 'number', expected: `a number (${range})`, range, numeric: true };
+  return schema.number({ minimum: options.min, maximum: options.max, ...annotate(options, note) });
 }
 
 /** A whole number in a range, or the word `auto`. */

@@ -7,7 +7,7 @@ import { LineCounter } from 'yaml';
 import { errnoSentence } from '../core/ffi/errno.ts';
 import type { Config } from './config.ts';
 import type { Environment } from './env.ts';
-import type { ConfigError, Finding } from './errors.ts';
+import type { ConfigError, ConfigWarning, Finding } from './errors.ts';
 import { checkFiles } from './files.ts';
 import { normalise } from './normalise.ts';
 import { type ConfigInput, configSchema } from './schema.ts';
@@ -19,8 +19,18 @@ import { readPlainYaml } from './yaml-plain.ts';
 
 export { type ConfigError, formatConfigError } from './errors.ts';
 
+/** A valid configuration. */
+export interface Loaded {
+  config: Config;
+  /**
+   * Judges what the configuration means: warnings in file order. Takes its time, so that it is asked for
+   * when there is some; `quick` leaves out the lines and columns of a large file, which take most of it.
+   */
+  warnings: (quick?: boolean) => Promise<ConfigWarning[]>;
+}
+
 /** A valid configuration, or what is wrong with it. */
-export type LoadResult = { config: Config } | { errors: ConfigError[] };
+export type LoadResult = Loaded | { errors: ConfigError[] };
 
 /**
  * Shortest text, in UTF-16 units, for which the quick reader is tried: below, the yaml package takes
@@ -41,7 +51,7 @@ function load(text: string, file: string, env: Environment, check: (value: unkno
   if (text.length >= QUICK_TEXT_MIN) {
     const value = readPlainYaml(text, env);
     // Whatever is wrong, the thorough way below finds it again, and its place.
-    if (value !== undefined && check(value).length === 0) return { config: normalise(value as ConfigInput, file) };
+    if (value !== undefined && check(value).length === 0) return loaded(value as ConfigInput, text, file, env);
   }
   const yaml = readYaml(text, env);
   const findings: Finding[] = [...yaml.findings];
@@ -51,7 +61,31 @@ function load(text: string, file: string, env: Environment, check: (value: unkno
     }
   }
   if (findings.length > 0) return { errors: place(findings, text, file) };
-  return { config: normalise(yaml.value as ConfigInput, file) };
+  return loaded(yaml.value as ConfigInput, text, file, env);
+}
+
+function loaded(input: ConfigInput, text: string, file: string, env: Environment): Loaded {
+  const config = normalise(input, file);
+  return {
+    config,
+    warnings: async (quick = false) => {
+      const { judge } = await import('./warnings.ts');
+      const found = judge({ config, input });
+      if (found.length === 0) return [];
+      if (quick && text.length >= QUICK_TEXT_MIN) {
+        return found.map(({ name, message }) => ({ file, line: 0, column: 0, name, message }));
+      }
+      const { locate } = readYaml(text, env);
+      const lines = lineCounter(text);
+      return found
+        .map((finding) => ({ ...finding, offset: locate(finding.path, finding.part) }))
+        .toSorted((a, b) => a.offset - b.offset)
+        .map(({ offset, name, message }) => {
+          const { line, col } = lines.linePos(offset);
+          return { file, line, column: col, name, message };
+        });
+    },
+  };
 }
 
 /** Finds what is wrong with other files that a configuration, read from `file`, names. */
@@ -97,10 +131,8 @@ function readProblem(error: unknown): string {
 }
 
 /** Lines and columns for offsets, in the order of the file. */
-function place(findings: Finding[], text: string, file: string): ConfigError[] {
-  const lines = new LineCounter();
-  lines.addNewLine(0);
-  for (let at = text.indexOf('\n'); at >= 0; at = text.indexOf('\n', at + 1)) lines.addNewLine(at + 1);
+export function place(findings: Finding[], text: string, file: string): ConfigError[] {
+  const lines = lineCounter(text);
   return findings
     .toSorted((a, b) => a.offset - b.offset)
     .map(({ offset, problem, expected, hint }) => {
@@ -114,4 +146,12 @@ function place(findings: Finding[], text: string, file: string): ConfigError[] {
         ...(hint === undefined ? {} : { hint }),
       };
     });
+}
+
+/** Finds lines and columns of offsets in a text. */
+function lineCounter(text: string): LineCounter {
+  const lines = new LineCounter();
+  lines.addNewLine(0);
+  for (let at = text.indexOf('\n'); at >= 0; at = text.indexOf('\n', at + 1)) lines.addNewLine(at + 1);
+  return lines;
 }

@@ -155,3 +155,24 @@ function dnsNameProblem(name: string): string | undefined {
 function canonicalIp(host: string): string {
   return decodeSockaddr(encodeSockaddr(host, 0)!, 0)!.host;
 }
+
+/** Begins the address of an endpoint that stands for SRV records. */
+export const SRV_PREFIX = 'srv:';
+
+/** What is wrong with the name of SRV records (RFC 2782): `_service._proto.name`, or any other DNS name. */
+export function srvNameProblem(text: string): string | undefined {
+  const name = text.toLowerCase().replace(/\.$/, '');
+  if (name === '') return 'has no name';
+  if (/:\d*$/.test(name)) return 'has a port, which is what SRV records are to tell';
+  if (isIP(name) > 0) return 'is an IP address, not the name of SRV records';
+  return dnsNameProblem(name);
+}
+
+/** What is wrong with the address of a name server: an IP address, with or without port. */
+export function dnsServerProblem(text: string): string | undefined {
+  if (isIP(text) > 0 && !text.includes('%')) return undefined;
+  const address = parseAddress(text);
+  if (typeof address === 'string') return address === 'has no port' ? 'is not an IP address' : address;
+  if (!address.isIp) return 'is not an IP address';
+  return address.port === 0 ? 'has port 0' : undefined;
+}

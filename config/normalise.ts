@@ -5,6 +5,7 @@
 
 import { dirname, resolve } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
+import type { RuleFilterSettings } from '../core/workers/filter-settings.ts';
 import {
   type BackendPolicySettings,
   type EndpointPolicySettings,
@@ -15,27 +16,42 @@ import {
   type RefPolicySettings,
   type RulePolicySettings,
 } from '../core/workers/policies.ts';
+import { balancerSettings, endpointPlaceSettings, sessionSettings, subsetSettings } from './balancer-normalise.ts';
+import { breakerSettings } from './breaker-normalise.ts';
+import { compressionSettings, mirrorSettings } from './compression-normalise.ts';
+import { adaptiveSettings } from './adaptive-schema.ts';
 import type {
   AcmeConfig,
   AdminConfig,
   BackendConfig,
   BackendRefConfig,
   Config,
+  EndpointConfig,
   ListenerConfig,
   RouteConfig,
   RuleConfig,
   StreamRouteConfig,
 } from './config.ts';
-import { canonicalHostname, listenAddress, parseAddress } from './names.ts';
+import { dnsConfig, endpointPlace } from './endpoint-normalise.ts';
+import { endpointFileSchema } from './endpoint-schema.ts';
+import { refFilters, ruleFilters } from './filter-normalise.ts';
+import { healthCheckConfig, outlierSettings } from './health-normalise.ts';
+import { matchConfig } from './match-normalise.ts';
+import { canonicalHostname, listenAddress } from './names.ts';
+import { overloadConfig, rateLimits, redisConfig } from './rate-limit-normalise.ts';
+import { recorderConfig } from './recorder-schema.ts';
+import { priorityNumber, retryBudgetSettings, retrySettings } from './retry-normalise.ts';
 import { type ConfigInput, configSchema } from './schema.ts';
 import { nodeOf, type SchemaNode } from './schema-builder.ts';
 import { backendTlsConfig, listenerProtocols, listenerTlsConfig } from './tls-normalise.ts';
 import { parseDurationMs, parseSizeBytes } from './units.ts';
 
 type BackendInput = ConfigInput['backends'][number];
+type EndpointInput = NonNullable<BackendInput['endpoints']>[number];
 type ListenerInput = ConfigInput['listeners'][number];
 type RouteInput = ConfigInput['routes'][number];
 type RuleInput = RouteInput['rules'][number];
+type RefInput = NonNullable<RuleInput['backendRefs']>[number];
 
 /** The normalised configuration of a valid `input` that was read from `file`. Changes `input`. */
 export function normalise(input: ConfigInput, file: string): Config {
@@ -58,6 +74,7 @@ export function normalise(input: ConfigInput, file: string): Config {
         ? null
         : { path: filePath(input.accessLog.path, path), format: input.accessLog.format! },
     failureRecords: { slowThresholdMs: durationMs(input.failureRecords!.slowThreshold!) },
+    recorder: recorderConfig(input.recorder),
     drainTimeoutMs: durationMs(input.drainTimeout!),
     responseReasonHeader: input.responseReasonHeader ?? '',
     headers: {
@@ -93,12 +110,15 @@ export function normalise(input: ConfigInput, file: string): Config {
       controlFramesPerSecondMax: http2.maxControlFramesPerSecond!,
     },
     acme: input.acme === undefined ? null : acmeConfig(input.acme, fileOf),
+    dns: dnsConfig(input.dns!),
+    redis: input.redis === undefined ? null : redisConfig(input.redis, fileOf),
+    overload: overloadConfig(input.overload!),
     listeners,
-    routes: input.routes.filter(({ kind }) => kind === 'HTTP').map(routeConfig),
+    routes: input.routes.filter(({ kind }) => kind === 'HTTP').map((route) => routeConfig(route, fileOf)),
     streamRoutes: input.routes
       .filter(({ kind }) => kind !== 'HTTP')
       .map((route) => streamRouteConfig(route, listeners)),
-    backends: input.backends.map((backend) => backendConfig(backend, fileOf)),
+    backends: input.backends.map((backend) => backendConfig(backend, fileOf, input.zone ?? '')),
   };
 }
 
@@ -164,12 +184,12 @@ function redirectConfig(input: { port?: number; status?: number }): { port: numb
   };
 }
 
-function routeConfig(input: RouteInput): RouteConfig {
+function routeConfig(input: RouteInput, fileOf: (name: string) => string): RouteConfig {
   return {
     name: input.name,
     listeners: input.listeners ?? null,
     hostnames: input.hostnames?.map(canonicalHostname) ?? null,
-    rules: input.rules.map(ruleConfig),
+    rules: input.rules.map((rule, index) => ruleConfig(rule, fileOf, `${input.name}/${index}`)),
   };
 }
 
@@ -185,54 +205,89 @@ function streamRouteConfig(input: RouteInput, listeners: readonly ListenerConfig
     kind,
     listeners: input.listeners ?? suitable.map(({ name }) => name),
     hostnames: input.hostnames?.map(canonicalHostname) ?? [],
-    backendRefs: input.rules[0]!.backendRefs.map(refConfig),
+    backendRefs: (input.rules[0]!.backendRefs ?? []).map((ref) => refConfig(ref, null, [])),
   };
 }
 
-function ruleConfig(input: RuleInput): RuleConfig {
+/** `place` names the rule in the file. */
+function ruleConfig(input: RuleInput, fileOf: (name: string) => string, place: string): RuleConfig {
   const matches = input.matches!.length > 0 ? input.matches! : [{ path: { type: 'PathPrefix', value: '/' } } as const];
+  const filters = ruleFilters(input.filters!, input.matches!, fileOf);
   return {
-    matches: matches.map((match) => ({ path: { type: match.path!.type!, value: match.path!.value! } })),
+    matches: matches.map(matchConfig),
     requestTimeoutMs: durationMs(input.timeouts!.request!),
     backendRequestTimeoutMs: durationMs(input.timeouts!.backendRequest!),
     grpcWeb: input.filters!.some(({ type }) => type === 'GrpcWeb'),
-    policy: rulePolicy(input),
-    backendRefs: input.backendRefs.map(refConfig),
+    policy: rulePolicy(input, filters, place),
+    backendRefs: (input.backendRefs ?? []).map((ref) => refConfig(ref, filters, input.matches!)),
   };
 }
 
-function refConfig(input: RuleInput['backendRefs'][number]): BackendRefConfig {
-  return { name: input.name, weight: input.weight!, policy: refPolicy(input) };
+function refConfig(
+  input: RefInput,
+  filters: RuleFilterSettings | null,
+  matches: NonNullable<RuleInput['matches']>,
+): BackendRefConfig {
+  return { name: input.name, weight: input.weight!, policy: refPolicy(input, filters, matches) };
 }
 
 /** The policy of a rule, or null when it says nothing beyond the defaults. */
-function rulePolicy(input: RuleInput): RulePolicySettings | null {
+function rulePolicy(input: RuleInput, filters: RuleFilterSettings | null, place: string): RulePolicySettings | null {
   const policy: RulePolicySettings = {
+    retry: retrySettings(input.retry),
+    priority: priorityNumber(input.priority!),
+    filters,
+    sessionPersistence: sessionSettings(input, place),
     streamIdleTimeoutMs: durationMs(input.timeouts!.streamIdle!),
+    rateLimits: rateLimits(input.rateLimits!),
+    compression: compressionSettings(input.filters!),
+    mirrors: mirrorSettings(input.filters!),
   };
   return isDeepStrictEqual(policy, noRulePolicy) ? null : policy;
 }
 
 /** The policy of a backend reference, or null when it says nothing beyond the defaults. */
-function refPolicy(_input: RuleInput['backendRefs'][number]): RefPolicySettings | null {
-  const policy: RefPolicySettings = {};
+function refPolicy(
+  input: RefInput,
+  filters: RuleFilterSettings | null,
+  matches: NonNullable<RuleInput['matches']>,
+): RefPolicySettings | null {
+  const policy: RefPolicySettings = {
+    subset: subsetSettings(input.subset),
+    filters: refFilters(input.filters ?? [], filters, matches),
+  };
   return isDeepStrictEqual(policy, noRefPolicy) ? null : policy;
 }
 
-function backendConfig(input: BackendInput, fileOf: (name: string) => string): BackendConfig {
-  const endpoints = input.endpoints.map((endpoint) => {
-    const address = typeof endpoint === 'string' ? endpoint : endpoint.address;
-    const parsed = parseAddress(address);
-    if (typeof parsed === 'string') throw new Error(`address "${address}" ${parsed}`);
-    const weight = typeof endpoint === 'string' ? 1 : endpoint.weight!;
-    return { address, ...parsed, weight, policy: endpointPolicy(endpoint) };
-  });
+/** The endpoints of a valid list that stands in a file of its own. Changes `input`. */
+export function normaliseEndpoints(input: EndpointInput[]): EndpointConfig[] {
+  fillDefaults(nodeOf(endpointFileSchema), input);
+  return input.map(endpointConfig);
+}
+
+function endpointConfig(endpoint: EndpointInput): EndpointConfig {
+  const address = typeof endpoint === 'string' ? endpoint : endpoint.address;
+  const weight = typeof endpoint === 'string' ? 1 : endpoint.weight!;
+  return { address, ...endpointPlace(address), weight, policy: endpointPolicy(endpoint) };
+}
+
+function backendConfig(input: BackendInput, fileOf: (name: string) => string, zone: string): BackendConfig {
+  const endpoints = (input.endpoints ?? []).map(endpointConfig);
   const http2 = input.http2!;
   return {
     name: input.name,
     endpoints,
+    endpointsFile: input.endpointsFile === undefined ? null : fileOf(input.endpointsFile),
+    healthCheck: input.healthCheck === undefined ? null : healthCheckConfig(input.healthCheck, input.tls !== undefined),
     protocol: input.protocol!,
-    tls: input.tls === undefined ? null : backendTlsConfig(input.tls, endpoints, fileOf),
+    tls:
+      input.tls === undefined
+        ? null
+        : backendTlsConfig(
+            input.tls,
+            endpoints.filter(({ srv }) => !srv),
+            fileOf,
+          ),
     proxyProtocol: input.proxyProtocol === undefined ? 0 : input.proxyProtocol === 'v1' ? 1 : 2,
     http2: {
       streamsPerConnectionMax: http2.maxConcurrentStreams!,
@@ -240,7 +295,7 @@ function backendConfig(input: BackendInput, fileOf: (name: string) => string): B
       pingIntervalMs: durationMs(http2.pingInterval!),
       pingTimeoutMs: durationMs(http2.pingTimeout!),
     },
-    policy: backendPolicy(input),
+    policy: backendPolicy(input, zone),
     connectTimeoutMs: durationMs(input.connectTimeout!),
     idleTimeoutMs: durationMs(input.idleTimeout!),
     idleConnectionsMax: input.maxIdleConnections!,
@@ -249,13 +304,21 @@ function backendConfig(input: BackendInput, fileOf: (name: string) => string): B
 }
 
 /** How a backend's requests are balanced, limited and judged. */
-function backendPolicy(_input: BackendInput): BackendPolicySettings {
-  return noBackendPolicy;
+function backendPolicy(input: BackendInput, zone: string): BackendPolicySettings {
+  return {
+    ...noBackendPolicy,
+    balancer: balancerSettings(input.loadBalancer!, zone),
+    circuitBreaker: breakerSettings(input.circuitBreaker),
+    adaptiveConcurrency: adaptiveSettings(input.adaptiveConcurrency),
+    retryBudget: retryBudgetSettings(input.retryBudget!),
+    outlierDetection: input.outlierDetection === undefined ? null : outlierSettings(input.outlierDetection),
+  };
 }
 
 /** What is known of an endpoint besides its address and weight. */
-function endpointPolicy(_input: BackendInput['endpoints'][number]): EndpointPolicySettings {
-  return noEndpointPolicy;
+function endpointPolicy(input: EndpointInput): EndpointPolicySettings {
+  if (typeof input === 'string') return noEndpointPolicy;
+  return { ...noEndpointPolicy, place: endpointPlaceSettings(input), draining: input.draining! };
 }
 
 function durationMs(value: string | number): number {

@@ -14,9 +14,11 @@ import type {
   TInteger,
   TLiteral,
   TLiteralValue,
+  TNumber,
   TObject,
   TOptional,
   TProperties,
+  TRecord,
   TSchema,
   TString,
   TUnion,
@@ -24,11 +26,15 @@ import type {
 
 /** A schema as this program reads it: the keywords of JSON Schema that the configuration uses. */
 export interface SchemaNode {
-  type?: 'object' | 'array' | 'string' | 'integer' | 'boolean';
+  type?: 'object' | 'array' | 'string' | 'integer' | 'number' | 'boolean';
   description?: string;
   default?: unknown;
   properties?: Record<string, SchemaNode>;
   required?: string[];
+  /** Of a mapping with keys of the user's own: what each of them holds, what they may be called, how many there are. */
+  additionalProperties?: boolean | SchemaNode;
+  propertyNames?: { pattern: string };
+  maxProperties?: number;
   items?: SchemaNode;
   minItems?: number;
   maxItems?: number;
@@ -60,6 +66,11 @@ export function wholeNumber(options: Options): TInteger {
   return make({ type: 'integer', ...options });
 }
 
+/** Any number. */
+export function number(options: Options): TNumber {
+  return make({ type: 'number', ...options });
+}
+
 /** true or false. */
 export function flag(options: Options): TBoolean {
   return make({ type: 'boolean', ...options });
@@ -83,6 +94,16 @@ export function union<const T extends TSchema[]>(branches: readonly [...T], opti
 /** A list. */
 export function list<T extends TSchema>(items: T, options: Options): TArray<T> {
   return make({ type: 'array', items, ...options });
+}
+
+/** A mapping from names of the user's own, which match `pattern`, to values; `maxProperties` of them. */
+export function dictionary<T extends TSchema>(
+  values: T,
+  pattern: string,
+  maxProperties: number,
+  options: Options,
+): TRecord<'^.*$', T> {
+  return make({ type: 'object', additionalProperties: values, propertyNames: { pattern }, maxProperties, ...options });
 }
 
 /** A key of a mapping that may be absent. */

@@ -7,11 +7,16 @@
 // Spec: Gateway API v1 HTTPRoute; JSON Schema draft 2020-12.
 
 import type { Static } from 'typebox';
+import { adaptiveConcurrencySchema } from './adaptive-schema.ts';
 import { validateAccessLogTemplate } from '../core/telemetry/access-log-format.ts';
+import { loadBalancerSchema, sessionPersistenceSchema, subsetSchema, zoneSchema } from './balancer-schema.ts';
+import { breakerSchema } from './breaker-schema.ts';
+import { dnsSchema, endpointListSchema, endpointsFileSchema } from './endpoint-schema.ts';
+import { filtersSchema, framingHeaders, refFiltersSchema } from './filter-schema.ts';
+import { healthCheckSchema, outlierDetectionSchema } from './health-schema.ts';
 import {
   boolean,
   duration,
-  endpointAddress,
   hostname,
   integer,
   integerOrAuto,
@@ -20,27 +25,18 @@ import {
   type Note,
   name,
   oneOf,
-  pathValue,
   reference,
   text,
   token,
 } from './kinds.ts';
 import { backendHttp2Schema, http2Schema, limitsSchema, timeoutsSchema } from './limits.ts';
+import { matchSchema } from './match-schema.ts';
+import { overloadSchema } from './overload-schema.ts';
+import { rateLimitsSchema, redisSchema } from './rate-limit-schema.ts';
+import { recorderSchema } from './recorder-schema.ts';
+import { prioritySchema, retryBudgetSchema, retrySchema } from './retry-schema.ts';
 import { flag, list, literal, mapping, maybe, union } from './schema-builder.ts';
 import { acmeSchema, backendTlsSchema, listenerTlsSchema } from './tls-schema.ts';
-
-/** Header fields that frame or route messages; a configured header must not overwrite them. */
-const framingHeaders = [
-  'connection',
-  'content-length',
-  'date',
-  'host',
-  'keep-alive',
-  'te',
-  'trailer',
-  'transfer-encoding',
-  'upgrade',
-];
 
 /** Where the admin listener listens unless configured otherwise. */
 export const ADMIN_ADDRESS_DEFAULT = '127.0.0.1:9901';
@@ -209,33 +205,6 @@ const listenerSchema = mapping(
   { description: 'One listening address.' },
 );
 
-const matchSchema = mapping(
-  {
-    path: maybe(
-      mapping(
-        {
-          type: maybe(
-            oneOf(['Exact', 'PathPrefix'], {
-              default: 'PathPrefix',
-              description:
-                '`Exact` compares the whole path; `PathPrefix` whole path elements, so that `/foo` matches `/foo` and `/foo/bar` but not `/foobar`.',
-            }),
-          ),
-          value: maybe(
-            pathValue({
-              default: '/',
-              description:
-                'Path to compare with, byte by byte and without the query. A slash at the end of a prefix is ignored.',
-            }),
-          ),
-        },
-        { default: {}, description: 'Condition on the path. Default: every path.' },
-      ),
-    ),
-  },
-  { description: 'One condition on requests.' },
-);
-
 const ruleSchema = mapping(
   {
     matches: maybe(
@@ -273,37 +242,37 @@ const ruleSchema = mapping(
         { default: {}, description: 'Timeouts of requests that this rule takes.' },
       ),
     ),
-    filters: maybe(
+    retry: maybe(retrySchema),
+    priority: maybe(prioritySchema),
+    filters: maybe(filtersSchema),
+    sessionPersistence: maybe(sessionPersistenceSchema),
+    rateLimits: maybe(rateLimitsSchema),
+    backendRefs: maybe(
       list(
         mapping(
           {
-            type: oneOf(['GrpcWeb'], {
-              description:
-                '`GrpcWeb`: requests of gRPC-Web clients become gRPC; the backends of the rule speak h2 or h2c. Other requests pass.',
-            }),
+            name: reference('backend', 'Name of a backend.'),
+            weight: maybe(
+              integer({
+                default: 1,
+                min: 0,
+                max: 1_000_000,
+                zero: 'gets no request',
+                description: 'Share of the requests, relative to the sum of the weights in this rule.',
+              }),
+            ),
+            subset: maybe(subsetSchema),
+            filters: maybe(refFiltersSchema),
           },
-          { description: 'One filter.' },
+          { description: 'One backend and its share.' },
         ),
-        { default: [], maxItems: 16, description: 'What is done to requests and responses on their way.' },
-      ),
-    ),
-    backendRefs: list(
-      mapping(
         {
-          name: reference('backend', 'Name of a backend.'),
-          weight: maybe(
-            integer({
-              default: 1,
-              min: 0,
-              max: 1_000_000,
-              zero: 'gets no request',
-              description: 'Share of the requests, relative to the sum of the weights in this rule.',
-            }),
-          ),
+          minItems: 1,
+          maxItems: 1024,
+          description:
+            'Backends that share the requests of this rule. Absent: only where a filter answers (RequestRedirect, DirectResponse).',
         },
-        { description: 'One backend and its share.' },
       ),
-      { minItems: 1, maxItems: 1024, description: 'Backends that share the requests of this rule.' },
     ),
   },
   { description: 'One rule of a route.' },
@@ -346,38 +315,11 @@ const routeSchema = mapping(
   { description: 'One route: hosts, and rules for their paths.' },
 );
 
-const endpointSchema = union(
-  [
-    endpointAddress({ description: 'Address of the endpoint.' }),
-    mapping({
-      address: endpointAddress({ description: 'IP address or DNS name, and port.' }),
-      weight: maybe(
-        integer({
-          default: 1,
-          min: 1,
-          max: 65535,
-          description: 'Share of the requests, relative to the other endpoints of the backend.',
-        }),
-      ),
-    }),
-  ],
-  {
-    description: 'One endpoint: `"host:port"`, or a mapping with address and weight.',
-    [NOTE]: {
-      type: 'address or mapping',
-      expected: 'host:port, or a mapping with an address',
-    } satisfies Note,
-  },
-);
-
 const backendSchema = mapping(
   {
     name: name('Name of the backend, unique among backends.'),
-    endpoints: list(endpointSchema, {
-      minItems: 1,
-      maxItems: 4096,
-      description: 'Where the backend runs: addresses or DNS names, each with a port.',
-    }),
+    endpoints: maybe(endpointListSchema),
+    endpointsFile: maybe(endpointsFileSchema),
     protocol: maybe(
       oneOf(['http/1.1', 'h2', 'h2c'], {
         default: 'http/1.1',
@@ -393,19 +335,12 @@ const backendSchema = mapping(
       }),
     ),
     http2: maybe(backendHttp2Schema),
-    loadBalancer: maybe(
-      mapping(
-        {
-          policy: maybe(
-            oneOf(['RoundRobin'], {
-              default: 'RoundRobin',
-              description: '`RoundRobin`: in turn, by weight.',
-            }),
-          ),
-        },
-        { default: {}, description: 'How requests are spread over the endpoints.' },
-      ),
-    ),
+    loadBalancer: maybe(loadBalancerSchema),
+    healthCheck: maybe(healthCheckSchema),
+    outlierDetection: maybe(outlierDetectionSchema),
+    circuitBreaker: maybe(breakerSchema),
+    adaptiveConcurrency: maybe(adaptiveConcurrencySchema),
+    retryBudget: maybe(retryBudgetSchema),
     connectTimeout: maybe(duration({ default: '2s', description: 'Time for establishing a connection.' })),
     idleTimeout: maybe(
       duration({
@@ -484,6 +419,7 @@ export const configSchema = mapping(
         { default: {}, description: 'Records of failed and slow requests, for `portcullis explain`.' },
       ),
     ),
+    recorder: maybe(recorderSchema),
     drainTimeout: maybe(
       duration({
         default: '30s',
@@ -528,6 +464,10 @@ export const configSchema = mapping(
     timeouts: maybe(timeoutsSchema),
     http2: maybe(http2Schema),
     acme: maybe(acmeSchema),
+    redis: maybe(redisSchema),
+    overload: maybe(overloadSchema),
+    dns: maybe(dnsSchema),
+    zone: maybe(zoneSchema),
     listeners: list(listenerSchema, { minItems: 1, maxItems: 1024, description: 'Where clients connect.' }),
     routes: list(routeSchema, { description: 'Which requests go to which backends. May be empty.' }),
     backends: list(backendSchema, { description: 'Where requests can go. May be empty.' }),

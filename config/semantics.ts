@@ -4,15 +4,16 @@
 // therefore it takes nothing for granted about the shape of what it reads, and skips what is wrong
 // already. Spec: Gateway API HTTPRouteTimeouts (backendRequest at most request), BackendRef.weight.
 
+import { checkBalancing } from './balancer-semantics.ts';
+import { checkCompressionAndMirrors } from './compression-semantics.ts';
+import { checkEndpoints } from './endpoint-semantics.ts';
 import { describeValue } from './errors.ts';
-import {
-  canonicalHostname,
-  formatAddress,
-  hostnameProblem,
-  listenAddress,
-  listenAddressProblem,
-  parseAddress,
-} from './names.ts';
+import { checkFilters } from './filter-semantics.ts';
+import { checkHealth } from './health-semantics.ts';
+import { checkMatches } from './match-semantics.ts';
+import { canonicalHostname, formatAddress, hostnameProblem, listenAddress, listenAddressProblem } from './names.ts';
+import { checkAdaptiveConcurrency, checkRateLimits } from './rate-limit-semantics.ts';
+import { checkRetries } from './retry-semantics.ts';
 import { ADMIN_ADDRESS_DEFAULT, configSchema } from './schema.ts';
 import { nodeOf } from './schema-builder.ts';
 import {
@@ -40,9 +41,17 @@ export function checkSemantics(root: unknown): Violation[] {
   checkListenAddresses(root, report);
   checkEndpoints(root, report);
   checkRoutes(root, report);
+  checkMatches(root, report);
   checkLimits(root, report);
   checkTls(root, report);
+  checkRateLimits(root, report);
+  checkAdaptiveConcurrency(root, report);
+  checkFilters(root, report);
+  checkCompressionAndMirrors(root, report);
+  checkHealth(root, report);
+  checkBalancing(root, report);
   checkStreams(root, report);
+  checkRetries(root, report);
   return violations;
 }
 
@@ -116,20 +125,6 @@ function isWildcard(host: string): boolean {
 
 function isIpv6(host: string): boolean {
   return host.includes(':');
-}
-
-function checkEndpoints(root: Mapping, report: Report): void {
-  for (const [backend, path] of mappings(root.backends, ['backends'])) {
-    const seen = new Map<string, Path>();
-    for (const [endpoint, endpointPath] of items(backend.endpoints, [...path, 'endpoints'])) {
-      const address = isMapping(endpoint) ? endpoint.address : endpoint;
-      const parsed = typeof address === 'string' ? parseAddress(address) : '';
-      if (typeof parsed === 'string') continue;
-      const at = isMapping(endpoint) ? [...endpointPath, 'address'] : endpointPath;
-      const expected = 'each endpoint once, with a weight for a larger share';
-      unique(seen, formatAddress(parsed.host, parsed.port), at, 'the endpoint', expected, report);
-    }
-  }
 }
 
 function checkRoutes(root: Mapping, report: Report): void {

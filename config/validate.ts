@@ -54,6 +54,8 @@ function visit(schema: SchemaNode, value: unknown, path: Path, violations: Viola
   const objectSchema = schema.properties === undefined ? schema.anyOf?.find(({ properties }) => properties) : schema;
   if (isObject && objectSchema !== undefined) {
     visitObject(objectSchema, value as Record<string, unknown>, path, violations);
+  } else if (isObject && typeof schema.additionalProperties === 'object') {
+    visitDictionary(schema, value as Record<string, unknown>, path, violations);
   } else if (Array.isArray(value) && schema.items !== undefined) {
     visitArray(schema, value, path, violations);
   } else if (!fits(schema, value)) {
@@ -92,6 +94,30 @@ function visitObject(schema: SchemaNode, object: Record<string, unknown>, path: 
   }
 }
 
+function visitDictionary(
+  schema: SchemaNode,
+  object: Record<string, unknown>,
+  path: Path,
+  violations: Violation[],
+): void {
+  const { maxProperties = Number.POSITIVE_INFINITY, propertyNames } = schema;
+  const entries = Object.entries(object);
+  if (entries.length > maxProperties) {
+    const problem = `${about(path)}has ${entries.length} keys`;
+    violations.push({ path, part: 'value', problem, expected: `at most ${maxProperties}` });
+    return;
+  }
+  for (const [key, value] of entries) {
+    const at = [...path, key];
+    if (propertyNames === undefined || new RegExp(propertyNames.pattern, 'u').test(key)) {
+      visit(schema.additionalProperties as SchemaNode, value, at, violations);
+    } else {
+      const problem = `${about(path)}the key ${JSON.stringify(key)} is not a name`;
+      violations.push({ path: at, part: 'key', problem, expected: expectedOf(schema) });
+    }
+  }
+}
+
 function visitArray(schema: SchemaNode, list: unknown[], path: Path, violations: Violation[]): void {
   const { minItems = 0, maxItems = Number.POSITIVE_INFINITY } = schema;
   if (list.length < minItems) {
@@ -119,6 +145,9 @@ function fits(schema: SchemaNode, value: unknown): boolean {
   } else if (schema.type === 'integer') {
     if (typeof value !== 'number' || !Number.isSafeInteger(value)) return false;
     if (value < (schema.minimum ?? value) || value > (schema.maximum ?? value)) return false;
+  } else if (schema.type === 'number') {
+    if (typeof value !== 'number' || !Number.isFinite(value)) return false;
+    if (value < (schema.minimum ?? value) || value > (schema.maximum ?? value)) return false;
   } else if (schema.type !== 'boolean' || typeof value !== 'boolean') {
     return false;
   }
@@ -133,7 +162,7 @@ function leafViolation(schema: SchemaNode, value: unknown, path: Path): Violatio
   const textNote = text ? (schema.anyOf?.map(noteOf).find((branch) => branch?.problem !== undefined) ?? note) : note;
   const single = text || typeof value === 'number';
   const said = single ? textNote?.problem?.(String(value)) : undefined;
-  const problem = said ?? (note?.numeric === true ? numberProblem(value) : 'is not valid');
+  const problem = said ?? (note?.numeric === true ? numberProblem(value, schema.type === 'number') : 'is not valid');
   const named = text ? suggest(value, textNote?.names ?? []) : undefined;
   const guess = (single ? textNote?.suggest?.(String(value)) : undefined) ?? named;
   const mapping = schema.properties ?? schema.items?.properties;
@@ -154,9 +183,9 @@ function hintAtColon(text: string, known: readonly string[]): string | undefined
   return JSON.stringify(`${key}: ${value}`.slice(0, 60));
 }
 
-function numberProblem(value: unknown): string {
-  if (typeof value === 'string' && /^-?\d+$/.test(value)) return 'is quoted text, not a number';
-  return typeof value === 'number' && Number.isInteger(value) ? 'is out of range' : 'is not valid';
+function numberProblem(value: unknown, fractions: boolean): string {
+  if (typeof value === 'string' && /^-?\d+(\.\d+)?$/.test(value)) return 'is quoted text, not a number';
+  return typeof value === 'number' && (Number.isInteger(value) || fractions) ? 'is out of range' : 'is not valid';
 }
 
 /** What would be right at a place, for "expected ...". */

@@ -8,32 +8,38 @@
 import { compileSnapshot } from '../config/compile.ts';
 import { compileRoutesOffThread } from '../config/compile-off-thread.ts';
 import type { Config } from '../config/config.ts';
-import type { ConfigError } from '../config/errors.ts';
+import type { LoadResult } from '../config/load.ts';
 import { formatAddress } from '../config/names.ts';
 import { errnoSentence } from '../core/ffi/errno.ts';
 import { raiseDescriptorLimit } from '../core/ffi/process.ts';
-import type { HostPort } from '../core/ffi/sockaddr.ts';
+import type { RecorderSettings } from '../core/telemetry/request-recorder.ts';
 import { ListeningSockets, type ListenPlan } from '../core/workers/listening-sockets.ts';
 import { NodeSlots } from '../core/workers/node-slots.ts';
 import type { Snapshot } from '../core/workers/snapshot.ts';
 import { type ApplyReport, Supervisor } from '../core/workers/supervisor.ts';
 import { AccessLogOutput } from './access-log-output.ts';
 import type { AcmeCertificates } from './acme/certificates.ts';
+import { AdaptiveConcurrency } from './adaptive-concurrency.ts';
 import { AdminPort } from './admin-port.ts';
+import { BreakerWatch } from './breaker-watch.ts';
 import { workerConnections } from './capacity.ts';
 import { Certificates } from './certificates/certificates.ts';
 import { tryTls } from './certificates/try-tls.ts';
-import { errorsForLog } from './check.ts';
-import { EndpointResolver, lookupBySystem } from './endpoint-resolver.ts';
+import { errorsForLog, logWarnings } from './check.ts';
+import { Discovery } from './discovery/discovery.ts';
 import { ExitCode, ExitError } from './exit-codes.ts';
+import { Health } from './health/health.ts';
 import { listenFailureSentence } from './listen-failure.ts';
 import type { Logger } from './log.ts';
+import { OverloadMonitor, openDescriptors } from './overload.ts';
+import { RateLimiting } from './rate-limit/rate-limiting.ts';
+import { recorderSettings } from './replay/recordings.ts';
 import { restartOnlyChanges, workerCountOf } from './restart-only.ts';
 import { SerialQueue } from './serial-queue.ts';
 import { GatewayState } from './state.ts';
 
 /** Reads the configuration anew. */
-export type LoadConfig = () => { config: Config } | { errors: ConfigError[] };
+export type LoadConfig = () => LoadResult;
 
 /** Module that each packet thread runs. */
 const WORKER_FILE = new URL('../core/workers/worker.ts', import.meta.url);
@@ -56,13 +62,20 @@ export class App {
   private readonly slots: NodeSlots;
   private readonly sockets: ListeningSockets;
   private readonly supervisor: Supervisor;
-  private readonly resolver: EndpointResolver;
+  private readonly rateLimiting: RateLimiting;
+  private readonly overload: OverloadMonitor;
+  private readonly adaptive: AdaptiveConcurrency;
+  private readonly discovery: Discovery;
+  private readonly health: Health;
+  private readonly breakers: BreakerWatch;
   private readonly accessLog: AccessLogOutput;
   /** Certificates in use; ACME supplies its own and sets its challenges here. */
   readonly certificates: Certificates;
   /** Loaded when a configuration first asks for it: most never do. */
   private acme: AcmeCertificates | undefined;
   private admin: AdminPort | null = null;
+  /** What requests of the running configuration are recorded with. */
+  private recorder: RecorderSettings | null = null;
   /** Compiled routes of the running configuration. */
   private routes = new SharedArrayBuffer(0);
   private readonly changes = new SerialQueue();
@@ -126,13 +139,33 @@ export class App {
       shared: (index) => state.areas[index]!,
       sockets,
       log: logger.log,
+      onLimitQuestions: (questions, answer) => this.rateLimiting.ask(questions, answer),
     });
+    this.rateLimiting = new RateLimiting(this.slots.limits, logger.log);
+    state.rateLimiting = this.rateLimiting;
+    this.overload = new OverloadMonitor(
+      {
+        metrics: state.metrics,
+        connectionsMax,
+        descriptorsMax: raiseDescriptorLimit().soft,
+        descriptorsFixed: openDescriptors(),
+        node: this.slots.state,
+      },
+      logger.log,
+    );
+    state.overload = this.overload;
+    this.adaptive = new AdaptiveConcurrency(this.slots.state);
+    state.adaptiveStates = () => this.adaptive.states();
     state.workerStates = () => this.supervisor.states();
     this.accessLog = new AccessLogOutput(
       state.areas.map(({ accessLog }) => accessLog),
       logger.log,
     );
-    this.resolver = new EndpointResolver(lookupBySystem, logger.log, () => this.addressesChanged());
+    this.discovery = new Discovery(logger.log, () => this.endpointsChanged());
+    this.health = new Health(this.slots.state, logger.log);
+    state.backendStates = () => this.health.states();
+    this.breakers = new BreakerWatch(this.slots.state, logger.log);
+    state.breakerStates = () => this.breakers.states();
     this.certificates = certificates;
     state.certificateStates = () => certificates.states();
     certificates.listen({
@@ -188,7 +221,9 @@ export class App {
   async drain(): Promise<number> {
     const { drainTimeoutMs } = this.state.config;
     this.state.draining = true;
-    this.resolver.close();
+    this.discovery.close();
+    this.health.close();
+    this.breakers.close();
     await this.acme?.stop();
     this.certificates.close();
     return this.changes.run(() => this.supervisor.drain(Math.min(IDLE_GRACE_MS, drainTimeoutMs), drainTimeoutMs));
@@ -197,10 +232,15 @@ export class App {
   /** Ends all threads and closes everything, without waiting for exchanges. */
   async stop(): Promise<void> {
     this.state.draining = true;
-    this.resolver.close();
+    this.discovery.close();
+    this.health.close();
+    this.breakers.close();
     await this.acme?.stop();
     this.certificates.close();
     await this.supervisor.stop();
+    this.rateLimiting.close();
+    this.overload.close();
+    this.adaptive.close();
     await this.accessLog.close();
     this.admin?.close();
   }
@@ -210,6 +250,7 @@ export class App {
     const snapshot = await this.compile(config, 1);
     this.admin = await AdminPort.open(config.admin, this.state);
     await this.accessLog.use(config.accessLog);
+    this.health.admit(snapshot);
     const report = await this.supervisor.apply(snapshot, plan);
     if (report.late === this.workerCount) throw new ExitError(ExitCode.INTERNAL, 'no packet worker could be started.');
     this.adopt(config, snapshot);
@@ -226,8 +267,9 @@ export class App {
     };
     try {
       const loaded = this.load();
-      if ('errors' in loaded) refuse(errorsForLog(loaded.errors));
-      else await this.change(loaded.config, startMs);
+      if ('errors' in loaded) return refuse(errorsForLog(loaded.errors));
+      await this.change(loaded.config, startMs);
+      await logWarnings(loaded, this.logger.log);
     } catch (error) {
       if (error instanceof ExitError) refuse([error.message]);
       else refuse([`internal error: ${error instanceof Error ? error.stack : String(error)}`]);
@@ -251,6 +293,7 @@ export class App {
     }
     // From here on nothing is refused.
     this.logger.level = config.log.level;
+    this.health.admit(snapshot);
     const report = await this.supervisor.apply(snapshot, plan);
     // Afterwards, so that nothing is missing where it ends; where it begins, lines wait in the rings.
     await this.accessLog.use(config.accessLog);
@@ -283,19 +326,18 @@ export class App {
     this.state.recordApplied(report, durationMs);
   }
 
-  /** Other addresses behind the endpoints' names: a new snapshot of the same configuration. */
-  private addressesChanged(): void {
+  /** Other addresses behind names, or other endpoints in files: a new snapshot of the same configuration. */
+  private endpointsChanged(): void {
     this.changes
       .run(async () => {
-        if (this.state.draining) return;
-        const { config } = this.state;
-        const report = await this.applySame(config);
-        this.logger.log('info', 'endpoint addresses changed', {
+        if (this.state.draining || this.state.epoch === 0) return;
+        const report = await this.applySame(this.state.config);
+        this.logger.log('info', 'endpoints changed', {
           epoch: this.state.epoch,
           upstreamConnectionsClosed: report.upstreamClosed,
         });
       })
-      .catch((error: Error) => this.logger.log('error', 'endpoint addresses not updated', { cause: error.stack }));
+      .catch((error: Error) => this.logger.log('error', 'endpoints not updated', { cause: error.stack }));
   }
 
   /** Files of certificates may have changed, or ACME has brought one: the same configuration with those. */
@@ -315,10 +357,13 @@ export class App {
 
   /** Brings the workers to a new snapshot of the running configuration: other addresses or certificates. */
   private async applySame(config: Config): Promise<ApplyReport> {
+    const found = await this.discovery.rediscover(config);
     const plan = planListeners(this.sockets, config);
-    const resolved = resolvedEndpoints(config, this.resolver.lastAnswers(namesOf(config)));
     const epoch = this.state.epoch + 1;
-    const snapshot = compileSnapshot(config, epoch, resolved, this.routes, this.certificates.material(), this.slots);
+    const material = this.certificates.material();
+    const { routes, slots, recorder } = this;
+    const snapshot = compileSnapshot(found.config, epoch, found.resolved, routes, material, slots, recorder);
+    this.health.admit(snapshot);
     const report = await this.supervisor.apply(snapshot, plan);
     this.adopt(config, snapshot);
     return report;
@@ -331,17 +376,15 @@ export class App {
       this.acme ??= new AcmeCertificates(this.certificates, this.logger.log);
     }
     await this.acme?.prepare(config);
-    const [answers, routes] = await Promise.all([
-      this.resolver.resolve(namesOf(config)),
-      compileRoutesOffThread(config),
-    ]);
+    const [found, routes] = await Promise.all([this.discovery.discover(config), compileRoutesOffThread(config)]);
     const snapshot = compileSnapshot(
-      config,
+      found.config,
       epoch,
-      resolvedEndpoints(config, answers),
+      found.resolved,
       routes,
       this.certificates.prepare(config),
       this.slots,
+      recorderSettings(config, this.recorder, this.workerCount),
     );
     tryTls(snapshot);
     return snapshot;
@@ -350,32 +393,18 @@ export class App {
   /** What the workers run on is from now on what the gateway shows, compares with and keeps fresh. */
   private adopt(config: Config, snapshot: Snapshot): void {
     this.routes = snapshot.routes;
+    this.recorder = snapshot.recorder;
     this.slots.keepOnly(snapshot.backends);
+    this.breakers.use(snapshot.backends);
+    this.rateLimiting.adopt(config, snapshot);
+    this.overload.use(config.overload);
+    this.adaptive.use(snapshot.backends, snapshot.latencySamples);
     this.state.applied(config, snapshot);
-    this.resolver.watch(namesOf(config));
+    this.discovery.adopt(config);
+    this.health.adopt(config, snapshot);
     this.certificates.adopt(config);
     if (!this.state.draining) this.acme?.start();
   }
-}
-
-/** Distinct DNS names among the endpoints. */
-function namesOf(config: Config): string[] {
-  const endpoints = config.backends.flatMap((backend) => backend.endpoints);
-  return [...new Set(endpoints.filter(({ isIp }) => !isIp).map(({ host }) => host))];
-}
-
-/** The addresses of every endpoint that is a name, by the endpoint's text in the configuration. */
-function resolvedEndpoints(config: Config, answers: ReadonlyMap<string, readonly string[]>): Map<string, HostPort[]> {
-  const resolved = new Map<string, HostPort[]>();
-  for (const { address, host, port } of config.backends.flatMap(({ endpoints }) => endpoints)) {
-    const found = answers.get(host);
-    if (found !== undefined)
-      resolved.set(
-        address,
-        found.map((ip) => ({ host: ip, port })),
-      );
-  }
-  return resolved;
 }
 
 /** Opens what the configuration's listeners need; throws an ExitError with one sentence. */

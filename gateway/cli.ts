@@ -18,10 +18,15 @@ const HELP = `Portcullis: an edge gateway, and on its way to a service mesh.
 Usage:
   portcullis run [--config FILE]     serve; without a file, a built-in demo on 127.0.0.1:8080
                                      (the variables PORT and ADMIN_PORT choose other ports)
-  portcullis check --config FILE     validate a configuration; every error at once
+  portcullis check --config FILE [--replay FILE] [--warnings-as-errors] [--format text|json]
+                                     validate a configuration, every error at once, and warn of what is
+                                     probably not meant; with --replay, say which of the requests that
+                                     \`portcullis recorded\` has written would fare otherwise
   portcullis schema                  JSON Schema of the configuration, for editors
   portcullis explain ID [--admin HOST:PORT] [--json]
                                      what happened to the request with this id
+  portcullis recorded [--admin HOST:PORT]
+                                     write the requests that a gateway with a recorder has seen
   portcullis --help | --version
 
 Signals of a running process:
@@ -30,13 +35,13 @@ Signals of a running process:
   SIGINT   stop at once
   SIGUSR1  reopen the access log
 
-Exit codes: 0 done, 1 configuration invalid or nothing found, 2 usage, 3 cannot listen, 4 unsupported machine or
+Exit codes: 0 done, 1 configuration invalid (or warnings as errors) or nothing found, 2 usage, 3 cannot listen, 4 unsupported machine or
 missing runtime, 5 too few file descriptors, 6 connections were cut, 70 internal error.
 `;
 
 type Command = (args: string[], io: CommandIo) => Promise<number>;
 
-const commands: Record<string, Command> = { run, check, schema, explain };
+const commands: Record<string, Command> = { run, check, schema, explain, recorded };
 
 /** Runs one command line (without node and script) and returns the exit code. */
 export async function runCli(args: string[], io: CommandIo): Promise<number> {
@@ -69,12 +74,29 @@ async function run(args: string[], io: CommandIo): Promise<number> {
 }
 
 async function check(args: string[], io: CommandIo): Promise<number> {
-  const { options, positional } = parseArguments(args, { '--config': 'value' });
+  const { options, positional } = parseArguments(args, {
+    '--config': 'value',
+    '--replay': 'value',
+    '--warnings-as-errors': 'flag',
+    '--format': 'value',
+  });
   refusePositional('check', positional);
   const file = options.get('--config');
   if (file === undefined) throw new ExitError(ExitCode.USAGE, 'check needs --config FILE.');
+  const format = options.get('--format') ?? 'text';
+  if (format !== 'text' && format !== 'json') {
+    throw new ExitError(ExitCode.USAGE, `--format is text or json, not ${format}.`);
+  }
   const { checkConfig } = await import('./check.ts');
-  return checkConfig(file, io);
+  const warningsAsErrors = options.has('--warnings-as-errors');
+  return checkConfig(file, { format, warningsAsErrors, replayFile: options.get('--replay') }, io);
+}
+
+async function recorded(args: string[], io: CommandIo): Promise<number> {
+  const { options, positional } = parseArguments(args, { '--admin': 'value' });
+  refusePositional('recorded', positional);
+  const { writeRecorded } = await import('./replay/download.ts');
+  return writeRecorded(options.get('--admin'), io);
 }
 
 async function schema(args: string[], io: CommandIo): Promise<number> {

@@ -30,6 +30,12 @@ const timerHints: Record<number, string> = {
   [Detail.TUNNEL_IDLE_TIMER]: 'let the application send pings, or raise timeouts.tunnelIdle.',
 };
 
+const balancingHints: Record<number, string> = {
+  [Detail.NO_USABLE_ENDPOINTS]:
+    'health checks or outlier detection have found them bad, or they are draining: the log has the cause of each; loadBalancer.panicThreshold of the backend decides whether they are used all the same.',
+  [Detail.SUBSET_EMPTY]: 'compare the subset of the backendRef with the labels of the endpoints.',
+};
+
 /** One hint for a record, or undefined where there is nothing to advise. */
 export function hintFor(record: FlightRecord): string | undefined {
   const specific = limitHints[record.detail] ?? timerHints[record.detail];
@@ -39,11 +45,19 @@ export function hintFor(record: FlightRecord): string | undefined {
     case Reason.NO_ROUTE:
       return `compare the host "${record.host.text}" and the path with the hostnames and matches of your routes; GET /config of the admin port shows what runs now.`;
     case Reason.NO_HEALTHY_UPSTREAM:
-      return `check the endpoints of backend "${record.backend}"; a DNS name without an address counts as none.`;
+      return (
+        balancingHints[record.detail] ??
+        `check the endpoints of backend "${record.backend}"; a DNS name without an address counts as none.`
+      );
     case Reason.UPSTREAM_CONNECT_FAILURE:
       return specific ?? connectHint(record);
     case Reason.STALE_UPSTREAM_CONNECTION:
       return staleHint(record);
+    case Reason.UPSTREAM_OVERFLOW:
+      return (
+        specific ??
+        `GET /breakers of the admin port shows what is in use; raise the limit of circuitBreaker of "${record.backend}", or give it more endpoints.`
+      );
     case Reason.UPSTREAM_CONNECTION_TERMINATION:
       return terminationHint(record);
     case Reason.UPSTREAM_PROTOCOL_ERROR:
@@ -54,6 +68,9 @@ export function hintFor(record: FlightRecord): string | undefined {
       return 'set allowConnect on the listener, if it is meant to be a CONNECT proxy.';
     case Reason.DRAIN_TIMEOUT:
       return 'drainTimeout can be raised, if exchanges of this length must survive a restart.';
+    case Reason.FAULT_INJECTED:
+    case Reason.DELAY_INJECTED:
+      return `this is a test on purpose: take the FaultInjection filter off rule "${record.route}" to end it.`;
     case Reason.INTERNAL:
       return "this is a defect of the gateway; its log has the cause at this record's time.";
     default:

@@ -5,6 +5,7 @@
 
 import { get } from 'node:http';
 import { Detail, Reason, reasonText } from '../core/exchange/reasons.ts';
+import { retryEndSentence } from '../core/exchange/retry-outcome.ts';
 import { errnoSentence } from '../core/ffi/errno.ts';
 import type { FlightRecord, RecordedText } from '../core/telemetry/flight-reader.ts';
 import { detailText } from '../core/telemetry/outcome-names.ts';
@@ -113,6 +114,8 @@ function forwarded(record: FlightRecord): string[] {
   if (record.endpoint === '') return record.backend === '' ? [] : ['No endpoint was chosen for it.'];
   const attempts = record.attempts > 1 ? `, in attempt ${record.attempts}` : '';
   const lines = [`It went to endpoint ${record.endpoint}${attempts}.`];
+  if (record.attemptFailure !== '') lines.push(`The last attempt that failed: ${record.attemptFailure}.`);
+  if (record.retryEnd !== 0) lines.push(retryEndSentence(record.retryEnd));
   if (record.reusedConnection) {
     const uses = record.upstreamConnectionUses;
     const age = milliseconds(record.upstreamConnectionAgeMs);

@@ -9,9 +9,10 @@ import { loadConfig, loadConfigFile } from '../config/load.ts';
 import { exitNow } from '../core/ffi/process.ts';
 import { App, type LoadConfig } from './app.ts';
 import { Certificates } from './certificates/certificates.ts';
-import { errorsForLog, summary } from './check.ts';
+import { errorsForLog, logWarnings, summary } from './check.ts';
 import type { CommandIo } from './cli.ts';
 import { DEMO_CONFIG, DEMO_NAME, demoBanner, startDemoUpstreams } from './demo.ts';
+import { checkEndpointsFiles } from './discovery/files.ts';
 import { ExitCode, ExitError } from './exit-codes.ts';
 import { Logger } from './log.ts';
 
@@ -30,7 +31,7 @@ export async function runGateway(file: string | undefined, io: CommandIo): Promi
     const { variables } = await startDemoUpstreams();
     load = () => loadConfig(DEMO_CONFIG, DEMO_NAME, { ...process.env, ...variables });
   } else {
-    load = () => loadConfigFile(file, process.env, [certificates.check]);
+    load = () => loadConfigFile(file, process.env, [certificates.check, checkEndpointsFiles]);
   }
   const loaded = load();
   if ('errors' in loaded) {
@@ -53,6 +54,7 @@ export async function runGateway(file: string | undefined, io: CommandIo): Promi
     startMs: Math.round(performance.now()),
   });
   if (file === undefined) io.out(demoBanner(app.addresses()[0]!.address, app.adminAddress));
+  await logWarnings(loaded, log);
   // Once there is time for it: the next start finds these modules compiled.
   setImmediate(flushCompileCache);
   return life.ended;

@@ -5,9 +5,20 @@ import type { Config } from '../config/config.ts';
 import { createByteRing } from '../core/telemetry/byte-ring.ts';
 import { createFlightBuffer } from '../core/telemetry/flight-layout.ts';
 import { createMetricsBuffer } from '../core/telemetry/metrics.ts';
+import type { RecorderSettings } from '../core/telemetry/request-recorder.ts';
 import type { ReloadReport, WorkerStart } from '../core/workers/protocol.ts';
 import type { Snapshot } from '../core/workers/snapshot.ts';
-import type { AdminState, CertificateState, ReloadRecord, WorkerState } from './admin/state.ts';
+import type {
+  AdaptiveConcurrencyState,
+  AdminState,
+  BackendState,
+  BreakerState,
+  CertificateState,
+  OverloadState,
+  RateLimitingState,
+  ReloadRecord,
+  WorkerState,
+} from './admin/state.ts';
 import { DEMO_NAME } from './demo.ts';
 import { version } from './version.ts';
 
@@ -28,6 +39,13 @@ export class GatewayState implements AdminState {
   loadedAtMs = 0;
   draining = false;
   config: Config;
+  recorder: RecorderSettings | null = null;
+  /** Set once there are rate limits. */
+  rateLimiting: RateLimitingState | null = null;
+  /** Set once somebody watches. */
+  overload: OverloadState | null = null;
+  /** Set once somebody controls it. */
+  adaptiveStates: () => AdaptiveConcurrencyState[] = () => [];
   /** By worker index. */
   readonly areas: WorkerAreas[];
   readonly metrics: SharedArrayBuffer[];
@@ -36,6 +54,11 @@ export class GatewayState implements AdminState {
   workerStates: () => WorkerState[] = () => [];
   /** Set once there are certificates. */
   certificateStates: () => CertificateState[] = () => [];
+  /** Set once there is health. */
+  backendStates: () => BackendState[] = () => [];
+
+  /** Set once there are breakers. */
+  breakerStates: () => BreakerState[] = () => [];
 
   /** `config` is what is about to start. */
   constructor(workerCount: number, config: Config) {
@@ -57,14 +80,27 @@ export class GatewayState implements AdminState {
     return this.workerStates();
   }
 
+  get backends(): BackendState[] {
+    return this.backendStates();
+  }
+
+  get circuitBreakers(): BreakerState[] {
+    return this.breakerStates();
+  }
+
   get certificates(): CertificateState[] {
     return this.certificateStates();
+  }
+
+  get adaptiveConcurrency(): AdaptiveConcurrencyState[] {
+    return this.adaptiveStates();
   }
 
   /** All workers have been given this generation. */
   applied(config: Config, snapshot: Snapshot): void {
     this.config = config;
     this.epoch = snapshot.epoch;
+    this.recorder = snapshot.recorder;
     this.loadedAtMs = Date.now();
   }
 

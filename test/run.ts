@@ -16,7 +16,7 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const FILE_TIMEOUT_MS = 240_000;
 
 /** Folders whose files run alone, one after another. */
-const SERIAL = ['test/integration/', 'test/sim/', 'test/fuzz/', 'test/conformance/'];
+const SERIAL = ['test/integration/', 'test/chaos/', 'test/sim/', 'test/fuzz/', 'test/conformance/'];
 
 interface FileResult {
   file: string;

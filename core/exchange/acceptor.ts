@@ -10,6 +10,7 @@ import { Errno } from '../ffi/errno.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
 import { Counter } from '../telemetry/metrics.ts';
 import type { ProxyContext } from './context.ts';
+import { OverloadLevel } from './overload.ts';
 
 /** Connections taken per event, so that a burst of new ones does not starve those in progress. */
 const ACCEPTS_PER_EVENT = 64;
@@ -20,7 +21,7 @@ const ACCEPTS_LAST = 8192;
 /** Slots kept free for upstream connections of exchanges in progress. */
 const SLOTS_RESERVED = 8;
 
-/** Pause of accepting when there is no descriptor at all. */
+/** Pause of accepting when there is no descriptor at all, or the gateway is overloaded. */
 const ACCEPT_PAUSE_MS = 50;
 
 /** Share of buffer memory in use beyond which new connections are refused. */
@@ -37,6 +38,13 @@ export class Acceptor implements Protocol {
   }
 
   readable(watch: Connection): void {
+    const { reactor, runtime } = this.context;
+    if (runtime.node.overload >= OverloadLevel.ACCEPT) {
+      // Clients wait in the system's queue until there is room for them.
+      reactor.pauseWatch(watch, true);
+      reactor.setTimer(watch, ACCEPT_PAUSE_MS);
+      return;
+    }
     this.accept(watch, ACCEPTS_PER_EVENT);
   }
 

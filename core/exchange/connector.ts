@@ -196,7 +196,8 @@ export class Connector implements Protocol {
     const { destination } = this;
     const client = connection.exchange!.downstream!;
     destination.peerFamily = client.peerFamily;
-    destination.peerPort = client.listener!.settings.port;
+    // A mirrored request has come by no listener of its own.
+    destination.peerPort = client.listener === null ? 0 : client.listener.settings.port;
     destination.peer0 = 0;
     destination.peer1 = 0;
     destination.peer2 = 0;

@@ -8,6 +8,7 @@ import { noBytes } from '../io/bytes.ts';
 import type { Connection } from '../io/connection.ts';
 import type { Reactor } from '../io/reactor.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
+import { RouteRequest } from '../routing/route-request.ts';
 import type { AccessLog } from '../telemetry/access-log.ts';
 import type { FlightRecorder } from '../telemetry/flight-recorder.ts';
 import { LogSource } from '../telemetry/log-source.ts';
@@ -18,16 +19,21 @@ import type { TlsSessions } from '../tls/session.ts';
 import { TlsTransport } from '../tls/transport.ts';
 import { AcmeChallenges } from './acme-challenges.ts';
 import { AttemptTracker } from './attempt-tracker.ts';
+import { Compression } from './compression.ts';
 import { ConnectionLog } from './connection-log.ts';
 import type { Connector } from './connector.ts';
 import type { DownstreamHttp1 } from './downstream-http1.ts';
 import type { DownstreamHttp2 } from './downstream-http2.ts';
 import type { DownstreamTcp } from './downstream-tcp.ts';
 import { Exchange } from './exchange.ts';
+import { FaultState } from './faults.ts';
 import { readForwardedClient } from './forwarded-client.ts';
+import { LimitGate } from './limit-gate.ts';
 import { LocalAnswers } from './local-answers.ts';
+import type { Mirrors } from './mirror.ts';
 import type { Preamble } from './preamble.ts';
-import { Reason } from './reasons.ts';
+import { Detail, Reason } from './reasons.ts';
+import { RequestBuffers } from './request-buffer.ts';
 import type { RequestIds } from './request-id.ts';
 import { DateLine } from './response-head.ts';
 import type { Runtime } from './runtime.ts';
@@ -38,7 +44,9 @@ import type { UpstreamHttp2 } from './upstream-http2.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { FLIGHT_RECORDS, REQUESTS_IN_FLIGHT } = Counter;
-const { UPSTREAM_CONNECT_FAILURE } = Reason;
+const { DELAYED } = FaultState;
+const { FAULT_DELAY } = Detail;
+const { DELAY_INJECTED, UPSTREAM_CONNECT_FAILURE } = Reason;
 
 /**
  * Least time between two reports that the same endpoint fails. They are repeated as long as it
@@ -62,6 +70,8 @@ export class ProxyContext {
   /** The head being worked on: parsing and rewriting never span two events. */
   readonly requestHead = new RequestHead();
   readonly responseHead = new ResponseHead();
+  /** What the head being worked on is routed by. */
+  readonly routeRequest: RouteRequest;
   accessLog: AccessLog;
   /** Configuration in force; set before the first connection is accepted. */
   runtime!: Runtime;
@@ -79,12 +89,17 @@ export class ProxyContext {
   downstreamHttp1!: DownstreamHttp1;
   downstreamHttp2!: DownstreamHttp2;
   downstreamTcp!: DownstreamTcp;
+  mirrors!: Mirrors;
   upstream!: Upstream;
   upstreamHttp1!: UpstreamHttp1;
   upstreamHttp2!: UpstreamHttp2;
   connector!: Connector;
   tunnel!: Tunnel;
-  readonly tracker = new AttemptTracker();
+  readonly tracker: AttemptTracker;
+  /** Response bodies that are being compressed. */
+  readonly compression: Compression;
+  /** Bodies of requests that are kept. */
+  readonly requestBuffers: RequestBuffers;
 
   /** All HTTP/2 connections, to clients and to upstreams. */
   readonly http2: Http2Engine;
@@ -95,6 +110,8 @@ export class ProxyContext {
   readonly tlsContexts = new TlsContexts((sentence) => this.connectionLog.log('error', sentence));
   readonly acme = new AcmeChallenges();
   readonly local: LocalAnswers;
+  /** Rate limits. */
+  readonly limitGate: LimitGate;
 
   private readonly pool: Exchange[] = [];
   private readonly source = new LogSource();
@@ -107,12 +124,17 @@ export class ProxyContext {
     ids: RequestIds,
     tlsSessions: TlsSessions | null,
   ) {
+    this.tracker = new AttemptTracker(reactor);
     this.connectionLog = new ConnectionLog(reactor);
     this.tlsSessions = tlsSessions;
     this.local = new LocalAnswers(reactor, this.acme);
     this.tlsTransport = tlsSessions === null ? null : new TlsTransport(tlsSessions, reactor.kernel);
     this.reactor = reactor;
+    this.limitGate = new LimitGate(this);
     this.memory = reactor.memory;
+    this.routeRequest = new RouteRequest(reactor.memory, this.requestHead);
+    this.requestBuffers = new RequestBuffers(reactor.arena);
+    this.compression = new Compression(reactor, metrics.counters);
     this.metrics = metrics;
     this.counters = metrics.counters;
     this.http2 = new Http2Engine(reactor, metrics.counters);
@@ -147,7 +169,17 @@ export class ProxyContext {
   /** Counts, logs and frees an exchange that is over. Its connections are the caller's business. */
   endExchange(exchange: Exchange): void {
     const { reactor, metrics } = this;
+    if (exchange.isMirror) {
+      if (exchange.reason === UPSTREAM_CONNECT_FAILURE) this.endpointFailed(exchange);
+      else if (this.endpointsFailing > 0) this.endpointAnswered(exchange);
+      this.recycle(exchange);
+      return;
+    }
     const durationMs = reactor.nowMs - exchange.startMs;
+    if ((exchange.fault & DELAYED) !== 0 && exchange.reason === 0) {
+      exchange.reason = DELAY_INJECTED;
+      exchange.detail = FAULT_DELAY;
+    }
     metrics.countOutcome(exchange.status, exchange.reason);
     if (exchange.reason === UPSTREAM_CONNECT_FAILURE) this.endpointFailed(exchange);
     else if (this.endpointsFailing > 0) this.endpointAnswered(exchange);
@@ -157,11 +189,24 @@ export class ProxyContext {
     if (this.accessLog.enabled || exchange.reason !== 0 || exchange.status >= 500 || isSlow) {
       this.record(exchange);
     }
+    if (exchange.recorded !== 0) {
+      exchange.runtime!.recorder!.end(exchange.recorded, exchange.status, exchange.reason, exchange.generated);
+    }
+    this.counters[REQUESTS_IN_FLIGHT]--;
+    this.recycle(exchange);
+  }
+
+  /** Frees what an exchange has, and takes it back into the pool. */
+  private recycle(exchange: Exchange): void {
+    const { arena } = this.reactor;
+    if (exchange.mirrorNext !== null) this.mirrors.parentEnded(exchange);
     // Tunnels, and whatever else ends without an answer.
     if (exchange.tracked) this.upstream.completed(exchange);
-    this.counters[REQUESTS_IN_FLIGHT]--;
+    if (exchange.held !== 0) this.upstream.breakers.release(exchange);
     this.exchanges--;
-    if (exchange.headBlock !== 0) reactor.arena.free(exchange.headBlock);
+    if (exchange.headBlock !== 0) arena.free(exchange.headBlock);
+    if (exchange.requestBuffer !== null) this.requestBuffers.release(exchange.requestBuffer);
+    if (exchange.compression !== null) this.compression.release(exchange);
     exchange.reset();
     this.pool.push(exchange);
   }

@@ -104,7 +104,7 @@ export class DownstreamHttp1 extends Downstream {
     if (connection.outputBytes > 0) return;
     if (exchange === null) return;
     if (exchange.responseComplete) this.finish(exchange);
-    else if (exchange.upstream !== null) reactor.resume(exchange.upstream);
+    else this.drained(exchange);
   }
 
   expired(connection: Connection): void {
@@ -297,6 +297,8 @@ export class DownstreamHttp1 extends Downstream {
   protected writeResponse(exchange: Exchange, headOffset: number, head: ResponseHead, piece: BodyPiece): boolean {
     // An early response ends the connection (see `finish`), and the client should know (RFC 9112 §9.6).
     if (this.context.draining || exchange.downstream!.listener!.removed || !exchange.requestComplete) {
+      exchange.keepAlive = false;
+    } else if (this.context.runtime.node.connectionsScarce) {
       exchange.keepAlive = false;
     }
     return this.writer.response(exchange, headOffset, head, piece);

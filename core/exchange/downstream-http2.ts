@@ -33,6 +33,8 @@ import { BodyFraming, type Exchange, HttpVersion } from './exchange.ts';
 import { connectionNames, valueEquals } from './fields.ts';
 import { GENERATED_BYTES_MAX } from './generated.ts';
 import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
+import { LeftOut } from './response-head.ts';
+import { editResponseHead, hasResponseLines, ResponseEdit } from './response-lines.ts';
 import { ResponseWriter } from './response-writer.ts';
 import type { Runtime } from './runtime.ts';
 
@@ -60,10 +62,13 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
   private readonly responseFields: ResponseFields;
   private readonly writer: ResponseWriter;
   private readonly generatedHead = new ResponseHead();
+  private readonly edit = new ResponseEdit();
   private readonly additions: ResponseAdditions = {
     server: null,
     via: null,
     upgraded: false,
+    linesOffset: 0,
+    linesLength: 0,
     isNamed: connectionNames,
   };
   /** Limits as of the configuration that was in force last. */
@@ -259,7 +264,7 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     if (connection.outputBytes < before) this.progress(exchange);
     if (connection.outputBytes > 0) return;
     if (exchange.responseComplete) this.finish(exchange);
-    else if (exchange.upstream !== null) reactor.resume(exchange.upstream);
+    else this.drained(exchange);
   }
 
   expired(connection: Connection): void {
@@ -283,7 +288,7 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     const bodyless = piece.end && piece.payloadLength === 0 && piece.trailers === null;
     exchange.status = head.status;
     exchange.responseStarted = true;
-    if (!this.writeHead(exchange, head, head.status, false, bodyless)) return false;
+    if (!this.writeFinalHead(exchange, head, bodyless)) return false;
     return bodyless || this.writePiece(exchange, piece);
   }
 
@@ -302,7 +307,7 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     const length = this.writer.putGenerated(exchange, status) - start;
     if (parseResponseHead(memory, start, length, generatedLimits, head) <= 0) return false;
     const bodyLength = start + length - head.endOffset;
-    if (!this.writeHead(exchange, head, head.status, false, bodyLength === 0)) return false;
+    if (!this.writeFinalHead(exchange, head, bodyLength === 0)) return false;
     if (bodyLength === 0) return true;
     const connection = exchange.downstream!;
     connection.http2Stream!.ending = true;
@@ -329,20 +334,35 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     return early === 0 || this.context.reactor.send(exchange.downstream!, head.endOffset, early, false);
   }
 
+  /** Writes a final response head, with the changes and lines that somebody has for it. */
+  private writeFinalHead(exchange: Exchange, head: ResponseHead, endStream: boolean): boolean {
+    if (!hasResponseLines(exchange)) return this.writeHead(exchange, head, head.status, false, endStream);
+    const { additions, context } = this;
+    const { edit } = this;
+    editResponseHead(context, exchange, head, edit);
+    additions.linesOffset = edit.linesOffset;
+    // The empty line behind them.
+    additions.linesLength = edit.linesLength === 0 ? 0 : edit.linesLength + 2;
+    const written = this.writeHead(exchange, head, head.status, false, endStream, edit.leftOut);
+    additions.linesLength = 0;
+    return written;
+  }
+
   private writeHead(
     exchange: Exchange,
     head: ResponseHead,
     status: number,
     upgraded: boolean,
     endStream: boolean,
+    leftOut = 0,
   ): boolean {
     const { additions } = this;
     const runtime = exchange.runtime!;
     const connection = exchange.downstream!;
     // A generated response names its server itself, and has not come by way of anybody.
     const generated = head === this.generatedHead;
-    additions.server = generated ? null : runtime.serverField;
-    additions.via = generated ? null : runtime.viaFields[head.versionMinor];
+    additions.server = generated || (leftOut & LeftOut.SERVER) !== 0 ? null : runtime.serverField;
+    additions.via = generated || (leftOut & LeftOut.VIA) !== 0 ? null : runtime.viaFields[head.versionMinor];
     additions.upgraded = upgraded;
     if (this.responseFields.write(connection.http2Stream!, head, status, additions, endStream)) return true;
     connection.errno = Errno.ENOBUFS;

@@ -9,6 +9,7 @@ import { Method } from '../http1/message.ts';
 import type { Connection } from '../io/connection.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
 import { Downstream } from './downstream.ts';
+import { chooseEndpoint } from './endpoint-choice.ts';
 import type { Exchange } from './exchange.ts';
 import { Detail, Reason } from './reasons.ts';
 
@@ -32,7 +33,7 @@ export class DownstreamTcp extends Downstream {
       return;
     }
     exchange.backend = route.pick(context.ids.next() >>> 1);
-    if (exchange.backend >= 0) exchange.endpoint = runtime.backends[exchange.backend].picker.pick();
+    if (exchange.backend >= 0) chooseEndpoint(context, exchange, null);
     // Until there is a tunnel nothing is read; what has come already has had its event.
     connection.readReady = true;
     reactor.clearTimer(connection);

@@ -7,14 +7,26 @@ import { Errno } from '../ffi/errno.ts';
 import { HeaderTable } from '../http1/header-table.ts';
 import { Method, type ResponseHead, TargetForm } from '../http1/message.ts';
 import { parseResponseHead } from '../http1/response-parser.ts';
-import { BULK_RECEIVE_BYTES_MAX, LARGE_BLOCK_BYTES, RECEIVE_BYTES_MAX, SMALL_BLOCK_BYTES } from '../io/arena.ts';
+import {
+  BULK_RECEIVE_BYTES_MAX,
+  LARGE_BLOCK_BYTES,
+  RECEIVE_BYTES_MAX,
+  SCRATCH_BYTES,
+  SMALL_BLOCK_BYTES,
+} from '../io/arena.ts';
 import { noBytes } from '../io/bytes.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
 import { FILL_AGAIN, FILL_END, FILL_FULL, FILL_NO_BUFFER } from '../io/reactor.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
 import { BodyPiece, readRequestBody } from './body.ts';
+import { negotiateCoding } from './content-coding.ts';
 import type { ProxyContext } from './context.ts';
-import { BodyFraming, type Exchange } from './exchange.ts';
+import { CorsState } from './cors.ts';
+import { BodyFraming, type Exchange, HttpVersion } from './exchange.ts';
+import { FaultState } from './faults.ts';
+import { writeFilteredHead } from './filter-stages.ts';
+import { headFiltersOf } from './filters.ts';
+import { readClientOfHead } from './forwarded-client.ts';
 import { GrpcKind, putGrpcEnd } from './grpc.ts';
 import { beginGrpc, GRPC_BITS } from './grpc-exchange.ts';
 import {
@@ -25,13 +37,21 @@ import {
   startResponsePiece,
   WEB_SCRATCH_BYTES,
 } from './grpc-web.ts';
+import { countShed, isShed, OverloadLevel, shedRetrySeconds } from './overload.ts';
 import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
 import { requestHeadBytesMax, writeRequestHead } from './request-head.ts';
+import { ResponseLines } from './response-lines.ts';
+import { LimitState } from './rule-limits.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { CHUNKED, CLOSE, LENGTH, NONE, STREAM } = BodyFraming;
 const { DOWNSTREAM_BYTES_IN } = Counter;
 const { WEB } = GrpcKind;
+const SHED_LEVEL = OverloadLevel.LOW;
+const { HTTP_2 } = HttpVersion;
+
+/** Limits for parsing our own answers. */
+const localLimits = { headBytesMax: SCRATCH_BYTES, headerCountMax: 64, uriBytesMax: 0 };
 
 /** Receives per turn of one connection, so that a fast sender does not starve the others. */
 const RECEIVES_PER_TURN = 8;
@@ -94,23 +114,52 @@ export abstract class Downstream implements Protocol {
   protected prepare(exchange: Exchange): number {
     const { reactor, runtime, requestHead: head } = this.context;
     const connection = exchange.downstream!;
-    const rule = this.route(connection.listener!.index);
+    const rule = this.route(connection);
     let endpointAddress: Uint8Array = noBytes;
     if (rule >= 0) {
       exchange.rule = rule;
       exchange.policy = runtime.policyOf(rule);
+      if (exchange.policy !== null && exchange.policy.compression !== null) {
+        exchange.coding = negotiateCoding(this.context.memory, head.headers, exchange.policy.compression);
+      }
       const requestTimeoutMs = runtime.routes.requestTimeoutMs(rule);
       if (requestTimeoutMs > 0) exchange.requestDeadlineMs = reactor.nowMs + requestTimeoutMs;
       endpointAddress = this.context.upstream.choose(exchange);
     }
+    if (runtime.recorder !== null) this.record(exchange);
     const valid = (head.seen & GRPC_BITS) === 0 || beginGrpc(this.context.memory, head, exchange, reactor.nowMs);
-    const bytes = requestHeadBytesMax(head, runtime, endpointAddress.length, connection);
-    if (bytes > LARGE_BLOCK_BYTES) return 431;
-    const block = reactor.arena.allocate(bytes);
-    if (block === 0) return 503;
-    exchange.headBlock = block;
-    writeRequestHead(reactor, block, head, exchange, runtime, connection, endpointAddress, this.context.ids);
+    const filters = headFiltersOf(exchange);
+    if (filters !== null) {
+      const status = writeFilteredHead(this.context, exchange, filters, endpointAddress);
+      if (status !== 0) return status;
+    } else {
+      const bytes = requestHeadBytesMax(head, runtime, endpointAddress.length, connection);
+      if (bytes > LARGE_BLOCK_BYTES) return 431;
+      const block = reactor.arena.allocate(bytes);
+      if (block === 0) return 503;
+      exchange.headBlock = block;
+      writeRequestHead(reactor, block, head, exchange, runtime, connection, endpointAddress, this.context.ids);
+    }
+    if (runtime.node.overload >= SHED_LEVEL) exchange.shed = isShed(exchange, runtime.node.overload);
+    if (exchange.policy !== null && exchange.policy.limits !== null && !exchange.shed) {
+      this.context.limitGate.apply(exchange, head);
+    }
     return valid ? 0 : 400;
+  }
+
+  /** Keeps the head being worked on, as the client sent it, with what was chosen for it. */
+  private record(exchange: Exchange): void {
+    const { reactor, runtime, requestHead: head } = this.context;
+    exchange.recorded = runtime.recorder!.record(
+      this.context.memory,
+      head,
+      exchange.downstream!,
+      runtime.ruleChoice(exchange.rule),
+      exchange.backend < 0 ? noBytes : runtime.backends[exchange.backend].nameBytes,
+      exchange.httpVersion === HTTP_2 ? 20 : 10 + head.versionMinor,
+      runtime.epoch,
+      reactor.wallMs,
+    );
   }
 
   /** Refuses a prepared exchange (`status` as `prepare` returned it), or sends it upstream. */
@@ -124,6 +173,10 @@ export abstract class Downstream implements Protocol {
       this.refuse(exchange, 400, Reason.DOWNSTREAM_PROTOCOL_ERROR, Detail.GRPC_TIMEOUT_INVALID);
     } else if (status !== 0) {
       this.refuse(exchange, 503, Reason.OVERLOAD, Detail.NO_BUFFERS);
+    } else if (exchange.shed) {
+      this.shed(exchange);
+    } else if (exchange.limitState !== 0 && !this.context.limitGate.passes(exchange)) {
+      // Refused, or to be asked elsewhere.
     } else if (this.context.local.answers(exchange)) {
       this.answerLocally(exchange);
     } else if (exchange.method === Method.CONNECT && !connection.listener!.settings.allowConnect) {
@@ -138,13 +191,64 @@ export abstract class Downstream implements Protocol {
       this.clientLeft(connection);
     } else {
       this.progress(exchange);
-      this.context.upstream.start(exchange);
+      if (!this.filtered(exchange)) this.context.upstream.start(exchange);
     }
   }
 
+  /**
+   * What filters of the rule do before a request goes to a backend, in Envoy's order: CORS, faults, redirects and
+   * direct responses. Returns whether the exchange is answered, or waits.
+   */
+  private filtered(exchange: Exchange): boolean {
+    const filters = exchange.policy === null ? null : exchange.policy.filters;
+    if (filters === null) return false;
+    const { local, reactor } = this.context;
+    const { redirect, direct, fault } = filters;
+    if ((exchange.cors & CorsState.PREFLIGHT) !== 0) {
+      local.preflight();
+    } else if ((exchange.fault & FaultState.DELAY) !== 0) {
+      exchange.fault = (exchange.fault & ~FaultState.DELAY) | FaultState.DELAYING | FaultState.DELAYED;
+      exchange.resumeMs = reactor.nowMs + fault!.delayMs;
+      this.progress(exchange);
+      return true;
+    } else if ((exchange.fault & FaultState.ABORT) !== 0) {
+      exchange.fault &= ~FaultState.ABORT;
+      const answer = fault!.answerFor(exchange.grpc);
+      if (answer === null) {
+        this.refuse(exchange, fault!.status, Reason.FAULT_INJECTED, Detail.FAULT_ABORT);
+        return true;
+      }
+      exchange.reason = Reason.FAULT_INJECTED;
+      exchange.detail = Detail.FAULT_ABORT;
+      local.fixed(answer);
+    } else if (redirect !== null && exchange.method !== Method.CONNECT) {
+      local.redirect(exchange, redirect);
+    } else if (direct !== null) {
+      local.direct(exchange, direct);
+    } else {
+      return false;
+    }
+    this.answerLocally(exchange);
+    return true;
+  }
+
+  /** Refuses a request that the gateway, being overloaded, does without. */
+  private shed(exchange: Exchange): void {
+    const { runtime, ids } = this.context;
+    countShed(exchange, runtime.node);
+    exchange.retryAfterSeconds = shedRetrySeconds(ids.next());
+    exchange.responseLines |= ResponseLines.RETRY_AFTER;
+    this.refuse(exchange, 503, Reason.OVERLOAD, Detail.SHED);
+  }
+
+  /** Goes on with an exchange that had to wait before it could be sent upstream. */
+  goOn(exchange: Exchange): void {
+    this.dispatch(exchange, 0);
+  }
+
   /** Rule for the head being worked on, or -1. */
-  protected route(listener: number): number {
-    const { memory, reactor, runtime, requestHead: head } = this.context;
+  protected route(connection: Connection): number {
+    const { memory, reactor, runtime, requestHead: head, routeRequest: request } = this.context;
     let pathOffset = head.pathOffset;
     let pathLength = head.pathOnlyLength;
     if (pathLength === 0 || head.targetForm >= TargetForm.AUTHORITY) {
@@ -153,14 +257,24 @@ export abstract class Downstream implements Protocol {
       pathLength = 1;
       memory[pathOffset] = 47;
     }
-    return runtime.routes.lookup(memory, listener, head.authorityOffset, head.hostLength, pathOffset, pathLength);
+    request.listener = connection.listener!.index;
+    request.hostOffset = head.authorityOffset;
+    request.hostLength = head.hostLength;
+    request.pathOffset = pathOffset;
+    request.pathLength = pathLength;
+    request.certificate = connection.clientCertificate;
+    if (runtime.routes.needsClient) {
+      const { trustedHops } = runtime.http;
+      request.client = trustedHops > 0 ? readClientOfHead(memory, head.headers, trustedHops, connection) : connection;
+    }
+    return runtime.routes.lookup(request);
   }
 
   /** Answers with what `context.local` has written, and reads no more of the request. */
   private answerLocally(exchange: Exchange): void {
-    const { memory, responseHead: head, runtime, local } = this.context;
+    const { memory, responseHead: head, local } = this.context;
     const { piece } = this;
-    const length = parseResponseHead(memory, local.offset, local.length, runtime.responseLimits, head);
+    const length = parseResponseHead(memory, local.offset, local.length, localLimits, head);
     if (length <= 0) throw new Error('a local answer is no valid response');
     const withBody = exchange.method !== Method.HEAD && head.contentLength > 0;
     exchange.generated = true;
@@ -187,6 +301,7 @@ export abstract class Downstream implements Protocol {
 
   /** Moves request body bytes upstream for as long as both sides allow. Also called to resume. */
   pumpRequest(exchange: Exchange): void {
+    if (exchange.replayNext >= 0 && !this.replay(exchange)) return;
     const { reactor, memory, counters, upstream } = this.context;
     const connection = exchange.downstream!;
     const { piece } = this;
@@ -234,8 +349,12 @@ export abstract class Downstream implements Protocol {
         this.fail(exchange, 413, Reason.REQUEST_TOO_LARGE, Detail.BODY_TOO_LARGE, 0);
         return;
       }
+      if (exchange.requestBuffer !== null) {
+        exchange.requestBuffer.append(piece.payloadOffset, piece.payloadLength, piece.end, piece.trailers);
+      }
       exchange.requestComplete = piece.end;
       exchange.clientFinished = connection.readHangup;
+      if (piece.end && exchange.mirrorNext !== null) this.context.mirrors.requestComplete(exchange);
       this.progress(exchange);
       const alive = upstream.sendBody(exchange, piece);
       const rest = length - piece.consumed;
@@ -255,6 +374,36 @@ export abstract class Downstream implements Protocol {
       }
       connection.inputScanned = rest;
     }
+  }
+
+  /**
+   * Sends what has been kept of the body in a further attempt. Returns whether the attempt has caught up with the
+   * client, which has more to send.
+   */
+  private replay(exchange: Exchange): boolean {
+    const { upstream } = this.context;
+    const { piece } = this;
+    const buffer = exchange.requestBuffer!;
+    while (exchange.replayNext >= 0) {
+      if (exchange.responseComplete || !upstream.acceptsBody(exchange)) return false;
+      const index = exchange.replayNext;
+      const last = index + 1 >= buffer.pieceCount;
+      exchange.replayNext = last ? -1 : index + 1;
+      // A body without a byte has no piece, but an end.
+      const has = index < buffer.pieceCount;
+      if (!has && !buffer.whole) break;
+      piece.payloadOffset = has ? buffer.pieceOffset(index) : 0;
+      piece.payloadLength = has ? buffer.pieceLength(index) : 0;
+      piece.end = last && buffer.whole;
+      piece.error = 0;
+      piece.trailers = null;
+      this.progress(exchange);
+      if (!upstream.sendBody(exchange, piece)) {
+        upstream.writeFailed(exchange);
+        return false;
+      }
+    }
+    return !exchange.requestComplete;
   }
 
   protected bodyFillFailed(exchange: Exchange, status: number): void {
@@ -279,12 +428,14 @@ export abstract class Downstream implements Protocol {
    */
   sendResponse(exchange: Exchange, headOffset: number, head: ResponseHead, piece: BodyPiece): boolean {
     if (exchange.grpc >= WEB) return this.sendWebResponse(exchange, headOffset, head, piece);
+    if (exchange.coding !== 0) return this.sendCodedResponse(exchange, headOffset, head, piece);
     return this.sent(exchange, this.writeResponse(exchange, headOffset, head, piece));
   }
 
   /** Sends a further piece of the response body. Returns false like `sendResponse`. */
   sendResponseBody(exchange: Exchange, piece: BodyPiece): boolean {
     if (exchange.grpc >= WEB && exchange.grpcWeb!.translating) return this.sendWebBody(exchange, piece);
+    if (exchange.compression !== null) return this.compress(exchange, piece);
     return this.sent(exchange, this.writeBody(exchange, piece));
   }
 
@@ -324,6 +475,54 @@ export abstract class Downstream implements Protocol {
     return true;
   }
 
+  /** `sendResponse` where the rule compresses responses. */
+  private sendCodedResponse(exchange: Exchange, headOffset: number, head: ResponseHead, piece: BodyPiece): boolean {
+    const { webPiece } = this;
+    const start = this.context.compression.begin(exchange, headOffset, head, piece);
+    if (exchange.compression === null) return this.sent(exchange, this.writeResponse(exchange, start, head, piece));
+    if (exchange.responseOutFraming === LENGTH) {
+      exchange.responseOutFraming = exchange.versionMinor === 1 ? CHUNKED : CLOSE;
+      if (exchange.versionMinor !== 1) exchange.keepAlive = false;
+    }
+    webPiece.payloadOffset = head.endOffset;
+    webPiece.payloadLength = 0;
+    webPiece.end = false;
+    webPiece.trailers = null;
+    if (!this.sent(exchange, this.writeResponse(exchange, start, head, webPiece))) return false;
+    return this.compress(exchange, piece);
+  }
+
+  /** Hands a piece of the response body to the compressor. Returns false like `sendResponse`. */
+  private compress(exchange: Exchange, piece: BodyPiece): boolean {
+    if (this.context.compression.push(exchange, piece)) return true;
+    this.context.upstream.cancel(exchange);
+    this.fail(exchange, 503, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
+    return false;
+  }
+
+  /** Sends what the compressor has given back. Returns false like `sendResponse`. */
+  sendCompressed(exchange: Exchange, piece: BodyPiece): boolean {
+    this.progress(exchange);
+    return this.sent(exchange, this.writeBody(exchange, piece));
+  }
+
+  /** The compressed body is complete, and so was the upstream's. */
+  compressionComplete(exchange: Exchange): void {
+    this.responseComplete(exchange);
+  }
+
+  /** The compressor has failed in the middle of a body: the client must see that it is cut. */
+  compressionFailed(exchange: Exchange): void {
+    this.context.upstream.cancel(exchange);
+    this.fail(exchange, 500, Reason.INTERNAL, Detail.COMPRESSOR_FAILED, 0);
+  }
+
+  /** The client has taken what it was sent: more is fetched. */
+  protected drained(exchange: Exchange): void {
+    if (exchange.compression !== null) this.context.compression.drained(exchange);
+    else if (exchange.upstream !== null) this.context.reactor.resume(exchange.upstream);
+  }
+
   /** Passes a 1xx head on (not 101). Returns false like `sendResponse`. */
   sendInformational(exchange: Exchange, headOffset: number, head: ResponseHead): boolean {
     return this.sent(exchange, this.writeInformational(exchange, headOffset, head));
@@ -336,6 +535,7 @@ export abstract class Downstream implements Protocol {
 
   /** The response is complete and handed over; the upstream has been let go. */
   responseComplete(exchange: Exchange): void {
+    if (exchange.compression !== null && this.context.compression.upstreamDone(exchange)) return;
     exchange.responseComplete = true;
     if (exchange.downstream!.outputBytes === 0) this.finish(exchange);
   }
@@ -459,6 +659,8 @@ export abstract class Downstream implements Protocol {
         ? policy.streamIdleTimeoutMs
         : exchange.runtime!.http.streamIdleTimeoutMs;
     if (exchange.resumeMs > 0) delayMs = wholeMs(exchange.resumeMs - reactor.nowMs);
+    if (exchange.pendingDeadlineMs > 0)
+      delayMs = Math.min(delayMs, wholeMs(exchange.pendingDeadlineMs - reactor.nowMs));
     if (exchange.requestDeadlineMs > 0)
       delayMs = Math.min(delayMs, wholeMs(exchange.requestDeadlineMs - reactor.nowMs));
     if (exchange.attemptDeadlineMs > 0)
@@ -472,7 +674,16 @@ export abstract class Downstream implements Protocol {
     const blockedOnClient = connection.outputBytes > 0;
     if (exchange.resumeMs > 0 && exchange.resumeMs <= reactor.nowMs) {
       exchange.resumeMs = 0;
+      if (exchange.limitState === LimitState.WAITING) {
+        this.context.limitGate.unanswered(exchange);
+        return;
+      }
       this.progress(exchange);
+      if ((exchange.fault & FaultState.DELAYING) !== 0) {
+        exchange.fault &= ~FaultState.DELAYING;
+        if (!this.filtered(exchange)) upstream.start(exchange);
+        return;
+      }
       upstream.resume(exchange);
       return;
     }
@@ -486,6 +697,10 @@ export abstract class Downstream implements Protocol {
       detail = exchange.grpcDeadline ? Detail.GRPC_TIMER : Detail.REQUEST_TIMER;
     } else if (exchange.attemptDeadlineMs > 0 && exchange.attemptDeadlineMs <= reactor.nowMs) {
       detail = Detail.BACKEND_REQUEST_TIMER;
+    } else if (exchange.pendingDeadlineMs > 0 && exchange.pendingDeadlineMs <= reactor.nowMs) {
+      status = 503;
+      reason = Reason.UPSTREAM_OVERFLOW;
+      detail = Detail.PENDING_TIMER;
     } else if (!exchange.requestComplete && upstream.acceptsBody(exchange)) {
       status = 408;
       reason = Reason.DOWNSTREAM_TIMEOUT;

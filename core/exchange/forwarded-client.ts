@@ -4,7 +4,12 @@
 // Hot where trustedHops is configured: no allocation for IPv4.
 
 import { encodeSockaddr, Family } from '../ffi/sockaddr.ts';
+import { HeaderId } from '../http1/header-ids.ts';
+import type { HeaderTable } from '../http1/header-table.ts';
 import type { PeerAddress } from '../io/connection.ts';
+
+// Constants of other modules are read through a cell on every use; local copies are compiled in.
+const { X_FORWARDED_FOR } = HeaderId;
 
 const client: PeerAddress = { peerFamily: 0, peerPort: 0, peer0: 0, peer1: 0, peer2: 0, peer3: 0 };
 
@@ -32,6 +37,29 @@ export function readForwardedClient(
   while (start < end && (memory[start] === 32 || memory[start] === 9)) start++;
   while (end > start && (memory[end - 1] === 32 || memory[end - 1] === 9)) end--;
   return readAddress(memory, start, end) ? client : peer;
+}
+
+/**
+ * Reads the client's address out of the X-Forwarded-For fields of a head as it was received, to which
+ * `peer` has not been added yet. `hops` is 1 or more. Otherwise like `readForwardedClient`.
+ */
+export function readClientOfHead(
+  memory: Uint8Array,
+  headers: HeaderTable,
+  hops: number,
+  peer: PeerAddress,
+): PeerAddress {
+  let ahead = hops;
+  for (let field = headers.count - 1; field >= 0; field--) {
+    const length = headers.valueLength(field);
+    if (headers.id(field) !== X_FORWARDED_FOR || length === 0) continue;
+    const offset = headers.valueOffset(field);
+    let entries = 1;
+    for (let i = offset; i < offset + length; i++) if (memory[i] === 44) entries++;
+    if (ahead <= entries) return readForwardedClient(memory, offset, length, ahead - 1, peer);
+    ahead -= entries;
+  }
+  return peer;
 }
 
 function readAddress(memory: Uint8Array, start: number, end: number): boolean {

@@ -6,37 +6,13 @@
 // Spec: RFC 9110 §15 (status codes), §10.2.3 (Retry-After). Hot module: no allocation.
 
 import { parseErrorSentence } from '../http1/errors.ts';
+import { statusLine, statusText } from '../http2/status-lines.ts';
 import { putDecimal, putLineEnd, putRange, putText, Text } from '../io/bytes.ts';
 import type { Reactor } from '../io/reactor.ts';
 import { DETAIL_PARSE, DETAIL_TLS, Detail, detailSentence, REASON_COUNT, reasonText } from './reasons.ts';
 import type { DateLine } from './response-head.ts';
 import type { Runtime } from './runtime.ts';
 
-const phrases: Record<number, string> = {
-  200: 'OK',
-  400: 'Bad Request',
-  404: 'Not Found',
-  405: 'Method Not Allowed',
-  408: 'Request Timeout',
-  413: 'Content Too Large',
-  414: 'URI Too Long',
-  417: 'Expectation Failed',
-  429: 'Too Many Requests',
-  431: 'Request Header Fields Too Large',
-  500: 'Internal Server Error',
-  501: 'Not Implemented',
-  502: 'Bad Gateway',
-  503: 'Service Unavailable',
-  504: 'Gateway Timeout',
-  505: 'HTTP Version Not Supported',
-};
-
-const statusLines = new Map<number, Text>();
-const statusTexts = new Map<number, Text>();
-for (const [status, phrase] of Object.entries(phrases)) {
-  statusLines.set(Number(status), new Text(`HTTP/1.1 ${status} ${phrase}\r\n`));
-  statusTexts.set(Number(status), new Text(`${status} ${phrase}: `));
-}
 const defaultServer = new Text('server: portcullis\r\n');
 const contentType = new Text('content-type: text/plain; charset=utf-8\r\ncontent-length: ');
 const closeLine = new Text('connection: close\r\n');
@@ -107,14 +83,14 @@ export function writeGenerated(
   date: DateLine,
 ): number {
   const { memory, view } = reactor;
-  const statusLine = statusLines.get(status) ?? statusLines.get(500)!;
-  const statusText = statusTexts.get(status) ?? statusTexts.get(500)!;
+  const line = statusLine(status);
+  const firstWords = statusText(status);
   const sentence = sentences[reason];
   const parse = explanation(detail);
   const idBytes = idLength > 0 ? requestIdText.length + idLength : 0;
-  const bodyLength = statusText.length + sentence.length + parse.length + idBytes + newline.length;
+  const bodyLength = firstWords.length + sentence.length + parse.length + idBytes + newline.length;
   writtenBodyBytes = withBody ? bodyLength : 0;
-  let dest = putText(view, at, statusLine);
+  let dest = putText(view, at, line);
   dest = putText(view, dest, date.at(reactor.wallMs));
   dest = putText(view, dest, runtime.serverLine.length > 0 ? runtime.serverLine : defaultServer);
   dest = putText(view, dest, contentType);
@@ -134,7 +110,7 @@ export function writeGenerated(
   else if (connection === GeneratedConnection.KEEP_ALIVE) dest = putText(view, dest, keepAliveLine);
   dest = putLineEnd(view, dest);
   if (!withBody) return dest;
-  dest = putText(view, dest, statusText);
+  dest = putText(view, dest, firstWords);
   dest = putText(view, dest, sentence);
   dest = putText(view, dest, parse);
   if (idLength > 0) {

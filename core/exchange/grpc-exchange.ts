@@ -62,7 +62,9 @@ function limitTime(memory: Uint8Array, head: RequestHead, exchange: Exchange, cl
     exchange.grpcDeadline = true;
   }
   const limitMs = requestMs === 0 || (attemptMs > 0 && attemptMs < requestMs) ? attemptMs : requestMs;
-  if (limitMs === 0 || limitMs >= clientMs) return;
+  // One that further attempts have to reduce is written by this proxy in any case.
+  const retried = exchange.policy !== null && exchange.policy.retry !== null && clientMs < GRPC_TIMEOUT_MAX_MS;
+  if (!retried && (limitMs === 0 || limitMs >= clientMs)) return;
   dropClientTimeout(memory, head);
-  exchange.grpcTimeoutMs = limitMs;
+  exchange.grpcTimeoutMs = Math.max(1, limitMs === 0 ? clientMs : Math.min(limitMs, clientMs));
 }

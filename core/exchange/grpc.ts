@@ -202,6 +202,18 @@ export function putGrpcTimeout(reactor: Reactor, at: number, timeoutMs: number):
   return putLineEnd(view, dest);
 }
 
+/**
+ * Writes a shorter timeout over one that `putGrpcTimeout` has written and whose value ends at `end`: in the same unit,
+ * with zeros in front. Rounded down, but not to 0, which would not be valid everywhere.
+ */
+export function reduceGrpcTimeout(memory: Uint8Array, end: number, timeoutMs: number): void {
+  let value = memory[end - 1] === 109 ? timeoutMs : Math.max(1, Math.floor(timeoutMs / 1000));
+  for (let at = end - 2; memory[at] >= 48 && memory[at] <= 57; at--) {
+    memory[at] = 48 + (value % 10);
+    value = Math.floor(value / 10);
+  }
+}
+
 // -- statuses -------------------------------------------------------------------
 
 /** gRPC status codes. */
@@ -449,7 +461,7 @@ function isPlain(byte: number): boolean {
 }
 
 /** A text as the value of grpc-message (Percent-Encoded). */
-function percentEncoded(text: string): string {
+export function percentEncoded(text: string): string {
   let encoded = '';
   for (const byte of encoder.encode(text)) {
     encoded += isPlain(byte) ? String.fromCharCode(byte) : `%${byte.toString(16).toUpperCase().padStart(2, '0')}`;

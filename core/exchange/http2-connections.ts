@@ -81,6 +81,8 @@ export class Http2Connections implements Protocol {
     const member = pool.waiting > 0 ? null : pool.pick(http2);
     if (member !== null) {
       this.opener.openStream(exchange, member);
+    } else if (backend.settings.policy.circuitBreaker !== null && !this.mayWait(exchange, backend)) {
+      return;
     } else if (!pool.enqueue(exchange)) {
       this.context.upstream.failed(exchange, 503, Reason.UPSTREAM_OVERFLOW, Detail.STREAM_QUEUE_FULL, 0);
       return;
@@ -88,9 +90,21 @@ export class Http2Connections implements Protocol {
     this.grow(pool, backend);
   }
 
+  /** Asks the backend's circuit breaker whether one more request may wait; fails it if not. */
+  private mayWait(exchange: Exchange, backend: BackendRuntime): boolean {
+    const { upstream } = this.context;
+    if (upstream.breakers.admitPending(exchange, backend)) {
+      exchange.downstreamSide!.progress(exchange);
+      return true;
+    }
+    upstream.failed(exchange, 503, Reason.UPSTREAM_OVERFLOW, Detail.PENDING_LIMIT, 0);
+    return false;
+  }
+
   /** Takes back an exchange that has no stream yet. */
   withdraw(exchange: Exchange): void {
     if (!exchange.waiting) return;
+    if (exchange.pendingDeadlineMs > 0) this.context.upstream.breakers.pendingEnded(exchange);
     exchange.runtime!.backends[exchange.backend].endpoints[exchange.endpoint].http2!.dequeue(exchange);
   }
 
@@ -105,6 +119,7 @@ export class Http2Connections implements Protocol {
         return;
       }
       pool.dequeue(exchange);
+      if (exchange.pendingDeadlineMs > 0) this.context.upstream.breakers.pendingEnded(exchange);
       this.opener.openStream(exchange, member);
     }
   }
@@ -147,8 +162,19 @@ export class Http2Connections implements Protocol {
   // -- connecting --------------------------------------------------------------------------------
 
   private connect(pool: Http2Pool, backend: BackendRuntime): Http2Member | null {
+    const { breakers } = this.context.upstream;
+    const counted = backend.settings.policy.circuitBreaker !== null;
+    if (counted) {
+      // No worker is cut off: its only connection to an endpoint is opened whatever others have.
+      if (!pool.hasHope) breakers.countConnection(backend);
+      else if (!breakers.admitConnection(null, backend)) return null;
+    }
     const connection = this.context.connector.connect(pool.endpoint, backend, this.opener);
-    if (connection === null) return null;
+    if (connection === null) {
+      if (counted) breakers.notOpened(backend);
+      return null;
+    }
+    if (counted) breakers.opened(connection, backend);
     const member = pool.add(connection);
     member.pingIntervalMs = backend.settings.http2.pingIntervalMs;
     member.pingTimeoutMs = backend.settings.http2.pingTimeoutMs;
@@ -209,6 +235,7 @@ export class Http2Connections implements Protocol {
   private forget(member: Http2Member): void {
     this.setIdle(member, false);
     member.retired = true;
+    if (member.connection.breakerSlot >= 0) this.context.upstream.breakers.closed(member.connection);
     member.pool.remove(member);
     const index = this.members.indexOf(member);
     if (index >= 0) this.members.splice(index, 1);

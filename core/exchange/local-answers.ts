@@ -1,6 +1,7 @@
-// Answers that need no upstream and are no failures: the redirect of a whole listener to https, and
-// the texts that an ACME server asks for. Written as HTTP/1.1 into scratch memory; the client's side
-// parses and sends them like any response, so that they are the same over HTTP/2.
+// Answers that need no upstream and are no failures: the redirect of a whole listener to https, the texts that an
+// ACME server asks for, and what filters answer (redirects, direct responses, CORS preflight requests).
+// Written as HTTP/1.1 into scratch memory; the client's side parses and sends them like any response, so
+// that they are the same over HTTP/2.
 // Owned by one worker. No allocation for redirects; ACME challenges are rare.
 // Spec: RFC 9110 §15.4 (redirects), RFC 8555 §8.3 (HTTP-01).
 
@@ -9,8 +10,10 @@ import { HEADROOM_BYTES, SCRATCH_BYTES } from '../io/arena.ts';
 import { putBytes, putDecimal, putLineEnd, putRange, putText, Text } from '../io/bytes.ts';
 import type { Reactor } from '../io/reactor.ts';
 import type { AcmeChallenges } from './acme-challenges.ts';
+import type { DirectResponse } from './direct-response.ts';
 import type { Exchange } from './exchange.ts';
 import { valueEquals } from './fields.ts';
+import { hostOnlyLength, type Redirect } from './redirects.ts';
 
 const redirectPhrases: Record<number, string> = {
   301: 'Moved Permanently',
@@ -32,6 +35,13 @@ const tooLong = refusal(
   '414 URI Too Long',
   'This address only redirects to https, and the URL is too long for that.\n',
 );
+
+/** What a redirect filter says where it cannot redirect. */
+const noHostForFilter = refusal('400 Bad Request', 'This URL is redirected, and the request names no host.\n');
+const tooLongForFilter = refusal('414 URI Too Long', 'This URL is redirected, and it is too long for that.\n');
+
+/** As Envoy answers them. */
+const preflightAnswer = new Text('HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n');
 
 /** Room for everything but host and path of a redirect. */
 const REDIRECT_FIXED_BYTES = 256;
@@ -69,6 +79,35 @@ export class LocalAnswers {
       this.writeRedirect(exchange, redirectToHttps.status, redirectToHttps.port);
     }
     return true;
+  }
+
+  /** Writes the redirect of a filter. */
+  redirect(exchange: Exchange, redirect: Redirect): void {
+    const { arena } = this.reactor;
+    if (!redirect.hasHost(exchange)) {
+      this.writeFixed(noHostForFilter);
+    } else if (redirect.bytesMax(exchange) > SCRATCH_BYTES - HEADROOM_BYTES) {
+      this.writeFixed(tooLongForFilter);
+    } else {
+      this.offset = arena.scratchOffset + HEADROOM_BYTES;
+      this.length = redirect.put(this.reactor, this.offset, exchange) - this.offset;
+    }
+  }
+
+  /** Writes the response of a filter. */
+  direct(exchange: Exchange, direct: DirectResponse): void {
+    this.offset = this.reactor.arena.scratchOffset + HEADROOM_BYTES;
+    this.length = direct.put(this.reactor, this.offset, exchange.grpc) - this.offset;
+  }
+
+  /** Writes the answer to a CORS preflight request, without the fields of CORS. */
+  preflight(): void {
+    this.writeFixed(preflightAnswer);
+  }
+
+  /** Writes a whole response that is ready. */
+  fixed(text: Text): void {
+    this.writeFixed(text);
   }
 
   /**
@@ -117,14 +156,4 @@ export class LocalAnswers {
 function refusal(status: string, sentence: string): Text {
   const fields = `content-type: text/plain; charset=utf-8\r\ncontent-length: ${sentence.length}`;
   return new Text(`HTTP/1.1 ${status}\r\n${fields}\r\n\r\n${sentence}`);
-}
-
-/** Length of a host without its port; brackets of an IPv6 address stay. */
-function hostOnlyLength(memory: Uint8Array, offset: number, length: number): number {
-  for (let i = length - 1; i >= 0; i--) {
-    const byte = memory[offset + i];
-    if (byte === 58) return i;
-    if (byte < 48 || byte > 57) break;
-  }
-  return length;
 }

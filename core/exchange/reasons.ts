@@ -29,6 +29,8 @@ export const Reason = {
   DRAIN_TIMEOUT: 16,
   CONNECT_REFUSED: 17,
   INTERNAL: 18,
+  FAULT_INJECTED: 19,
+  DELAY_INJECTED: 20,
 } as const;
 
 const texts: Record<number, ReasonText> = {
@@ -60,6 +62,8 @@ const texts: Record<number, ReasonText> = {
   [Reason.DRAIN_TIMEOUT]: { flag: 'DR', sentence: 'The gateway shut down before the exchange was complete.' },
   [Reason.CONNECT_REFUSED]: { flag: 'CR', sentence: 'CONNECT is not allowed on this listener.' },
   [Reason.INTERNAL]: { flag: 'IE', sentence: 'An internal error ended the exchange.' },
+  [Reason.FAULT_INJECTED]: { flag: 'FI', sentence: 'A fault filter of the rule answered the request.' },
+  [Reason.DELAY_INJECTED]: { flag: 'DI', sentence: 'A fault filter of the rule delayed the request.' },
 };
 
 /** Number of reasons; sizes the counters in shared memory. */
@@ -123,6 +127,17 @@ export const Detail = {
   UPSTREAM_STALL_TIMER: 44,
   STREAM_QUEUE_FULL: 45,
   EXTENDED_CONNECT_MISSING: 46,
+  REQUESTS_LIMIT: 100,
+  PENDING_LIMIT: 101,
+  PENDING_TIMER: 102,
+  CONNECTIONS_LIMIT: 103,
+  NO_USABLE_ENDPOINTS: 110,
+  SUBSET_EMPTY: 111,
+  COMPRESSOR_FAILED: 150,
+  FAULT_ABORT: 200,
+  FAULT_DELAY: 201,
+  SHED: 160,
+  ADAPTIVE_LIMIT: 161,
 } as const;
 
 const detailSentences: Record<number, string> = {
@@ -173,7 +188,20 @@ const detailSentences: Record<number, string> = {
   [Detail.UPSTREAM_PING_TIMER]: "The upstream did not answer a PING within the backend's http2.pingTimeout.",
   [Detail.UPSTREAM_STALL_TIMER]: 'The upstream took no byte from its HTTP/2 connection within timeouts.streamIdle.',
   [Detail.STREAM_QUEUE_FULL]: 'Too many requests wait for a free stream to the endpoint.',
+  [Detail.REQUESTS_LIMIT]: "The backend's circuitBreaker.maxRequests was reached.",
+  [Detail.PENDING_LIMIT]:
+    'All connections of the backend were in use, and its circuitBreaker.maxPendingRequests were waiting for one.',
+  [Detail.PENDING_TIMER]:
+    'No connection or stream to the backend became free within its circuitBreaker.pendingTimeout.',
+  [Detail.CONNECTIONS_LIMIT]: "The backend's circuitBreaker.maxConnections was reached.",
   [Detail.EXTENDED_CONNECT_MISSING]: 'The upstream does not take WebSocket over HTTP/2 (RFC 8441).',
+  [Detail.NO_USABLE_ENDPOINTS]: 'All endpoints of the backend are unhealthy, ejected or draining.',
+  [Detail.SUBSET_EMPTY]: 'No endpoint of the backend has the labels of backendRefs[].subset.',
+  [Detail.SHED]: 'The gateway is overloaded, and sheds requests of this priority (see overload).',
+  [Detail.FAULT_ABORT]: 'The rule has a FaultInjection filter, and the abort fell to this request.',
+  [Detail.FAULT_DELAY]: 'The rule has a FaultInjection filter, and the delay fell to this request.',
+  [Detail.ADAPTIVE_LIMIT]: 'The backend has as many requests in progress as its adaptiveConcurrency allows at present.',
+  [Detail.COMPRESSOR_FAILED]: 'The compressor of the response body failed or was restarted.',
 };
 
 /** First detail number that carries an HTTP/1 parse error: `DETAIL_PARSE + error` (see http1/errors.ts). */
@@ -181,6 +209,9 @@ export const DETAIL_PARSE = 1000;
 
 /** First detail number that carries a TLS failure of an upstream: `DETAIL_TLS + failure` (see tls/errors.ts). */
 export const DETAIL_TLS = 2000;
+
+/** First detail number that carries the rate limit which refused a request: `DETAIL_LIMIT + id` (see limits/limit-names.ts). */
+export const DETAIL_LIMIT = 3000;
 
 /** One plain sentence for a detail below DETAIL_PARSE; empty for `Detail.NONE`. */
 export function detailSentence(detail: number): string {

@@ -49,6 +49,7 @@ const { WEB } = GrpcKind;
 const { HTTP_2 } = HttpVersion;
 
 const HOST_BIT = 1 << HOST;
+const LINE_END_BYTES = 2;
 
 /** Fields whose presence means that the head is not one run; bit 0 stands for ids from 32 on. */
 const SPECIAL_BITS =
@@ -105,7 +106,8 @@ export function requestHeadBytesMax(
 
 /**
  * Writes the head at `at` (there are `requestHeadBytesMax` bytes of room) and sets the positions of
- * the exchange. `endpointAddress` stands in for Host when an HTTP/1.0 client gave none.
+ * the exchange. `endpointAddress` stands in for Host when an HTTP/1.0 client gave none. Returns the offset after
+ * all that it has written.
  */
 export function writeRequestHead(
   reactor: Reactor,
@@ -116,7 +118,7 @@ export function writeRequestHead(
   downstream: Connection,
   endpointAddress: Uint8Array,
   ids: RequestIds,
-): void {
+): number {
   const { memory, view } = reactor;
   const { http } = runtime;
   const { headers } = head;
@@ -229,7 +231,10 @@ export function writeRequestHead(
     exchange.requestIdLength = REQUEST_ID_BYTES;
     dest = putLineEnd(view, ids.put(view, dest));
   }
-  if (exchange.grpcTimeoutMs > 0) dest = putGrpcTimeout(reactor, dest, exchange.grpcTimeoutMs);
+  if (exchange.grpcTimeoutMs > 0) {
+    dest = putGrpcTimeout(reactor, dest, exchange.grpcTimeoutMs);
+    exchange.grpcTimeoutEnd = dest - LINE_END_BYTES;
+  }
   const viaLine = runtime.viaLines[exchange.httpVersion === HTTP_2 ? 2 : head.versionMinor];
   if (viaLine.length > 0) dest = putText(view, dest, viaLine);
   dest = putLineEnd(view, dest);
@@ -238,8 +243,9 @@ export function writeRequestHead(
     // The exchange always has an id, for logs and `explain`, whether or not the upstream sees it.
     exchange.requestIdOffset = dest;
     exchange.requestIdLength = REQUEST_ID_BYTES;
-    ids.put(view, dest);
+    dest = ids.put(view, dest);
   }
+  return dest;
 }
 
 function putRequestLine(reactor: Reactor, at: number, head: RequestHead, exchange: Exchange): number {

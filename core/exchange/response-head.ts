@@ -10,7 +10,7 @@
 import { HeaderId } from '../http1/header-ids.ts';
 import { FIELD_WORDS, type HeaderTable } from '../http1/header-table.ts';
 import type { ResponseHead } from '../http1/message.ts';
-import { putText, Text } from '../io/bytes.ts';
+import { putRange, putText, Text } from '../io/bytes.ts';
 import type { Reactor } from '../io/reactor.ts';
 import { connectionNames } from './fields.ts';
 import type { Runtime } from './runtime.ts';
@@ -41,6 +41,7 @@ const connectionLines = [
   new Text('connection: upgrade\r\n'),
 ];
 const chunkedLine = new Text('transfer-encoding: chunked\r\n');
+const noLine = new Text('');
 
 /** Fields that never pass, whatever the framing and connection. */
 const DROPPED_BITS = (1 << CONNECTION) | (1 << KEEP_ALIVE) | (1 << PROXY_CONNECTION) | (1 << TE);
@@ -66,10 +67,23 @@ export class DateLine {
   }
 }
 
+/** Fields that this proxy would add to a response, and does not: bits for `rewriteResponseHead`. */
+export const LeftOut = { SERVER: 1, VIA: 2 } as const;
+
+const LEFT_OUT_SERVER = LeftOut.SERVER;
+const LEFT_OUT_VIA = LeftOut.VIA;
+
+/**
+ * Most bytes of further lines that `rewriteResponseHead` takes: with all that it may add itself they fit into
+ * HEADROOM_BYTES.
+ */
+export const FURTHER_LINES_BYTES_MAX = 320;
+
 /**
  * Rewrites `head`, whose bytes start at `headOffset`, so that it ends at `endAt`
  * (`endAt` >= `head.endOffset`). Returns the offset of its first byte. Before `headOffset` there
- * must be room for added fields (HEADROOM_BYTES).
+ * must be room for added fields (HEADROOM_BYTES). Further lines to add lie at `linesOffset`, outside of both;
+ * `leftOut` says which of its own this proxy does not add.
  */
 export function rewriteResponseHead(
   reactor: Reactor,
@@ -80,13 +94,17 @@ export function rewriteResponseHead(
   connection: number,
   runtime: Runtime,
   date: DateLine,
+  linesOffset = 0,
+  linesLength = 0,
+  leftOut = 0,
 ): number {
   const { memory, view } = reactor;
   let dropped = DROPPED_BITS;
   if (framing !== CHUNKED) dropped |= TRANSFER_ENCODING_BIT;
   if (framing !== KEEP) dropped |= CONTENT_LENGTH_BIT;
   if (connection !== ConnectionOption.UPGRADE) dropped |= UPGRADE_BIT;
-  if (runtime.serverLine.length > 0) dropped |= SERVER_BIT;
+  const serverLine = (leftOut & LEFT_OUT_SERVER) === 0 ? runtime.serverLine : noLine;
+  if (serverLine.length > 0) dropped |= SERVER_BIT;
 
   let runEnd = head.endOffset;
   let dest = endAt;
@@ -113,11 +131,12 @@ export function rewriteResponseHead(
   const addChunked = framing === CHUNKED && (head.seen & TRANSFER_ENCODING_BIT) === 0;
   const connectionLine = connectionLines[connection];
   const dateLine = date.at(reactor.wallMs);
-  const viaLine = runtime.viaLines[head.versionMinor];
+  const viaLine = (leftOut & LEFT_OUT_VIA) === 0 ? runtime.viaLines[head.versionMinor] : noLine;
   const addedLength =
     (addDate ? dateLine.length : 0) +
-    runtime.serverLine.length +
+    serverLine.length +
     viaLine.length +
+    linesLength +
     (addChunked ? chunkedLine.length : 0) +
     connectionLine.length;
   const statusLength = fieldsOffset - headOffset;
@@ -135,8 +154,9 @@ export function rewriteResponseHead(
     const high = view.getInt32(dest + 4, true);
     let at = start + statusLength;
     if (addDate) at = putText(view, at, dateLine);
-    if (runtime.serverLine.length > 0) at = putText(view, at, runtime.serverLine);
+    if (serverLine.length > 0) at = putText(view, at, serverLine);
     if (viaLine.length > 0) at = putText(view, at, viaLine);
+    if (linesLength > 0) at = putRange(memory, at, linesOffset, linesLength);
     if (addChunked) at = putText(view, at, chunkedLine);
     putText(view, at, connectionLine);
     view.setInt32(dest, low, true);

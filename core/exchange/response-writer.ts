@@ -5,7 +5,8 @@
 // Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
 // Spec: RFC 9112 §6 (framing), §7.1 (chunked), §9.6 (Connection: close).
 
-import { Method, type ResponseHead } from '../http1/message.ts';
+import { Method, ResponseHead } from '../http1/message.ts';
+import { parseResponseHead } from '../http1/response-parser.ts';
 import { putText, Text } from '../io/bytes.ts';
 import type { Connection } from '../io/connection.ts';
 import { Counter } from '../telemetry/metrics.ts';
@@ -14,7 +15,14 @@ import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 import { GENERATED_BYTES_MAX, GeneratedConnection, generatedBodyBytes, writeGenerated } from './generated.ts';
 import { writeGeneratedGrpc } from './grpc.ts';
-import { ConnectionOption, OutFraming, rewriteResponseHead } from './response-head.ts';
+import {
+  ConnectionOption,
+  FURTHER_LINES_BYTES_MAX,
+  LeftOut,
+  OutFraming,
+  rewriteResponseHead,
+} from './response-head.ts';
+import { editResponseHead, hasResponseLines, ResponseEdit } from './response-lines.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { CHUNKED, CLOSE } = BodyFraming;
@@ -22,12 +30,20 @@ const { DOWNSTREAM_BYTES_OUT } = Counter;
 
 const connectEstablished = new Text('HTTP/1.1 200 OK\r\n\r\n');
 
+/** Limits for parsing our own generated responses. */
+const generatedLimits = { headBytesMax: GENERATED_BYTES_MAX, headerCountMax: 64, uriBytesMax: 0 };
+
+/** The line end that ends a head. */
+const EMPTY_LINE_BYTES = 2;
+
 /** Larger responses are sent at once: they would crowd the receive area. */
 const DEFERRED_BYTES_MAX = 16 * 1024;
 
 /** Writes responses of one worker. Every method returns false when the client's connection has failed. */
 export class ResponseWriter {
   private readonly context: ProxyContext;
+  private readonly edit = new ResponseEdit();
+  private readonly generatedHead = new ResponseHead();
 
   constructor(context: ProxyContext) {
     this.context = context;
@@ -58,6 +74,11 @@ export class ResponseWriter {
     if (piece.payloadLength > 0) {
       bodyStart = chunked ? piece.payloadOffset - chunkHeaderBytes(piece.payloadLength) : piece.payloadOffset;
     }
+    const { edit } = this;
+    edit.linesLength = 0;
+    edit.leftOut = 0;
+    if (hasResponseLines(exchange)) editResponseHead(context, exchange, head, edit);
+    const linesInPlace = edit.linesLength <= FURTHER_LINES_BYTES_MAX;
     let start = rewriteResponseHead(
       reactor,
       headOffset,
@@ -67,12 +88,19 @@ export class ResponseWriter {
       option,
       exchange.runtime!,
       context.date,
+      edit.linesOffset,
+      linesInPlace ? edit.linesLength : 0,
+      edit.leftOut,
     );
     if (bodyStart < head.endOffset) {
       // The chunk header needs room that the head's end takes: move the head left.
       const shift = head.endOffset - bodyStart;
       memory.copyWithin(start - shift, start, head.endOffset);
       start -= shift;
+    }
+    if (!linesInPlace) {
+      if (!this.sendHeadPart(exchange, start, bodyStart)) return false;
+      start = bodyStart - EMPTY_LINE_BYTES;
     }
     let end = bodyStart;
     const ended = piece.end && chunked;
@@ -88,6 +116,19 @@ export class ResponseWriter {
       return reactor.sendDeferred(connection, start, end - start);
     }
     return reactor.send(connection, start, end - start, false);
+  }
+
+  /**
+   * Sends a head that ends at `headEnd` up to its empty line, and the further lines behind it, which are too long
+   * for the room before the head.
+   */
+  private sendHeadPart(exchange: Exchange, start: number, headEnd: number): boolean {
+    const { reactor, counters } = this.context;
+    const { linesOffset, linesLength } = this.edit;
+    const connection = exchange.downstream!;
+    const length = headEnd - EMPTY_LINE_BYTES - start;
+    counters[DOWNSTREAM_BYTES_OUT] += length + linesLength;
+    return reactor.send(connection, start, length, true) && reactor.send(connection, linesOffset, linesLength, true);
   }
 
   /** Writes a further piece of the response body. */
@@ -136,8 +177,44 @@ export class ResponseWriter {
     const { reactor, counters } = this.context;
     const start = reactor.arena.scratchOffset;
     const end = this.putGenerated(exchange, status);
+    if (hasResponseLines(exchange)) return this.generatedWithLines(exchange, start, end);
     counters[DOWNSTREAM_BYTES_OUT] += end - start;
     return reactor.send(exchange.downstream!, start, end - start, false);
+  }
+
+  /** Sends the generated response in [start, end) with the changes and lines that somebody has for it. */
+  private generatedWithLines(exchange: Exchange, start: number, end: number): boolean {
+    const { context, generatedHead: head, edit } = this;
+    const { memory, reactor, counters } = context;
+    const connection = exchange.downstream!;
+    if (parseResponseHead(memory, start, end - start, generatedLimits, head) <= 0) return false;
+    editResponseHead(context, exchange, head, edit);
+    let option: number = ConnectionOption.NONE;
+    if (!exchange.keepAlive) option = ConnectionOption.CLOSE;
+    else if (exchange.versionMinor === 0) option = ConnectionOption.KEEP_ALIVE;
+    // It is put together anew where the lines are added before their end: there is nothing before scratch memory.
+    const bodyStart = head.endOffset;
+    const first = rewriteResponseHead(
+      reactor,
+      start,
+      head,
+      bodyStart,
+      OutFraming.KEEP,
+      option,
+      exchange.runtime!,
+      context.date,
+      0,
+      0,
+      // It names its server itself, and has not come by way of anybody.
+      LeftOut.SERVER | LeftOut.VIA,
+    );
+    if (edit.linesLength > 0) {
+      if (!this.sendHeadPart(exchange, first, bodyStart)) return false;
+      counters[DOWNSTREAM_BYTES_OUT] += end - bodyStart + EMPTY_LINE_BYTES;
+      return reactor.send(connection, bodyStart - EMPTY_LINE_BYTES, end - bodyStart + EMPTY_LINE_BYTES, false);
+    }
+    counters[DOWNSTREAM_BYTES_OUT] += end - first;
+    return reactor.send(connection, first, end - first, false);
   }
 
   /**

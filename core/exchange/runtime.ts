@@ -1,30 +1,36 @@
 // A snapshot as one worker uses it: routes opened, endpoints joined with their connections, texts
 // as bytes. Built between two batches when a snapshot arrives; immutable afterwards, except for the
-// positions of pickers. Exchanges in flight keep the runtime they started with.
+// state of balancers. Exchanges in flight keep the runtime they started with.
 
 import type { ParserLimits } from '../http1/message.ts';
 import { HpackConstant } from '../http2/hpack-encoder.ts';
 import { noBytes, Text } from '../io/bytes.ts';
 import type { Connection } from '../io/connection.ts';
+import { Balancer, type BalancerEnvironment, countsActive } from '../lb/balancer.ts';
 import { Endpoint } from '../lb/endpoint.ts';
 import type { NodeState } from '../lb/node-state.ts';
-import type { Picker } from '../lb/picker.ts';
-import { RoundRobin } from '../lb/round-robin.ts';
+import { useLimitNames } from '../limits/limit-names.ts';
 import { RouteTable } from '../routing/route-table.ts';
 import { StreamRoutes } from '../routing/stream-routes.ts';
+import type { RequestRecorder } from '../telemetry/request-recorder.ts';
 import type { TlsContext } from '../tls/context.ts';
 import type { TlsContexts } from '../tls/contexts.ts';
 import type {
   BackendSettings,
   HttpSettings,
   ListenerSettings,
+  RateLimitsSnapshot,
   ServerContextSettings,
   Snapshot,
 } from '../workers/snapshot.ts';
-
+import { type HashKeys, hashKeysOf } from './hash-key.ts';
+import { ruleLimits } from './rule-limits.ts';
 import { RefPolicy, RulePolicy } from './rule-policy.ts';
 
 const encoder = new TextEncoder();
+
+/** What a request without a rule is offered: two empty lines. */
+const noChoice = encoder.encode('\n');
 
 /** A listener of a worker. Lives as long as its address is configured, across snapshots. */
 export class ListenerRuntime {
@@ -97,12 +103,16 @@ function sharingKey({ protocol, proxyProtocol, tls }: BackendSettings): string {
   return JSON.stringify([protocol, proxyProtocol, tls?.key, tls?.serverName, tls?.verifyNames]);
 }
 
+const noSamples = new SharedArrayBuffer(0);
+
 /** A backend of one snapshot. */
 export interface BackendRuntime {
   settings: BackendSettings;
   nameBytes: Uint8Array;
   endpoints: Endpoint[];
-  picker: Picker;
+  balancer: Balancer;
+  /** What `hashOn` asks for, prepared; null: nothing. */
+  hashKeys: HashKeys | null;
   /** Somebody keeps account of its attempts: attempt-tracker.ts is told of each. */
   tracked: boolean;
   /** Context of TLS connections; null: plain TCP, or (see `settings.tls`) one that could not be made. */
@@ -119,6 +129,9 @@ export class Runtime {
   readonly backends: BackendRuntime[];
   /** Load and health that all workers of the node share. */
   readonly node: NodeState;
+  readonly rateLimits: RateLimitsSnapshot;
+  /** Latencies of backends with adaptive concurrency, by slot. */
+  readonly latencySamples: Int32Array;
   private readonly rulePolicies: RulePolicy[];
   private readonly refPolicies: RefPolicy[];
   /** `via: 1.x name\r\n` for messages received as HTTP/1.0, HTTP/1.1 and HTTP/2 (RFC 9110 §7.6.3); or empty. */
@@ -132,23 +145,33 @@ export class Runtime {
   readonly reasonName: Text;
   /** Protocols that Upgrade may name, lower case. */
   readonly upgradeProtocols: Uint8Array[];
+  /** Keeps the heads of requests; null: nobody does. Set before the first request. */
+  recorder: RequestRecorder | null = null;
+  /** What each rule offers, as the recorder wants it, made when first recorded. */
+  private readonly ruleChoices: (Uint8Array | undefined)[] = [];
   /** Label of each rule as bytes, made when first logged. */
   private readonly ruleLabels: (Uint8Array | undefined)[] = [];
 
   /**
    * Opens a snapshot on the node state that it names. `endpoints` holds the worker's endpoints by address: known ones are kept,
-   * new ones added. `contexts` holds its TLS contexts. `seed()` gives numbers from 0 to 1 that spread
-   * workers over a round.
+   * new ones added. `contexts` holds its TLS contexts. `environment` is what balancers need of
+   * the worker; those of `previous` whose backend has not changed go on.
    */
   constructor(
     snapshot: Snapshot,
     node: NodeState,
     endpoints: Map<string, Endpoint>,
     contexts: TlsContexts,
-    seed: () => number,
+    environment: Omit<BalancerEnvironment, 'node'>,
+    previous: Runtime | null = null,
   ) {
     this.node = node;
-    this.rulePolicies = snapshot.rulePolicies.map((settings) => new RulePolicy(settings));
+    this.rateLimits = snapshot.rateLimits;
+    this.latencySamples = new Int32Array(snapshot.latencySamples ?? noSamples);
+    useLimitNames(snapshot.rateLimits.tables);
+    this.rulePolicies = snapshot.rulePolicies.map(
+      (settings) => new RulePolicy(settings, ruleLimits(settings.rateLimits, snapshot.rateLimits.tables, node.worker)),
+    );
     this.refPolicies = snapshot.refPolicies.map((settings) => new RefPolicy(settings));
     const http = snapshot.http;
     this.epoch = snapshot.epoch;
@@ -165,6 +188,11 @@ export class Runtime {
     };
     this.routes = new RouteTable(snapshot.routes);
     this.streamRoutes = new StreamRoutes(snapshot.streamRoutes);
+    const known = new Map(previous?.backends.map(({ settings, balancer }) => [settings.name, balancer]));
+    const balancerOf = (settings: BackendSettings): Balancer => {
+      const balancer = known.get(settings.name);
+      return balancer?.suits(settings, node) ? balancer : new Balancer(settings, { ...environment, node });
+    };
     this.backends = snapshot.backends.map((settings) => ({
       settings,
       nameBytes: encoder.encode(settings.name),
@@ -178,11 +206,13 @@ export class Runtime {
         endpoint.removed = false;
         return endpoint;
       }),
-      picker: new RoundRobin(
-        settings.endpoints.map((endpoint) => endpoint.weight),
-        seed(),
-      ),
-      tracked: false,
+      balancer: balancerOf(settings),
+      hashKeys: hashKeysOf(settings.policy.balancer),
+      tracked:
+        settings.policy.circuitBreaker !== null ||
+        settings.policy.adaptiveConcurrency !== null ||
+        settings.policy.outlierDetection !== null ||
+        countsActive(settings.policy.balancer),
       tlsContext: settings.tls === null ? null : contexts.client(settings.tls, settings.protocol),
     }));
     this.viaLines = [
@@ -211,6 +241,22 @@ export class Runtime {
   refPolicyOf(rule: number, ref: number): RefPolicy | null {
     const index = this.routes.backendRefPolicy(rule, ref);
     return index < 0 ? null : this.refPolicies[index]!;
+  }
+
+  /** Label of a rule and the weights of its backends, two lines (core/telemetry/recorder-layout.ts). */
+  ruleChoice(rule: number): Uint8Array {
+    if (rule < 0) return noChoice;
+    let choice = this.ruleChoices[rule];
+    if (choice === undefined) {
+      const shares: string[] = [];
+      for (let ref = 0; ref < this.routes.backendRefCount(rule); ref++) {
+        const { name } = this.backends[this.routes.backendRefIndex(rule, ref)]!.settings;
+        shares.push(`${name}=${this.routes.backendRefWeight(rule, ref)}`);
+      }
+      choice = encoder.encode(`${this.routes.ruleLabel(rule)}\n${shares.join(',')}`);
+      this.ruleChoices[rule] = choice;
+    }
+    return choice;
   }
 
   /** Label of a rule for logs and records; empty for -1. */

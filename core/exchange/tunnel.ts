@@ -72,7 +72,11 @@ export class Tunnel implements Protocol {
 
   readable(connection: Connection): void {
     const { reactor } = this.context;
-    const peer = connection.tunnelPeer!;
+    const peer = connection.tunnelPeer;
+    if (peer === null) {
+      this.drain(connection);
+      return;
+    }
     const exchange = (connection.exchange ?? peer.exchange)!;
     const fromClient = exchange.downstream === connection;
     if (connection.inputLength > 0) {
@@ -106,21 +110,62 @@ export class Tunnel implements Protocol {
   writable(connection: Connection): void {
     if (connection.outputBytes === 0) return;
     const { reactor } = this.context;
-    const peer = connection.tunnelPeer!;
-    const exchange = (connection.exchange ?? peer.exchange)!;
+    const peer = connection.tunnelPeer;
+    const exchange = (connection.exchange ?? peer!.exchange)!;
     if (!reactor.flush(connection)) {
       this.failed(exchange, connection);
       return;
     }
     this.progress(exchange);
     if (connection.outputBytes > 0) return;
-    if (peer.readEnded) this.finishWriting(exchange, connection);
+    if (peer === null) this.end(exchange, false);
+    else if (peer.readEnded) this.finishWriting(exchange, connection);
     else reactor.resume(peer);
   }
 
   sendFailed(connection: Connection): void {
     const exchange = (connection.exchange ?? connection.tunnelPeer!.exchange)!;
     this.failed(exchange, connection);
+  }
+
+  /**
+   * The upstream has finished in order, and takes no more: its stream ends now, and what has come on it is the
+   * client's all the same, however slowly that takes it.
+   */
+  upstreamOver(connection: Connection): void {
+    const { reactor } = this.context;
+    const client = connection.tunnelPeer!;
+    const exchange = client.exchange!;
+    if (connection.inputLength > 0) {
+      if (!this.pass(exchange, false, client, connection.inputOffset, connection.inputLength)) return;
+      reactor.freeInput(connection);
+    }
+    for (;;) {
+      const status = reactor.fill(connection);
+      if (status === FILL_END) break;
+      if (status <= 0) {
+        this.failed(exchange, connection);
+        return;
+      }
+      if (!this.pass(exchange, false, client, reactor.inputOffset, reactor.inputLength)) return;
+    }
+    client.tunnelPeer = null;
+    connection.tunnelPeer = null;
+    exchange.upstream = null;
+    reactor.close(connection, false);
+    if (client.outputBytes === 0) this.end(exchange, false);
+  }
+
+  /** What a client says whose upstream has gone reaches nobody; only its leaving matters. */
+  private drain(client: Connection): void {
+    const { reactor } = this.context;
+    reactor.freeInput(client);
+    while (client.readReady) {
+      const status = reactor.fill(client);
+      if (status > 0 || status === FILL_AGAIN) continue;
+      if (status !== FILL_END) this.failed(client.exchange!, client);
+      return;
+    }
   }
 
   expired(connection: Connection): void {
@@ -173,15 +218,16 @@ export class Tunnel implements Protocol {
     const { context } = this;
     const { reactor, counters } = context;
     const client = exchange.downstream!;
-    const upstream = exchange.upstream!;
+    const { upstream } = exchange;
     const downstream = exchange.downstreamSide!;
     counters[Counter.TUNNELS_OPEN]--;
     // A stream is no connection.
-    if (upstream.http2Stream === null) counters[Counter.UPSTREAM_OPEN]--;
+    if (upstream !== null && upstream.http2Stream === null) counters[Counter.UPSTREAM_OPEN]--;
+    if (upstream !== null && upstream.breakerSlot >= 0) context.upstream.breakers.closed(upstream);
     exchange.responseComplete = !abort;
     client.exchange = null;
     context.endExchange(exchange);
-    reactor.close(upstream, abort);
+    if (upstream !== null) reactor.close(upstream, abort);
     downstream.close(client, CloseCause.TUNNEL_END, abort);
   }
 

@@ -20,11 +20,13 @@ import { FILL_AGAIN, FILL_END, FILL_ERROR } from '../io/reactor.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
 import { Counter } from '../telemetry/metrics.ts';
 import { BodyPiece, frameChunk, framedOffset, putBodyEnd, readResponseBody, startResponseChunks } from './body.ts';
+import { IDLE_LOOK_MS } from './circuit-breaker.ts';
 import { type ConnectOwner, isConnectTimeout } from './connector.ts';
 import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
+import { isIdempotent } from './methods.ts';
 import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
-import { isIdempotent } from './upstream.ts';
+import { mayReplay } from './retries.ts';
 import type { UpstreamSide } from './upstream-side.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
@@ -58,15 +60,32 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
 
   /** Sends the exchange to an endpoint, on a kept connection if there is one. */
   begin(exchange: Exchange, endpoint: Endpoint): void {
-    const { reactor, counters } = this.context;
     exchange.upstreamSide = this;
-    // A retry, like a tunnel, gets a connection that nothing else has used.
-    const kept =
-      exchange.attempts === 1 && exchange.method !== Method.CONNECT ? this.takeKept(exchange, endpoint) : null;
+    // What is sent again at once, like a tunnel, gets a connection that nothing else has used.
+    const kept = !exchange.resent && exchange.method !== Method.CONNECT ? this.takeKept(exchange, endpoint) : null;
     if (kept === null) {
-      this.connect(exchange, endpoint);
+      this.connectOrWait(exchange, endpoint);
       return;
     }
+    this.useKept(exchange, kept);
+  }
+
+  /** Like `begin` for one that has waited; `reserved`: the circuit breaker has a place for a new connection. */
+  beginAdmitted(exchange: Exchange, endpoint: Endpoint, reserved: boolean): void {
+    if (!reserved) this.begin(exchange, endpoint);
+    else this.connect(exchange, endpoint, true);
+  }
+
+  private connectOrWait(exchange: Exchange, endpoint: Endpoint): void {
+    const backend = exchange.runtime!.backends[exchange.backend];
+    const { breakers } = this.context.upstream;
+    if (backend.settings.policy.circuitBreaker === null) this.connect(exchange, endpoint, false);
+    else if (breakers.admitConnection(exchange, backend)) this.connect(exchange, endpoint, true);
+    else breakers.wait(exchange, backend);
+  }
+
+  private useKept(exchange: Exchange, kept: Connection): void {
+    const { reactor, counters } = this.context;
     counters[UPSTREAM_IDLE]--;
     counters[UPSTREAM_REUSED]++;
     exchange.reusedConnection = true;
@@ -92,16 +111,19 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     return endpoint.takeIdle();
   }
 
-  private connect(exchange: Exchange, endpoint: Endpoint): void {
+  /** Opens a connection; `reserved`: the circuit breaker counts it already. */
+  private connect(exchange: Exchange, endpoint: Endpoint, reserved: boolean): void {
     exchange.reusedConnection = false;
     exchange.upstreamConnectionUses = 0;
     exchange.upstreamConnectionAgeMs = 0;
     const backend = exchange.runtime!.backends[exchange.backend];
     const connection = this.context.connector.connect(endpoint, backend, this);
     if (connection === null) {
+      if (reserved) this.context.upstream.breakers.notOpened(backend);
       this.connectFailed(exchange);
       return;
     }
+    if (reserved) this.context.upstream.breakers.opened(connection, backend);
     connection.exchange = exchange;
     exchange.upstream = connection;
   }
@@ -153,11 +175,21 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     }
     const downstream = exchange.downstreamSide!;
     downstream.progress(exchange);
-    if (connection.outputBytes === 0 && !exchange.requestComplete) downstream.pumpRequest(exchange);
+    if (connection.outputBytes > 0) return;
+    if (!exchange.requestComplete || exchange.replayNext >= 0) downstream.pumpRequest(exchange);
   }
 
   expired(connection: Connection): void {
-    if (connection.state === IDLE) this.closeIdle(connection);
+    if (connection.state !== IDLE) return;
+    const { reactor, upstream } = this.context;
+    const { settings } = connection.backend!;
+    const leftMs = connection.idleSinceMs + settings.idleTimeoutMs - reactor.nowMs;
+    // One that a circuit breaker counts looks now and then whether its place is wanted.
+    if (connection.breakerSlot < 0 || leftMs <= 0 || upstream.breakers.isWanted(connection.backend!)) {
+      this.closeIdle(connection);
+    } else {
+      reactor.setTimer(connection, Math.ceil(Math.min(leftMs, IDLE_LOOK_MS)));
+    }
   }
 
   sendFailed(connection: Connection): void {
@@ -184,12 +216,13 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
       exchange.requestFraming === LENGTH &&
       client.inputLength > 0 &&
       !exchange.requestComplete &&
-      !exchange.bodyStreamed
+      !exchange.bodyStreamed &&
+      exchange.replayNext < 0
     ) {
       sent = this.sendHeadWithBody(exchange, connection);
     } else {
       counters[UPSTREAM_BYTES_OUT] += exchange.headLength;
-      if (exchange.requestComplete) {
+      if (exchange.requestComplete && exchange.replayNext < 0) {
         sent = reactor.sendDeferred(connection, exchange.headOffset, exchange.headLength);
       } else {
         sent = reactor.send(connection, exchange.headOffset, exchange.headLength, false);
@@ -201,7 +234,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     }
     exchange.requestSent = true;
     downstream.progress(exchange);
-    if (!exchange.requestComplete) downstream.pumpRequest(exchange);
+    if (!exchange.requestComplete || exchange.replayNext >= 0) downstream.pumpRequest(exchange);
   }
 
   /** A small body usually comes with its head: both leave with one system call. */
@@ -215,7 +248,11 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     exchange.requestRemaining -= count;
     exchange.requestBodyBytes += count;
     exchange.bodyStreamed = true;
+    if (exchange.requestBuffer !== null) {
+      exchange.requestBuffer.append(offset, count, exchange.requestRemaining === 0, null);
+    }
     exchange.requestComplete = exchange.requestRemaining === 0;
+    if (exchange.requestComplete && exchange.mirrorNext !== null) this.context.mirrors.requestComplete(exchange);
     exchange.clientFinished = client.readHangup;
     reactor.keepInput(client, offset + count, client.inputLength - count);
     return true;
@@ -295,7 +332,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     }
     for (let turn = 0; ; turn++) {
       // Paused while the client has not taken what it was sent; resumed by its writable event.
-      if (client.outputBytes > 0 || !connection.readReady) return;
+      if (client.outputBytes > 0 || exchange.responsePaused || !connection.readReady) return;
       if (turn >= RECEIVES_PER_TURN) {
         reactor.enqueue(connection);
         return;
@@ -374,7 +411,9 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     const rest = bodyLength - piece.consumed;
     const reusable = head.keepAlive && exchange.responseFraming !== CLOSE;
     if (!reusable) connection.reusable = false;
-    if (this.context.upstream.answered(exchange, head.status)) return false;
+    // Where the response ends, for one that is not wanted.
+    connection.wholeResponse = piece.end && rest === 0;
+    if (this.context.upstream.answered(exchange, head)) return false;
     if (!downstream.sendResponse(exchange, offset, head, piece)) return false;
     return this.pieceDone(connection, exchange, restOffset, rest);
   }
@@ -431,8 +470,27 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
 
   /** The response is complete: lets the connection go, then the client's side goes on. */
   private complete(exchange: Exchange, leftOver: boolean): void {
-    const { reactor, counters, draining } = this.context;
     const downstream = exchange.downstreamSide!;
+    this.release(exchange, leftOver);
+    if (exchange.attemptDeadlineMs > 0) {
+      // The backend has done its part; how long the client takes is not its business.
+      exchange.attemptDeadlineMs = 0;
+      downstream.progress(exchange);
+    }
+    this.context.upstream.completed(exchange);
+    downstream.responseComplete(exchange);
+  }
+
+  /** The response is not wanted. What is not here whole would have to be waited for: the connection ends with it. */
+  discard(exchange: Exchange): void {
+    const connection = exchange.upstream!;
+    if (connection.wholeResponse) this.release(exchange, false);
+    else this.close(connection, true);
+  }
+
+  /** A response has come whole: keeps its connection, or closes it. */
+  private release(exchange: Exchange, leftOver: boolean): void {
+    const { reactor, counters, draining, upstream } = this.context;
     const connection = exchange.upstream!;
     const endpoint = connection.endpoint!;
     const { settings } = exchange.runtime!.backends[exchange.backend];
@@ -444,30 +502,31 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
       settings.proxyProtocol === 0 && // It speaks of one client.
       !leftOver &&
       exchange.requestComplete &&
+      exchange.replayNext < 0 &&
       connection.outputBytes === 0 &&
       !connection.readReady && // More may have come than was asked for.
       !connection.readHangup &&
       !endpoint.removed &&
       !draining &&
       endpoint.idleCount < settings.idleConnectionsMax &&
-      (usesMax === 0 || connection.exchanges < usesMax)
+      (usesMax === 0 || connection.exchanges < usesMax) &&
+      (connection.breakerSlot < 0 || !upstream.breakers.isWanted(connection.backend!))
     ) {
       reactor.freeInput(connection);
       connection.exchange = null;
       connection.state = IDLE;
       endpoint.addIdle(connection);
       counters[UPSTREAM_IDLE]++;
-      reactor.setTimer(connection, settings.idleTimeoutMs);
+      if (connection.breakerSlot < 0) {
+        reactor.setTimer(connection, settings.idleTimeoutMs);
+      } else {
+        connection.idleSinceMs = reactor.nowMs;
+        reactor.setTimer(connection, Math.min(settings.idleTimeoutMs, IDLE_LOOK_MS));
+        upstream.breakers.wake();
+      }
     } else {
       this.close(connection, false);
     }
-    if (exchange.attemptDeadlineMs > 0) {
-      // The backend has done its part; how long the client takes is not its business.
-      exchange.attemptDeadlineMs = 0;
-      downstream.progress(exchange);
-    }
-    this.context.upstream.completed(exchange);
-    downstream.responseComplete(exchange);
   }
 
   private responseFillFailed(connection: Connection, exchange: Exchange, status: number): void {
@@ -503,9 +562,9 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     if (connection.deferred) exchange.requestSent = false;
     this.close(connection, reason !== Reason.UPSTREAM_CONNECTION_TERMINATION);
     if (reason === Reason.UPSTREAM_CONNECTION_TERMINATION && exchange.reusedConnection && !answered) {
-      if (!exchange.bodyStreamed && (!exchange.requestSent || isIdempotent(exchange.method))) {
+      if (mayReplay(exchange) && (!exchange.requestSent || isIdempotent(exchange.method))) {
         counters[STALE_RETRIES]++;
-        exchange.requestSent = false;
+        exchange.resent = true;
         this.context.upstream.start(exchange);
         return;
       }
@@ -517,11 +576,13 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
   /** Drops the upstream side of an exchange that ends for another reason. */
   cancel(exchange: Exchange): void {
     if (exchange.upstream !== null) this.close(exchange.upstream, exchange.requestSent);
+    else if (exchange.waiting) this.context.upstream.breakers.withdraw(exchange);
   }
 
   /** Closes a connection that is in use or connecting, and takes it off its exchange. */
   private close(connection: Connection, abort: boolean): void {
     if (connection.exchange !== null) connection.exchange.upstream = null;
+    if (connection.breakerSlot >= 0) this.context.upstream.breakers.closed(connection);
     this.context.counters[UPSTREAM_OPEN]--;
     this.context.reactor.close(connection, abort);
   }

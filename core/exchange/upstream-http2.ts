@@ -37,8 +37,9 @@ import { BodyPiece, keepTrailers, readResponseBody } from './body.ts';
 import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 import { Http2Connections, type StreamOpener } from './http2-connections.ts';
+import { isIdempotent } from './methods.ts';
 import { Detail, Reason } from './reasons.ts';
-import { isIdempotent } from './upstream.ts';
+import { mayReplay } from './retries.ts';
 import type { UpstreamSide } from './upstream-side.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
@@ -165,7 +166,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
     const usesMax = settings.requestsPerConnectionMax;
     if (usesMax > 0 && member.uses >= usesMax) member.retired = true;
 
-    const whole = exchange.requestComplete && !exchange.upgradeRequested;
+    const whole = exchange.requestComplete && !exchange.upgradeRequested && exchange.replayNext < 0;
     if (!this.encoder.write(stream, exchange, settings.tls !== null, whole)) {
       const { tooLarge } = this.encoder;
       this.close(connection, CANCEL);
@@ -175,7 +176,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
     }
     exchange.requestSent = true;
     downstream.progress(exchange);
-    if (!exchange.requestComplete) downstream.pumpRequest(exchange);
+    if (!exchange.requestComplete || exchange.replayNext >= 0) downstream.pumpRequest(exchange);
   }
 
   acceptsBody(exchange: Exchange): boolean {
@@ -231,7 +232,8 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
     }
     const downstream = exchange.downstreamSide!;
     if (connection.outputBytes < before) downstream.progress(exchange);
-    if (connection.outputBytes === 0 && !exchange.requestComplete) downstream.pumpRequest(exchange);
+    if (connection.outputBytes > 0) return;
+    if (!exchange.requestComplete || exchange.replayNext >= 0) downstream.pumpRequest(exchange);
   }
 
   expired(): void {}
@@ -296,7 +298,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
       if (sent) exchange.downstreamSide!.progress(exchange);
       return 0;
     }
-    if (this.context.upstream.answered(exchange, status)) {
+    if (this.context.upstream.answered(exchange, head)) {
       reactor.freeSent(at);
       return 0;
     }
@@ -348,7 +350,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
     const { piece } = this;
     for (let turn = 0; ; turn++) {
       // Paused while the client has not taken what it was sent; resumed by its writable event.
-      if (!connection.readReady || (client.outputBytes > 0 && !all)) return;
+      if (!connection.readReady || ((client.outputBytes > 0 || exchange.responsePaused) && !all)) return;
       if (turn >= RECEIVES_PER_TURN && !all) {
         reactor.enqueue(connection);
         return;
@@ -572,8 +574,16 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
   private endsOtherwise(stream: Http2Stream): boolean {
     const connection = stream.connection!;
     if (connection.protocol !== this) {
-      connection.errno = Errno.ECONNRESET;
-      connection.protocol!.sendFailed(connection);
+      if (stream.remoteEnded) {
+        stream.reset = false;
+        stream.localEnded = true;
+        connection.readReady = true;
+        this.context.reactor.freeOutput(connection);
+        this.context.tunnel.upstreamOver(connection);
+      } else {
+        connection.errno = Errno.ECONNRESET;
+        connection.protocol!.sendFailed(connection);
+      }
       return true;
     }
     if (!stream.remoteEnded || !stream.headReceived) return false;
@@ -614,7 +624,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
 
   /** The upstream says that it has not acted on a stream: any request may be sent again (RFC 9113 §8.7). */
   private notActedOn(exchange: Exchange, detail: number): void {
-    const mayRetry = !exchange.bodyStreamed && !exchange.responseStarted && exchange.attempts < REFUSED_ATTEMPTS_MAX;
+    const mayRetry = mayReplay(exchange) && !exchange.responseStarted && exchange.attempts < REFUSED_ATTEMPTS_MAX;
     if (!mayRetry) {
       this.fault(exchange, 502, UPSTREAM_CONNECTION_TERMINATION, detail, 0);
       return;
@@ -635,9 +645,10 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
       this.fault(exchange, 503, OVERLOAD, Detail.NO_BUFFERS, 0);
     } else {
       const detail = errno === 0 ? Detail.UPSTREAM_FIN : Detail.UPSTREAM_RESET;
-      const isStale = exchange.reusedConnection && exchange.firstByteMs === 0 && exchange.attempts === 1;
-      if (isStale && !exchange.bodyStreamed && isIdempotent(exchange.method)) {
+      const isStale = exchange.reusedConnection && exchange.firstByteMs === 0 && !exchange.resent;
+      if (isStale && mayReplay(exchange) && isIdempotent(exchange.method)) {
         this.context.counters[STALE_RETRIES]++;
+        exchange.resent = true;
         this.sendAgain(exchange);
         return;
       }
@@ -647,7 +658,6 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
 
   private sendAgain(exchange: Exchange): void {
     this.close(exchange.upstream!, CANCEL);
-    exchange.requestSent = false;
     this.context.upstream.start(exchange);
   }
 
@@ -655,6 +665,12 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
   private fault(exchange: Exchange, status: number, reason: number, detail: number, errno: number): void {
     this.close(exchange.upstream!, CANCEL);
     this.context.upstream.failed(exchange, status, reason, detail, errno);
+  }
+
+  /** The response is not wanted, and neither is what is left of it. */
+  discard(exchange: Exchange): void {
+    const connection = exchange.upstream!;
+    this.close(connection, connection.http2Stream!.remoteEnded ? NO_ERROR : CANCEL);
   }
 
   cancel(exchange: Exchange): void {

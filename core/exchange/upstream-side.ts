@@ -11,6 +11,8 @@ export interface UpstreamSide {
   sendBody(exchange: Exchange, piece: BodyPiece): boolean;
   /** The request cannot be written any further; what the upstream has answered may still be of use. */
   writeFailed(exchange: Exchange): void;
+  /** Drops a response whose head is not wanted; the connection is kept if it can be. */
+  discard(exchange: Exchange): void;
   /** Drops the upstream side of an exchange that ends for another reason. */
   cancel(exchange: Exchange): void;
 }

@@ -2,19 +2,29 @@
 // the protocol that the backend speaks.
 // Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
 
-import { Method } from '../http1/message.ts';
+import { Method, type ResponseHead } from '../http1/message.ts';
 import { noBytes } from '../io/bytes.ts';
+import { admitAdaptive, releaseAdaptive } from './adaptive-limit.ts';
 import { AttemptEnd } from './attempt-tracker.ts';
 import type { BodyPiece } from './body.ts';
+import { CircuitBreakers } from './circuit-breaker.ts';
 import type { ProxyContext } from './context.ts';
+import { chooseEndpoint, noEndpointDetail, pickEndpoint } from './endpoint-choice.ts';
 import type { Exchange } from './exchange.ts';
 import { Detail, Reason } from './reasons.ts';
+import { ResponseLines } from './response-lines.ts';
+import { Retries } from './retries.ts';
+import { resumeSession } from './session-persistence.ts';
 
 export class Upstream {
+  readonly retries: Retries;
+  readonly breakers: CircuitBreakers;
   private readonly context: ProxyContext;
 
   constructor(context: ProxyContext) {
     this.context = context;
+    this.retries = new Retries(context);
+    this.breakers = new CircuitBreakers(context);
   }
 
   /**
@@ -27,6 +37,14 @@ export class Upstream {
     const rule = exchange.rule;
     const count = routes.backendRefCount(rule);
     if (count === 0) return noBytes;
+    const { requestHead } = this.context;
+    const { policy } = exchange;
+    if (policy !== null && policy.session !== null) {
+      exchange.responseLines |= ResponseLines.SESSION;
+      if (resumeSession(this.context, exchange, requestHead, policy.session)) {
+        return runtime.backends[exchange.backend].endpoints[exchange.endpoint].addressBytes;
+      }
+    }
     let ref = 0;
     if (count > 1) {
       let share = (this.context.ids.next() >>> 1) % routes.backendRefWeightTotal(rule);
@@ -34,9 +52,15 @@ export class Upstream {
     }
     exchange.backend = routes.backendRefIndex(rule, ref);
     exchange.refPolicy = runtime.refPolicyOf(rule, ref);
-    const backend = runtime.backends[exchange.backend];
-    exchange.endpoint = backend.picker.pick();
-    return exchange.endpoint < 0 ? noBytes : backend.endpoints[exchange.endpoint].addressBytes;
+    chooseEndpoint(this.context, exchange, requestHead);
+    return exchange.endpoint < 0
+      ? noBytes
+      : runtime.backends[exchange.backend].endpoints[exchange.endpoint].addressBytes;
+  }
+
+  /** Chooses another endpoint of the same backend for a further attempt; the same one where there is no other. */
+  private chooseAgain(exchange: Exchange): void {
+    pickEndpoint(this.context, exchange);
   }
 
   /** Begins an attempt: sends the exchange to its endpoint. */
@@ -44,16 +68,36 @@ export class Upstream {
     const { context } = this;
     const downstream = exchange.downstreamSide!;
     if (exchange.endpoint < 0) {
-      this.failed(exchange, 503, Reason.NO_HEALTHY_UPSTREAM, Detail.NO_ENDPOINTS, 0);
+      this.failed(exchange, 503, Reason.NO_HEALTHY_UPSTREAM, noEndpointDetail(exchange), 0);
       return;
     }
     const runtime = exchange.runtime!;
     const backend = runtime.backends[exchange.backend];
     const endpoint = backend.endpoints[exchange.endpoint];
     const timeoutMs = runtime.routes.backendRequestTimeoutMs(exchange.rule);
-    exchange.attempts++;
+    if (exchange.attempts === 0) {
+      const { policy } = exchange;
+      if (policy !== null && policy.retry !== null) this.retries.began(exchange, policy.retry);
+      if (policy !== null && policy.mirrors !== null) context.mirrors.began(exchange, policy.mirrors);
+    } else {
+      exchange.requestSent = false;
+      if (exchange.bodyStreamed) {
+        exchange.bodyStreamed = false;
+        exchange.replayNext = 0;
+      }
+    }
     // What is sent again at once, since a kept connection was stale, is an attempt of its own.
     if (exchange.tracked) this.endTracking(exchange, AttemptEnd.CANCELLED, Reason.NONE, Detail.NONE);
+    if (backend.settings.policy.adaptiveConcurrency !== null && !admitAdaptive(exchange)) {
+      this.failed(exchange, 503, Reason.UPSTREAM_OVERFLOW, Detail.ADAPTIVE_LIMIT, 0);
+      return;
+    }
+    if (backend.settings.policy.circuitBreaker !== null && !this.breakers.admitRequest(exchange, backend)) {
+      if (exchange.adaptiveHeld) releaseAdaptive(exchange);
+      this.failed(exchange, 503, Reason.UPSTREAM_OVERFLOW, Detail.REQUESTS_LIMIT, 0);
+      return;
+    }
+    exchange.attempts++;
     if (backend.tracked) {
       exchange.tracked = true;
       exchange.answered = false;
@@ -88,19 +132,28 @@ export class Upstream {
 
   /** Goes on with an exchange whose wait (`resumeMs`) is over. */
   resume(exchange: Exchange): void {
+    if (exchange.retryPending) {
+      this.retries.prepare(exchange);
+      this.chooseAgain(exchange);
+    }
     this.start(exchange);
   }
 
   /**
-   * The final response head of the attempt in progress is here, with this status. True: the response is
-   * not wanted, the upstream side has been dropped, and the exchange is tried again.
+   * The final response head of the attempt in progress is here. True: the response is not wanted, the upstream side
+   * has been dropped, and the exchange waits until it is tried again.
    */
-  answered(exchange: Exchange, status: number): boolean {
+  answered(exchange: Exchange, head: ResponseHead): boolean {
     if (exchange.tracked) {
       exchange.answered = true;
-      this.context.tracker.answered(exchange, status);
+      this.context.tracker.answered(exchange, head.status);
     }
-    return false;
+    const { policy } = exchange;
+    if (policy === null || policy.retry === null) return false;
+    if (!this.retries.answered(exchange, policy.retry, head)) return false;
+    if (exchange.tracked) this.endTracking(exchange, AttemptEnd.COMPLETE, Reason.NONE, Detail.NONE);
+    exchange.upstreamSide!.discard(exchange);
+    return true;
   }
 
   /** The whole response of the attempt in progress has come. */
@@ -111,6 +164,9 @@ export class Upstream {
   /** The attempt in progress has failed, and its connection has been let go: answers, or cuts what has begun. */
   failed(exchange: Exchange, status: number, reason: number, detail: number, errno: number): void {
     if (exchange.tracked) this.endTracking(exchange, AttemptEnd.FAILED, reason, detail);
+    exchange.resumeMs = 0;
+    const { policy } = exchange;
+    if (policy !== null && policy.retry !== null && this.retries.failed(exchange, policy.retry, reason, detail)) return;
     exchange.downstreamSide!.fail(exchange, status, reason, detail, errno);
   }
 
@@ -127,21 +183,8 @@ export class Upstream {
 
   private endTracking(exchange: Exchange, end: number, reason: number, detail: number): void {
     exchange.tracked = false;
+    if (exchange.adaptiveHeld) releaseAdaptive(exchange);
+    if (exchange.held !== 0) this.breakers.releaseAttempt(exchange);
     this.context.tracker.ended(exchange, end, reason, detail);
-  }
-}
-
-/** Methods that may be sent twice (RFC 9110 §9.2.2). */
-export function isIdempotent(method: number): boolean {
-  switch (method) {
-    case Method.GET:
-    case Method.HEAD:
-    case Method.PUT:
-    case Method.DELETE:
-    case Method.OPTIONS:
-    case Method.TRACE:
-      return true;
-    default:
-      return false;
   }
 }

@@ -53,7 +53,7 @@ export interface Kernel {
   /** Word of an event that holds the slot given to `epollAdd`; the generation follows it. */
   readonly eventDataIndex: number;
 
-  /** Monotonic time in milliseconds, with fractions. */
+  /** Time of CLOCK_MONOTONIC in milliseconds, with fractions: the same in all threads. */
   nowMs(): number;
   /** Wall-clock time in milliseconds since 1970. */
   wallMs(): number;

@@ -99,6 +99,8 @@ class LinuxKernel implements Kernel {
   private readonly view: DataView;
   private readonly libc = bindLibc();
   private readonly ring: BatchRing | null;
+  /** `performance` of a thread counts from the thread's start; times in the node state are all threads'. */
+  private readonly clockOriginMs = Number(process.hrtime.bigint()) / 1e6 - performance.now();
 
   constructor(memory: MappedMemory, ring: RingMemory | null) {
     const buffer = viewMemory(memory);
@@ -111,7 +113,7 @@ class LinuxKernel implements Kernel {
   }
 
   nowMs(): number {
-    return performance.now();
+    return this.clockOriginMs + performance.now();
   }
 
   wallMs(): number {

@@ -60,6 +60,10 @@ export interface RequestParts {
   /** Value of Host; length 0: it is empty. */
   hostOffset: number;
   hostLength: number;
+  /** Where the head has another target and Host than those: their length and place; 0: it has those. */
+  rewrittenPathLength: number;
+  rewrittenHostOffset: number;
+  rewrittenHostLength: number;
   /** The head asks for Upgrade: it becomes an extended CONNECT. */
   upgradeRequested: boolean;
 }
@@ -96,7 +100,9 @@ export class RequestEncoder {
       return false;
     }
     const encoder = output.encoderOf(session);
-    const { method, pathOffset, pathLength, upgradeRequested } = request;
+    const { method, upgradeRequested, rewrittenHostLength } = request;
+    const pathOffset = targetOffset(request);
+    const pathLength = targetLength(request);
     let at = encoder.begin(memory, start);
     if (upgradeRequested) {
       at = encoder.putConstant(memory, at, connectMethod);
@@ -106,7 +112,11 @@ export class RequestEncoder {
     else if (method === POST) at = encoder.putIndexed(memory, at, METHOD_POST);
     else at = this.put(encoder, at, METHOD_PSEUDO, request.headOffset, request.methodLength);
     at = encoder.putIndexed(memory, at, https ? SCHEME_HTTPS : SCHEME_HTTP);
-    if (request.hostLength > 0) at = this.put(encoder, at, AUTHORITY_PSEUDO, request.hostOffset, request.hostLength);
+    if (rewrittenHostLength > 0) {
+      at = this.put(encoder, at, AUTHORITY_PSEUDO, request.rewrittenHostOffset, rewrittenHostLength);
+    } else if (request.hostLength > 0) {
+      at = this.put(encoder, at, AUTHORITY_PSEUDO, request.hostOffset, request.hostLength);
+    }
     if (pathLength === 1 && memory[pathOffset] === 47) at = encoder.putIndexed(memory, at, PATH_ROOT);
     else at = this.put(encoder, at, PATH_PSEUDO, pathOffset, pathLength);
 
@@ -154,7 +164,7 @@ export class RequestEncoder {
     const { memory } = this;
     const end = request.headOffset + request.headLength;
     // The target holds neither SP nor LF; behind it come the version and the line end.
-    let at = request.pathOffset + request.pathLength;
+    let at = targetOffset(request) + targetLength(request);
     while (at < end && memory[at] !== SP) at++;
     while (at < end && memory[at] !== LF) at++;
     return parseFields(memory, at + 1, end, HEADER_COUNT_CAPACITY, this.headers, this.bits) > 0;
@@ -163,4 +173,13 @@ export class RequestEncoder {
   private put(encoder: HpackEncoder, at: number, id: number, offset: number, length: number): number {
     return encoder.putField(this.memory, at, 0, 0, offset, length, id, false);
   }
+}
+
+/** Where the target lies in the head. */
+function targetOffset(request: RequestParts): number {
+  return request.rewrittenPathLength > 0 ? request.headOffset + request.methodLength + 1 : request.pathOffset;
+}
+
+function targetLength(request: RequestParts): number {
+  return request.rewrittenPathLength > 0 ? request.rewrittenPathLength : request.pathLength;
 }

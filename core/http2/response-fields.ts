@@ -3,8 +3,9 @@
 // Spec: RFC 9113 §8.2.2 (fields of one connection), §8.3.2 (:status), RFC 9110 §7.6.1, §7.6.3 (Via), §6.6.1 (Date).
 
 import * as chars from '../http1/chars.ts';
+import { FieldBits, parseFields } from '../http1/fields.ts';
 import { HeaderId } from '../http1/header-ids.ts';
-import type { HeaderTable } from '../http1/header-table.ts';
+import * as table from '../http1/header-table.ts';
 import type { ResponseHead } from '../http1/message.ts';
 import { equalsLower, lowerLiteral } from '../http1/word-view.ts';
 import type { Reactor } from '../io/reactor.ts';
@@ -13,6 +14,7 @@ import type { Http2Output } from './output.ts';
 import type { Http2Stream } from './stream.ts';
 
 const { tokenLower } = chars;
+const { HEADER_COUNT_CAPACITY } = table;
 const { CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS } = HeaderId;
 const { CONTENT_LENGTH, DATE, SERVER } = HeaderId;
 
@@ -41,13 +43,18 @@ export interface ResponseAdditions {
   via: HpackConstant | null;
   /** Answer to an extended CONNECT: the fields of the HTTP/1 handshake are left out. */
   upgraded: boolean;
+  /** Further field lines, as HTTP/1 text that ends with an empty line; length 0: none. */
+  linesOffset: number;
+  linesLength: number;
   /** Whether a Connection field names a field of the head. */
-  isNamed: ((memory: Uint8Array, headers: HeaderTable, field: number) => boolean) | null;
+  isNamed: ((memory: Uint8Array, headers: table.HeaderTable, field: number) => boolean) | null;
 }
 
 export class ResponseFields {
   private readonly reactor: Reactor;
   private readonly output: Http2Output;
+  private readonly lines = new table.HeaderTable();
+  private readonly bits = new FieldBits();
   private date = new HpackConstant('date', '');
   private dateSecond = -1;
 
@@ -71,11 +78,17 @@ export class ResponseFields {
     const { output } = this;
     const { headers } = head;
     const session = stream.session!;
-    const { server, via } = additions;
-    let textBytes = head.endOffset - head.fieldsOffset + DATE_BYTES;
+    const { server, via, linesOffset, linesLength } = additions;
+    const { lines } = this;
+    lines.count = 0;
+    if (linesLength > 0) {
+      const end = linesOffset + linesLength;
+      if (parseFields(memory, linesOffset, end, HEADER_COUNT_CAPACITY, lines, this.bits) <= 0) return false;
+    }
+    let textBytes = head.endOffset - head.fieldsOffset + linesLength + DATE_BYTES;
     if (server !== null) textBytes += server.length + 8;
     if (via !== null) textBytes += via.length + 8;
-    const start = output.beginHeaders(session, hpackBytesMax(headers.count + 4, textBytes));
+    const start = output.beginHeaders(session, hpackBytesMax(headers.count + lines.count + 4, textBytes));
     if (start === 0) return false;
     const encoder = output.encoderOf(session);
     let dropped = CONNECTION_BITS;
@@ -101,6 +114,20 @@ export class ResponseFields {
     if (status >= 200 && (head.seen & DATE_BIT) === 0) at = encoder.putConstant(memory, at, this.dateNow());
     if (server !== null) at = encoder.putConstant(memory, at, server);
     if (via !== null) at = encoder.putConstant(memory, at, via);
+    for (let line = 0; line < lines.count; line++) {
+      const value = lines.valueOffset(line);
+      const length = lines.valueLength(line);
+      at = encoder.putField(
+        memory,
+        at,
+        lines.nameOffset(line),
+        lines.nameLength(line),
+        value,
+        length,
+        lines.id(line),
+        false,
+      );
+    }
     output.endHeaders(stream, at, endStream);
     return true;
   }

@@ -1,4 +1,4 @@
-// Status lines for responses that came without a reason phrase, as those of HTTP/2 do.
+// Status lines for responses that came without a reason phrase, as those of HTTP/2 do, and for generated ones.
 // HTTP/1 allows an empty one, but not every client does.
 // Source: IANA HTTP Status Code Registry. Immutable after load, but for lines made when first needed.
 
@@ -83,4 +83,17 @@ export function statusLine(status: number): Text {
     lines[status] = line;
   }
   return line;
+}
+
+const texts: (Text | undefined)[] = new Array(600).fill(undefined);
+
+/** `404 Not Found: `, or `599: ` where there is no phrase: how the body of a generated response begins. */
+export function statusText(status: number): Text {
+  let text = texts[status];
+  if (text === undefined) {
+    const phrase = phrases[status];
+    text = new Text(`${status}${phrase === undefined ? '' : ` ${phrase}`}: `);
+    texts[status] = text;
+  }
+  return text;
 }

@@ -1,6 +1,6 @@
 // The arena: all buffers of one worker, cut from the kernel's one block of memory.
 //
-//   reserved | receive area | scratch area | small blocks ... | large blocks ...
+//   reserved | receive area | scratch area | edit area | small blocks ... | large blocks ...
 //
 // Bytes are received into the one receive area, which stays in the CPU cache, and are mostly sent
 // from there. Blocks hold only what must outlive an event: a request head until its response has
@@ -48,7 +48,16 @@ export const RECEIVE_AREA_BYTES = BATCH_MAX * AHEAD_STRIDE_BYTES + 192 * 1024;
 /** Scratch for building generated responses and rewritten heads. */
 export const SCRATCH_BYTES = LARGE_BLOCK_BYTES + SMALL_BLOCK_BYTES;
 
-const BLOCKS_OFFSET = KERNEL_RESERVED_BYTES + RECEIVE_AREA_BYTES + SCRATCH_BYTES;
+/** Most bytes of field lines that are added to one response (see core/exchange/response-lines.ts). */
+export const RESPONSE_LINES_BYTES_MAX = 16 * 1024;
+
+/**
+ * A second scratch, for what is put together while a message lies in the first: request heads that filters
+ * change, and field lines that are added to responses.
+ */
+export const EDIT_BYTES = LARGE_BLOCK_BYTES + RESPONSE_LINES_BYTES_MAX;
+
+const BLOCKS_OFFSET = KERNEL_RESERVED_BYTES + RECEIVE_AREA_BYTES + SCRATCH_BYTES + EDIT_BYTES;
 
 /** Free large blocks that stay resident; further ones are given back when freed. */
 const RESIDENT_FREE_LARGE_BLOCKS = 64;
@@ -70,6 +79,8 @@ export class Arena {
   readonly receiveOffset = KERNEL_RESERVED_BYTES + HEADROOM_BYTES;
   /** SCRATCH_BYTES for building messages; its content lasts until the next event. */
   readonly scratchOffset = KERNEL_RESERVED_BYTES + RECEIVE_AREA_BYTES;
+  /** EDIT_BYTES; the content is of use only until the head that it is for has been written. */
+  readonly editOffset = KERNEL_RESERVED_BYTES + RECEIVE_AREA_BYTES + SCRATCH_BYTES;
 
   private readonly kernel: Kernel;
   private readonly largeOffset: number;

@@ -136,6 +136,12 @@ export class Connection implements PeerAddress {
   endpoint: Endpoint | null = null;
   idleNext: Connection | null = null;
   idlePrevious: Connection | null = null;
+  /** Upstream: slot of the backend whose circuit breaker counts it; -1: none does. */
+  breakerSlot = -1;
+  /** Upstream: its response has come whole, with nothing behind it; valid when the head has been read. */
+  wholeResponse = false;
+  /** Upstream: since when it is kept without a request. */
+  idleSinceMs = 0;
   /** Upstream: the backend that it was opened for. */
   backend: BackendRuntime | null = null;
   /** Upstream, until it is established: whose it will be. */

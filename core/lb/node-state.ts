@@ -11,8 +11,20 @@
 // Hot module: no allocation. Times in words are whole milliseconds of the monotonic clock that all
 // threads share, cut to 32 bits: compare them by the sign of their difference.
 
-/** Words before the first endpoint: capacities, so that both sides agree. */
-const Header = { ENDPOINTS_MAX: 0, BACKENDS_MAX: 1, WORKERS: 2, WORDS: 16 } as const;
+/** Words before the first endpoint: capacities, so that both sides agree, and what concerns the whole gateway. */
+const Header = {
+  ENDPOINTS_MAX: 0,
+  BACKENDS_MAX: 1,
+  WORKERS: 2,
+  /** OverloadLevel (core/exchange/overload.ts). Written by the control thread. */
+  OVERLOAD: 3,
+  /** Not 0: connections are scarce, and are closed after the request that they carry. Written by the control thread. */
+  CONNECTIONS_SCARCE: 4,
+  /** Requests shed so far, of rules with priority low and of all others. */
+  SHED_LOW: 5,
+  SHED_OTHERS: 6,
+  WORDS: 16,
+} as const;
 
 /** Endpoints of all backends that a node can know at a time; the memory of unused slots is never touched. */
 export const NODE_ENDPOINTS_MAX = 32_768;
@@ -43,6 +55,14 @@ export const EndpointWord = {
   LATENCY_AT_MS: 11,
   /** When it began to be used, for slow start; 0: long ago. */
   STARTED_AT_MS: 12,
+  /** 1: a balancer has seen that it cannot be used, and its return is a start, for slow start. */
+  WAS_UNUSABLE: 13,
+  /** Cause of the last ejection (EjectionCause), the figure that led to it, and all ejections of this endpoint. */
+  EJECTION_CAUSE: 16,
+  EJECTION_FIGURE: 17,
+  EJECTED_TIMES: 18,
+  /** When the present share of a gradual return began. */
+  RAMPED_AT_MS: 19,
   WORDS: 32,
 } as const;
 
@@ -63,6 +83,29 @@ export const BackendWord = {
   PENDING: 2,
   RETRIES: 3,
   CONNECTIONS: 4,
+  /** Retry budget: number of the present period, and requests and retries of it and of the one before. */
+  BUDGET_PERIOD: 20,
+  BUDGET_REQUESTS: 21,
+  BUDGET_RETRIES: 22,
+  BUDGET_REQUESTS_BEFORE: 23,
+  BUDGET_RETRIES_BEFORE: 24,
+  /** The counts of requests of priority high, which ACTIVE, PENDING and RETRIES are without (counts with shares). */
+  HIGH_ACTIVE: 25,
+  HIGH_PENDING: 26,
+  HIGH_RETRIES: 27,
+  /** What circuit breakers have refused, by limit (BreakerLimit); of priority high 4 words further (30 to 37). */
+  OVERFLOWS: 30,
+  /** Priority levels whose endpoints are used whatever their health: bit of each. Written by balancers. */
+  PANIC_LEVELS: 5,
+  /** Endpoints that are ejected now, and ejections so far by cause: index `EJECTIONS + EjectionCause` (10 to 19). */
+  EJECTED: 10,
+  EJECTIONS: 11,
+  /** Adaptive concurrency: requests in progress (a count with shares), and refused ones. */
+  ADAPTIVE_ACTIVE: 40,
+  ADAPTIVE_REFUSED: 41,
+  /** Its limit (0: none yet), and since when the least latency is measured (0: not now). Written by the control thread. */
+  ADAPTIVE_LIMIT: 42,
+  ADAPTIVE_MEASURING_MS: 43,
   WORDS: 64,
 } as const;
 
@@ -93,19 +136,50 @@ export class NodeState {
   readonly words: Int32Array;
   readonly endpointsMax: number;
   readonly backendsMax: number;
+  private readonly header: Int32Array;
   /** What this worker has added to each word; null for the control thread. */
   private readonly shares: Int32Array | null;
+  /** Index of the packet worker; -1 for the control thread. */
+  readonly worker: number;
 
   /** `worker` is the index of a packet worker, or -1 for the control thread. Throws when there is no such worker. */
   constructor(buffer: SharedArrayBuffer, worker: number) {
     const header = new Int32Array(buffer, 0, Header.WORDS);
     this.buffer = buffer;
+    this.header = header;
+    this.worker = worker;
     this.endpointsMax = header[Header.ENDPOINTS_MAX]!;
     this.backendsMax = header[Header.BACKENDS_MAX]!;
     const count = this.endpointsMax * EndpointWord.WORDS + this.backendsMax * BackendWord.WORDS;
     if (worker >= header[Header.WORKERS]!) throw new Error(`the node state has no share for worker ${worker}`);
     this.words = new Int32Array(buffer, Header.WORDS * 4, count);
     this.shares = worker < 0 ? null : new Int32Array(buffer, (Header.WORDS + count * (worker + 1)) * 4, count);
+  }
+
+  /** How overloaded the gateway is: OverloadLevel (core/exchange/overload.ts). */
+  get overload(): number {
+    return Atomics.load(this.header, Header.OVERLOAD);
+  }
+
+  /** Whether connections are closed after the request that they carry, since there are too many. */
+  get connectionsScarce(): boolean {
+    return Atomics.load(this.header, Header.CONNECTIONS_SCARCE) !== 0;
+  }
+
+  /** Says how overloaded the gateway is. For the control thread. */
+  setOverload(level: number, connectionsScarce: boolean): void {
+    Atomics.store(this.header, Header.OVERLOAD, level);
+    Atomics.store(this.header, Header.CONNECTIONS_SCARCE, connectionsScarce ? 1 : 0);
+  }
+
+  /** Counts a request that was shed. */
+  countShed(low: boolean): void {
+    Atomics.add(this.header, low ? Header.SHED_LOW : Header.SHED_OTHERS, 1);
+  }
+
+  /** Requests shed so far: of rules with priority low, or of all others. Wraps around at 2^32. */
+  shed(low: boolean): number {
+    return Atomics.load(this.header, low ? Header.SHED_LOW : Header.SHED_OTHERS) >>> 0;
   }
 
   /** Position of an endpoint's first word. */

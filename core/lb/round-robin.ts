@@ -4,65 +4,46 @@
 // array read whatever the number of endpoints. The spreading is "smooth": weights 5, 1, 1 give
 // a b a a a c a and not a a a a a b c. Each worker starts at another place of the round, so that
 // workers do not all begin with the first endpoint.
+// Owned by one worker. Hot module: no allocation in `pick`.
 
+import { mix } from './hash.ts';
 import type { Picker } from './picker.ts';
+import { placesOf, smoothRound } from './smooth-round.ts';
 
-/**
- * Longest round; larger weight sums are scaled down to it. A share is then off by at most half a place
- * of the round per endpoint, and an endpoint always keeps one place.
- */
-const ROUND_LENGTH_MAX = 16384;
+/** Turns in a row that may be left unused before one is used all the same. */
+const UNUSED_MAX = 16;
+
+const WORDS = 2 ** 32;
 
 export class RoundRobin implements Picker {
   private readonly round: Int32Array;
+  /** An endpoint uses its turn for random bits below this; null: all of them always do. */
+  private readonly uses: Float64Array | null;
   private position: number;
 
   /**
-   * A picker over endpoints with the given weights (1 or more each).
+   * A picker over endpoints with the given weights (whole numbers above 0).
    * `seed` (0 to 1) says where in the round to start.
    */
-  constructor(weights: readonly number[], seed: number) {
-    this.round = smoothRound(scaled(weights));
+  constructor(weights: ArrayLike<number>, seed: number) {
+    const places = placesOf(weights);
+    this.uses = places.some((count) => count < 1) ? Float64Array.from(places, (count) => count * WORDS) : null;
+    this.round = smoothRound(places.map((count) => Math.max(1, Math.round(count))));
     this.position = Math.floor(seed * this.round.length);
   }
 
-  pick(): number {
-    const round = this.round;
+  pick(bits: number): number {
+    const { round, uses } = this;
     if (round.length === 0) return -1;
     if (this.position >= round.length) this.position = 0;
-    return round[this.position++];
+    let endpoint = round[this.position++];
+    if (uses === null) return endpoint;
+    let random = bits;
+    for (let unused = 0; unused < UNUSED_MAX && random >>> 0 >= uses[endpoint]; unused++) {
+      if (this.position >= round.length) this.position = 0;
+      endpoint = round[this.position++];
+      random = mix(random + 1);
+    }
+    return endpoint;
   }
-}
-
-/** Divides by the greatest common divisor, then scales so that the sum fits a round. */
-function scaled(weights: readonly number[]): number[] {
-  let divisor = 0;
-  for (const weight of weights) divisor = gcd(divisor, weight);
-  const reduced = weights.map((weight) => weight / Math.max(divisor, 1));
-  const sum = reduced.reduce((total, weight) => total + weight, 0);
-  const bound = Math.max(ROUND_LENGTH_MAX, weights.length);
-  if (sum <= bound) return reduced;
-  return reduced.map((weight) => Math.max(1, Math.round((weight * bound) / sum)));
-}
-
-function gcd(a: number, b: number): number {
-  return b === 0 ? a : gcd(b, a % b);
-}
-
-/** Multiples of it, modulo 1, are spread evenly however many there are. */
-const GOLDEN_RATIO = 0.6180339887498949;
-
-/**
- * Spreads endpoint i over `weights[i]` places of the round: its n-th place is wanted at
- * (n + phase) / weight of the way, and the places are taken in that order. Each endpoint has a phase
- * of its own (0 to 1): with one for all, endpoints of equal weight would come in a bunch.
- */
-function smoothRound(weights: readonly number[]): Int32Array {
-  const places: { endpoint: number; at: number }[] = [];
-  weights.forEach((weight, endpoint) => {
-    const phase = (0.5 + endpoint * GOLDEN_RATIO) % 1;
-    for (let n = 0; n < weight; n++) places.push({ endpoint, at: (n + phase) / weight });
-  });
-  places.sort((a, b) => a.at - b.at || a.endpoint - b.endpoint);
-  return Int32Array.from(places, (place) => place.endpoint);
 }

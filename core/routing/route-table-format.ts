@@ -4,7 +4,7 @@
 // (route-table.ts). Immutable once written. Writer and reader both take their numbers from here.
 //
 //   header | rules | routes | refs | listener sets | hosts | host slots
-//          | paths | path slots | candidates | bytes
+//          | paths | path slots | candidates | conditions | expressions | bytes
 //
 // Invariant: every section starts at a whole word; only the last section holds bytes.
 
@@ -12,7 +12,7 @@
 export const ROUTE_TABLE_MAGIC = 0x31545250;
 
 /** Version of this layout; a reader refuses any other. */
-export const ROUTE_TABLE_VERSION = 3;
+export const ROUTE_TABLE_VERSION = 4;
 
 /** Words of the header. Section positions are in words from the start, except BYTES (in bytes). */
 export const Header = {
@@ -48,7 +48,12 @@ export const Header = {
   PATH_BYTES_MAX: 24,
   /** Most elements of a path prefix. */
   PREFIX_DEPTH_MAX: 25,
-  WORDS: 26,
+  CONDITIONS: 26,
+  /** Compiled regular expressions, see dfa.ts. */
+  EXPRESSIONS: 27,
+  /** 1 when some condition asks for the client's address. */
+  NEEDS_CLIENT: 28,
+  WORDS: 29,
 } as const;
 
 /** Words of one rule. Times are milliseconds, 0: no limit. */
@@ -97,7 +102,9 @@ export const Host = {
   HAS_EXACT: 2,
   /** Bit n: the host has a prefix of n elements; bit 31: of 31 or more. */
   PREFIX_DEPTHS: 3,
-  WORDS: 4,
+  /** Path entry with the host's regular expressions, or -1. */
+  EXPRESSIONS: 4,
+  WORDS: 5,
 } as const;
 
 /** Words of one path entry: what is matched, and which rules compete for it. */
@@ -111,19 +118,78 @@ export const Path = {
   WORDS: 6,
 } as const;
 
-/** How a path entry matches. The key of a prefix has no slash at its end; "/" is the empty key. */
-export const PathKind = { EXACT: 0, PREFIX: 1 } as const;
+/**
+ * How a path entry matches. The key of a prefix has no slash at its end; "/" is the empty key. An entry
+ * of kind EXPRESSION has no key either: it has all candidates of a host whose path is a regular
+ * expression, which is the first of their conditions.
+ */
+export const PathKind = { EXACT: 0, PREFIX: 1, EXPRESSION: 2 } as const;
 
 /** Words of one slot of an open-addressing table: full hash, then entry index plus one (0: free). */
 export const Slot = { HASH: 0, ENTRY: 1, WORDS: 2 } as const;
 
 /**
- * Words of one candidate. Candidates of a path are in file order, and the first whose conditions
- * hold wins. Further conditions (method, headers, query) become further words here.
+ * Words of one candidate. Candidates of a path are in the order of their precedence, and the first
+ * whose conditions all hold wins.
  */
 export const Candidate = {
   RULE: 0,
   /** Index of the listener set that the route is bound to, or -1 for all listeners. */
   LISTENER_SET: 1,
-  WORDS: 2,
+  /** Where its conditions begin in the section of conditions, in words. */
+  CONDITION_START: 2,
+  /** 0: none beyond host and path. */
+  CONDITION_COUNT: 3,
+  WORDS: 4,
+} as const;
+
+/**
+ * Words of one condition. Texts are places in the bytes section, expressions are positions in words
+ * from the start of the section of expressions.
+ */
+export const Condition = {
+  KIND: 0,
+  /** Fields and query parameters: their name. Fields: in lower case. */
+  NAME_OFFSET: 1,
+  NAME_LENGTH: 2,
+  /** Fields: known-header id of the name, or HeaderId.OTHER. */
+  NAME_ID: 3,
+  /** Offset of a text, position of an expression, or where a list of alternatives begins in the section, in words. */
+  VALUE: 4,
+  /** Length of the text, or number of alternatives. */
+  VALUE_LENGTH: 5,
+  WORDS: 6,
+} as const;
+
+/** What a condition asks for. Alternatives of a list have the words of a condition too. */
+export const ConditionKind = {
+  /** The whole path matches an expression. */
+  PATH: 0,
+  METHOD: 1,
+  HEADER: 2,
+  HEADER_EXPRESSION: 3,
+  QUERY: 4,
+  QUERY_EXPRESSION: 5,
+  /** POST, with the content type of gRPC. */
+  GRPC: 6,
+  /** A verified client certificate; VALUE_LENGTH 0, or one of whose names is among the alternatives. */
+  CERTIFICATE: 7,
+  /** The SHA-256 of a verified client certificate is among the alternatives, each a text. */
+  CERTIFICATE_HASH: 8,
+  /** The client's address is in one of the networks, see Network. */
+  SOURCE: 9,
+  /** Alternatives of CERTIFICATE. */
+  NAME: 10,
+  NAME_PREFIX: 11,
+  NAME_EXPRESSION: 12,
+} as const;
+
+/** Words of one network, the alternatives of SOURCE. Addresses as in PeerAddress. */
+export const Network = {
+  /** Length of the prefix: up to 32 for IPv4, up to 128 for IPv6. */
+  BITS: 0,
+  /** 4 or 6. */
+  VERSION: 1,
+  ADDRESS: 2,
+  WORDS: 6,
 } as const;

@@ -4,10 +4,13 @@
 // cost of a lookup depends on the length of host and path, bounded by the longest ones configured,
 // and not on the number of routes: one pass over the host from its end, one over the path from its
 // start, each collecting the hash at every boundary, then one probe per boundary that can match.
+// Rules that share host and path, and a host's regular expressions, are tried one after the other.
 // Owned by one worker (it has scratch memory); the buffer is shared by all and never written.
 // Precedence: Gateway API, HTTPRouteRule.matches and HTTPRouteSpec.hostnames.
 
+import { RouteConditions } from './route-conditions.ts';
 import { HASH_SEED, hashByte, hashMix, hashPathKey, lowerByte } from './route-hash.ts';
+import type { RouteRequest } from './route-request.ts';
 import {
   Candidate,
   Header,
@@ -33,7 +36,10 @@ const ANY_HOST = 0;
 export class RouteTable {
   /** Number of rules; rule indexes are 0 to `ruleCount - 1`, in file order. */
   readonly ruleCount: number;
+  /** Some rule asks for the client's address: `lookup` needs `RouteRequest.client`. */
+  readonly needsClient: boolean;
 
+  private readonly conditions: RouteConditions;
   private readonly words: Int32Array;
   private readonly bytes: Uint8Array;
   private readonly rules: number;
@@ -86,6 +92,8 @@ export class RouteTable {
     this.hostDotsMax = words[Header.HOST_DOTS_MAX]!;
     this.pathBytesMax = words[Header.PATH_BYTES_MAX]!;
     this.prefixDepthMax = words[Header.PREFIX_DEPTH_MAX]!;
+    this.needsClient = words[Header.NEEDS_CLIENT] === 1;
+    this.conditions = new RouteConditions(words, this.bytes);
     this.suffixHashes = new Int32Array(this.hostDotsMax);
     this.suffixLengths = new Int32Array(this.hostDotsMax);
     this.prefixHashes = new Int32Array(this.prefixDepthMax + 1);
@@ -95,19 +103,10 @@ export class RouteTable {
 
   // -- lookup ------------------------------------------------------------------
 
-  /**
-   * The rule for a request, or -1. `listener` is an index in `Snapshot.listeners`; host (without
-   * port) and path (without query) lie in `memory`. A host of length 0 matches only routes without
-   * hostnames. A path of length 0 means "/" (RFC 9112 §3.2.2, §3.2.3).
-   */
-  lookup(
-    memory: Uint8Array,
-    listener: number,
-    hostOffset: number,
-    hostLength: number,
-    pathOffset: number,
-    pathLength: number,
-  ): number {
+  /** The rule for a request, or -1. */
+  lookup(request: RouteRequest): number {
+    const { memory, hostOffset, pathOffset, pathLength } = request;
+    let hostLength = request.hostLength;
     // Path pass. An element ends before a slash and at the end of the path.
     const prefixDepthMax = this.prefixDepthMax;
     const pathBytesMax = this.pathBytesMax;
@@ -148,7 +147,7 @@ export class RouteTable {
     if (hostLength > 0 && hostBytes === hostLength && memory[hostOffset] !== DOT) {
       const host = this.findHost(memory, hostOffset, hostLength, hostHash);
       if (host > 0) {
-        const rule = this.matchPath(memory, listener, host, pathOffset, pathLength, pathHash, depth);
+        const rule = this.matchPath(request, host, pathHash, depth);
         if (rule >= 0) return rule;
       }
     }
@@ -157,11 +156,11 @@ export class RouteTable {
       const length = this.suffixLengths[dots]!;
       const host = this.findHost(memory, hostOffset + hostLength - length, length, this.suffixHashes[dots]!);
       if (host > 0) {
-        const rule = this.matchPath(memory, listener, host, pathOffset, pathLength, pathHash, depth);
+        const rule = this.matchPath(request, host, pathHash, depth);
         if (rule >= 0) return rule;
       }
     }
-    return this.matchPath(memory, listener, ANY_HOST, pathOffset, pathLength, pathHash, depth);
+    return this.matchPath(request, ANY_HOST, pathHash, depth);
   }
 
   /** Index of the host with this key, or 0. */
@@ -183,39 +182,40 @@ export class RouteTable {
     }
   }
 
-  /** The winning rule among one host's paths: Exact, then the longest prefix; or -1. */
-  private matchPath(
-    memory: Uint8Array,
-    listener: number,
-    host: number,
-    pathOffset: number,
-    pathLength: number,
-    exactHash: number,
-    depth: number,
-  ): number {
+  /** The winning rule among one host's paths: Exact, regular expressions, the longest prefix; or -1. */
+  private matchPath(request: RouteRequest, host: number, exactHash: number, depth: number): number {
     const words = this.words;
+    const { pathOffset, pathLength } = request;
     const at = this.hosts + host * Host.WORDS;
+    request.prefixLength = -1;
     // A path longer than every key has no Exact entry; its hash covers only a part of it.
     if (words[at + Host.HAS_EXACT] !== 0 && pathLength <= this.pathBytesMax) {
       const length = pathLength === 0 ? 1 : pathLength;
       const offset = pathLength === 0 ? -1 : pathOffset;
-      const rule = this.findRule(memory, listener, host, PathKind.EXACT, offset, length, exactHash);
+      const rule = this.findRule(request, host, PathKind.EXACT, offset, length, exactHash);
+      if (rule >= 0) return rule;
+    }
+    const expressions = words[at + Host.EXPRESSIONS]!;
+    if (expressions >= 0) {
+      const rule = this.firstCandidate(request, this.paths + expressions * Path.WORDS);
       if (rule >= 0) return rule;
     }
     const depths = words[at + Host.PREFIX_DEPTHS]!;
     for (let d = depth; d >= 0; d--) {
       if ((depths & (1 << Math.min(d, 31))) === 0) continue;
-      const hash = this.prefixHashes[d]!;
-      const rule = this.findRule(memory, listener, host, PathKind.PREFIX, pathOffset, this.prefixLengths[d]!, hash);
-      if (rule >= 0) return rule;
+      const length = this.prefixLengths[d]!;
+      const rule = this.findRule(request, host, PathKind.PREFIX, pathOffset, length, this.prefixHashes[d]!);
+      if (rule >= 0) {
+        request.prefixLength = length;
+        return rule;
+      }
     }
     return -1;
   }
 
-  /** First rule, in file order, of the path entry with this key whose conditions hold; or -1. */
+  /** First rule of the path entry with this key whose conditions hold; or -1. */
   private findRule(
-    memory: Uint8Array,
-    listener: number,
+    request: RouteRequest,
     host: number,
     kind: number,
     offset: number,
@@ -223,6 +223,7 @@ export class RouteTable {
     hash: number,
   ): number {
     const words = this.words;
+    const { memory } = request;
     const mixed = hashPathKey(hash, host, kind);
     for (let slot = mixed & this.pathSlotMask; ; slot = (slot + 1) & this.pathSlotMask) {
       const at = this.pathSlots + slot * Slot.WORDS;
@@ -244,20 +245,25 @@ export class RouteTable {
         while (i < length && this.bytes[key + i] === memory[offset + i]) i++;
         if (i < length) continue;
       }
-      return this.firstCandidate(listener, words[path + Path.CANDIDATE_START]!, words[path + Path.CANDIDATE_COUNT]!);
+      return this.firstCandidate(request, path);
     }
   }
 
-  /** First of `count` candidates whose conditions hold, or -1. */
-  private firstCandidate(listener: number, start: number, count: number): number {
+  /** Rule of the first candidate of a path entry (its position in words) whose conditions hold, or -1. */
+  private firstCandidate(request: RouteRequest, path: number): number {
     const words = this.words;
-    for (let i = start; i < start + count; i++) {
+    const { listener } = request;
+    const start = words[path + Path.CANDIDATE_START]!;
+    const end = start + words[path + Path.CANDIDATE_COUNT]!;
+    for (let i = start; i < end; i++) {
       const candidate = this.candidates + i * Candidate.WORDS;
       const set = words[candidate + Candidate.LISTENER_SET]!;
       if (set >= 0) {
         const word = words[this.listenerSets + set * this.listenerSetWords + (listener >>> 5)]!;
         if ((word & (1 << (listener & 31))) === 0) continue;
       }
+      const count = words[candidate + Candidate.CONDITION_COUNT]!;
+      if (count !== 0 && !this.conditions.hold(request, words[candidate + Candidate.CONDITION_START]!, count)) continue;
       return words[candidate + Candidate.RULE]!;
     }
     return -1;

@@ -36,6 +36,8 @@ export const accessLogFields: readonly string[] = [
   'tlsVersion',
   'serverName',
   'clientSubject',
+  'retry',
+  'attemptFailure',
 ];
 
 /** Field numbers: the positions in `accessLogFields`, and one more for the time of the common format. */
@@ -67,7 +69,9 @@ export const LogField = {
   TLS_VERSION: 24,
   SERVER_NAME: 25,
   CLIENT_SUBJECT: 26,
-  COMMON_TIME: 27,
+  RETRY: 27,
+  ATTEMPT_FAILURE: 28,
+  COMMON_TIME: 29,
 } as const;
 
 /** A format ready for writing: `literals[0] field[0] literals[1] ... literals[n]`, newline included. */

@@ -6,7 +6,8 @@
 // ring; only one that might cross its end is made in a buffer aside first.
 // Hot module: no strings, objects or system calls per line (see byte-ring.ts for the one exception).
 
-import { DETAIL_PARSE, DETAIL_TLS, REASON_COUNT, reasonText } from '../exchange/reasons.ts';
+import { DETAIL_LIMIT, DETAIL_PARSE, DETAIL_TLS, REASON_COUNT, reasonText } from '../exchange/reasons.ts';
+import { attemptFailureName, retryEndNames } from '../exchange/retry-outcome.ts';
 import { type CompiledFormat, compileAccessLogFormat, LogField } from './access-log-format.ts';
 import { RingProducer } from './byte-ring.ts';
 import {
@@ -43,8 +44,34 @@ const detailWords = Array.from({ length: DETAIL_COUNT }, (_, detail) => encode(d
 const parseWords = Array.from({ length: PARSE_ERROR_CAPACITY }, (_, code) => encode(detailName(DETAIL_PARSE + code)));
 const tlsWords = Array.from({ length: TLS_FAILURE_CAPACITY }, (_, code) => encode(detailName(DETAIL_TLS + code)));
 
+/** Words of rate limits, made when first logged. */
+const limitWords: (Uint8Array | undefined)[] = [];
+
+function limitWord(id: number): Uint8Array {
+  let word = limitWords[id];
+  if (word === undefined) {
+    word = encode(detailName(DETAIL_LIMIT + id));
+    limitWords[id] = word;
+  }
+  return word;
+}
+
 for (const words of [reasonFlags, detailWords, parseWords, tlsWords]) {
   if (words.some((word) => word.length > FIXED_BYTES_MAX)) throw new Error('FIXED_BYTES_MAX is too small for a word');
+}
+
+const retryWords = retryEndNames.map(encode);
+
+/** Words of failed attempts by number, made when first logged. */
+const failureWords = new Map<number, Uint8Array>();
+
+function failureWord(failure: number): Uint8Array {
+  let word = failureWords.get(failure);
+  if (word === undefined) {
+    word = encode(attemptFailureName(failure));
+    failureWords.set(failure, word);
+  }
+  return word;
 }
 
 /** Quotation marks around a JSON text. */
@@ -54,6 +81,7 @@ const protocolBytes = protocolNames.map(encode);
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const {
+  ATTEMPT_FAILURE,
   ATTEMPTS,
   BACKEND,
   BYTES_RECEIVED,
@@ -73,6 +101,7 @@ const {
   REASON,
   REFERER,
   REQUEST_ID,
+  RETRY,
   ROUTE,
   SERVER_NAME,
   STATUS,
@@ -199,6 +228,10 @@ export class AccessLog {
         return this.putName(position, reasonBytes(source.reason));
       case DETAIL:
         return this.putName(position, detailBytes(source.detail));
+      case RETRY:
+        return this.putName(position, retryWords[source.retryEnd]);
+      case ATTEMPT_FAILURE:
+        return this.putName(position, failureWord(source.attemptFailure));
       case ROUTE:
         return this.putName(position, source.route);
       case BACKEND:
@@ -298,6 +331,7 @@ function reasonBytes(reason: number): Uint8Array {
 function detailBytes(detail: number): Uint8Array {
   if (detail >= DETAIL_PARSE && detail < DETAIL_PARSE + PARSE_ERROR_CAPACITY) return parseWords[detail - DETAIL_PARSE];
   if (detail >= DETAIL_TLS && detail < DETAIL_TLS + TLS_FAILURE_CAPACITY) return tlsWords[detail - DETAIL_TLS];
+  if (detail >= DETAIL_LIMIT) return limitWord(detail - DETAIL_LIMIT);
   return detail > 0 && detail < detailWords.length ? detailWords[detail] : noBytes;
 }
 

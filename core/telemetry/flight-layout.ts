@@ -18,6 +18,9 @@ export const RecordWord = {
   /** Odd while the record is being written. */
   SEQUENCE: 0,
   EPOCH: 1,
+  /** RetryEnd, and the last attempt that was not passed on (exchange/retry-outcome.ts). */
+  RETRY_END: 18,
+  ATTEMPT_FAILURE: 19,
   STATUS: 20,
   REASON: 21,
   DETAIL: 22,

@@ -3,6 +3,7 @@
 // Runs on the control thread while the workers go on writing. Each record is copied and its
 // sequence number compared before and after, so that a half-written one is never shown.
 
+import { attemptFailureName } from '../exchange/retry-outcome.ts';
 import { Family } from '../ffi/sockaddr.ts';
 import {
   FLIGHT_HEADER_BYTES,
@@ -51,6 +52,10 @@ export interface FlightRecord {
   backend: string;
   endpoint: string;
   attempts: number;
+  /** RetryEnd (exchange/retry-outcome.ts). */
+  retryEnd: number;
+  /** Word for the last attempt that was not passed on (`status_503`, `upstream_fin`), empty for none. */
+  attemptFailure: string;
   reusedConnection: boolean;
   /** Requests that the upstream connection had served before, and its age in the last attempt. */
   upstreamConnectionUses: number;
@@ -179,6 +184,8 @@ function decode(copy: Uint8Array<ArrayBuffer>, worker: number): FlightRecord {
     backend: texts[RecordText.BACKEND].text,
     endpoint: texts[RecordText.ENDPOINT].text,
     attempts: words[RecordWord.ATTEMPTS],
+    retryEnd: words[RecordWord.RETRY_END],
+    attemptFailure: attemptFailureName(words[RecordWord.ATTEMPT_FAILURE]),
     reusedConnection: has(RecordFlag.REUSED_CONNECTION),
     upstreamConnectionUses: words[RecordWord.UPSTREAM_USES],
     upstreamConnectionAgeMs: rounded(floats[RecordFloat.UPSTREAM_AGE_MS]),

@@ -82,6 +82,8 @@ export class FlightRecorder {
     words[word + RecordWord.DETAIL] = source.detail;
     words[word + RecordWord.ERRNO] = source.errno;
     words[word + RecordWord.ATTEMPTS] = source.attempts;
+    words[word + RecordWord.RETRY_END] = source.retryEnd;
+    words[word + RecordWord.ATTEMPT_FAILURE] = source.attemptFailure;
     words[word + RecordWord.FLAGS] =
       (source.generated ? RecordFlag.GENERATED : 0) |
       (source.reusedConnection ? RecordFlag.REUSED_CONNECTION : 0) |

@@ -78,6 +78,9 @@ export class LogSource {
   /** The exchange became a tunnel: its duration says nothing of a slow upstream. */
   tunnel = false;
   attempts = 0;
+  /** RetryEnd, and AttemptFailure of the last attempt that was not passed on (exchange/retry-outcome.ts). */
+  retryEnd = 0;
+  attemptFailure = 0;
   reusedConnection = false;
   upstreamConnectionUses = 0;
   upstreamConnectionAgeMs = 0;
@@ -123,6 +126,8 @@ export class LogSource {
     this.responseStarted = exchange.responseStarted;
     this.responseComplete = exchange.responseComplete;
     this.attempts = exchange.attempts;
+    this.retryEnd = exchange.retryEnd;
+    this.attemptFailure = exchange.attemptFailure;
     this.reusedConnection = exchange.reusedConnection;
     this.upstreamConnectionUses = exchange.upstreamConnectionUses;
     this.upstreamConnectionAgeMs = exchange.upstreamConnectionAgeMs;
@@ -141,7 +146,12 @@ export class LogSource {
     this.userAgentLength = 0;
     this.refererLength = 0;
     if (exchange.headLength === 0) return;
-    const start = exchange.pathOffset + exchange.pathLength + REQUEST_LINE_END_BYTES;
+    const { rewrittenPathLength } = exchange;
+    const target =
+      rewrittenPathLength > 0
+        ? exchange.headOffset + exchange.methodLength + 1 + rewrittenPathLength
+        : exchange.pathOffset + exchange.pathLength;
+    const start = target + REQUEST_LINE_END_BYTES;
     const end = exchange.headOffset + exchange.headLength;
     if (parseFields(memory, start, end, HEADER_COUNT_CAPACITY, this.fields, this.bits) <= 0) return;
     const userAgent = this.fields.find(HeaderId.USER_AGENT);

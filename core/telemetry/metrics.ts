@@ -93,7 +93,38 @@ export const Counter = {
   UPSTREAM_HTTP2_GOAWAYS: 54,
   /** Upstream connections closed because a PING was not answered. */
   UPSTREAM_HTTP2_PING_TIMEOUTS: 55,
+  /** Gauge: longest batch of the last second or two, milliseconds: so long may an event have waited. */
+  LOOP_LAG_MS: 56,
   HTTP2_FLOODS_LAST: 51,
+  /** Requests balanced over all endpoints of a level, since too few of them were usable. */
+  BALANCER_PANIC_PICKS: 90,
+  /** Further attempts that retries have brought, by cause: index `RETRIES + RetryCause` (attempt-settings.ts). */
+  RETRIES: 96,
+  RETRIES_LAST: 102,
+  /** Requests for which such an attempt brought an answer that needed no other. */
+  RETRIES_SUCCEEDED: 104,
+  /** Requests that were not tried (again), by why: index `RETRIES_NOT_MADE + RetryEnd` (exchange/retry-outcome.ts). */
+  RETRIES_NOT_MADE: 106,
+  RETRIES_NOT_MADE_LAST: 121,
+  /** Responses compressed with gzip; brotli; zstd: index `COMPRESSED_RESPONSES + coding - GZIP` (content-coding.ts). */
+  COMPRESSED_RESPONSES: 130,
+  COMPRESSED_RESPONSES_BR: 131,
+  COMPRESSED_RESPONSES_ZSTD: 132,
+  /** Bytes of response bodies before and after compression. */
+  COMPRESSION_BYTES_IN: 133,
+  COMPRESSION_BYTES_OUT: 134,
+  /** Responses left as they are since every slot of the compressor was in use, or there was none. */
+  COMPRESSION_SKIPPED: 135,
+  /** Gauge: mirrored requests in progress. */
+  MIRRORS_IN_FLIGHT: 136,
+  /** Mirrored requests that were answered, whatever the status; and that failed. */
+  MIRRORS_ANSWERED: 137,
+  MIRRORS_FAILED: 138,
+  /** Mirrored requests that were not sent: body too large; too many in flight; no buffer or slot; request incomplete. */
+  MIRRORS_DROPPED_BODY: 139,
+  MIRRORS_DROPPED_LIMIT: 140,
+  MIRRORS_DROPPED_RESOURCES: 141,
+  MIRRORS_DROPPED_INCOMPLETE: 142,
 } as const;
 
 /** Why a client connection was closed; index into the close counters. */
@@ -152,7 +183,7 @@ export const REASON_CAPACITY = 64;
 /** Words of one histogram: its buckets, the one above all bounds, and the sum. */
 export const HISTOGRAM_WORDS: number = latencyBoundsMs.length + 2;
 
-const SCALAR_CAPACITY = 64;
+const SCALAR_CAPACITY = 192;
 const CLOSE_CAPACITY = 16;
 /** TLS failures (core/tls/errors.ts) that are told apart; codes beyond are counted under the last one. */
 export const TLS_FAILURE_CAPACITY = 64;
@@ -189,6 +220,8 @@ const gauges: readonly number[] = [
   Counter.BUFFERS_IN_USE,
   Counter.BUFFERS_TOTAL,
   Counter.TUNNELS_OPEN,
+  Counter.LOOP_LAG_MS,
+  Counter.MIRRORS_IN_FLIGHT,
 ];
 
 if (REASON_COUNT > REASON_CAPACITY || closeCauseNames.length > CLOSE_CAPACITY) {

@@ -3,7 +3,10 @@
 // Owned by the control thread. A slot whose endpoint has left the configuration is given out again
 // only after a time in which exchanges of old snapshots end, and is cleared then.
 
+import { createLatencySamples } from '../lb/latency-samples.ts';
 import { BackendWord, createNodeState, EndpointWord, NodeState } from '../lb/node-state.ts';
+import { LimitTables } from './limit-tables.ts';
+import { monotonicMs } from './clock.ts';
 import type { BackendSettings } from './snapshot.ts';
 
 /** Time until a slot that is not used any more is given to another. Longer than nearly all exchanges. */
@@ -58,36 +61,53 @@ class Slots {
 /** The node state of a gateway, and who has which slot of it. */
 export class NodeSlots {
   readonly state: NodeState;
+  /** Tables of rate limits. */
+  readonly limits: LimitTables;
+  private samples: SharedArrayBuffer | null = null;
   private readonly endpoints: Slots;
   private readonly backends: Slots;
 
   /** For so many packet workers; a `state` that is given is used instead of a new one. */
   constructor(workers: number, state: SharedArrayBuffer = createNodeState(workers)) {
     this.state = new NodeState(state, -1);
+    this.limits = new LimitTables(workers);
     this.endpoints = new Slots(this.state.endpointsMax, 'endpoints of all backends');
     this.backends = new Slots(this.state.backendsMax, 'backends');
   }
 
   /**
-   * Sets `slot` of backends and endpoints: known ones keep theirs. Throws when there are more than the node
-   * state has room for. What `backends` does not name keeps its slot until `keepOnly`.
+   * Sets `slot` of backends and endpoints: known ones keep theirs. An endpoint that is new to a known backend starts
+   * now (`nowMs`: the clock of the packet workers).
    */
-  assign(backends: readonly BackendSettings[], nowMs: number = performance.now()): void {
+  assign(backends: readonly BackendSettings[], nowMs: number = monotonicMs()): void {
     const { state } = this;
     for (const backend of backends) {
+      // The endpoints that a backend begins with all start at once, which is no start to be slow about.
+      const startsSlowly = this.backends.find(backend.name) !== undefined;
       backend.slot = this.backends.take(backend.name, nowMs, (slot) => {
         state.words.fill(0, state.backendAt(slot), state.backendAt(slot) + BackendWord.WORDS);
       });
       for (const endpoint of backend.endpoints) {
-        endpoint.slot = this.endpoints.take(endpointKey(backend.name, endpoint.address), nowMs, (slot) => {
+        const key = endpointKey(backend.name, endpoint.address);
+        const isNew = this.endpoints.find(key) === undefined;
+        endpoint.slot = this.endpoints.take(key, nowMs, (slot) => {
           state.words.fill(0, state.endpointAt(slot), state.endpointAt(slot) + EndpointWord.WORDS);
         });
+        if (isNew && startsSlowly) {
+          Atomics.store(state.words, state.endpointAt(endpoint.slot) + EndpointWord.STARTED_AT_MS, nowMs | 0 || 1);
+        }
       }
     }
   }
 
+  /** Latencies of backends (core/lb/latency-samples.ts), made when first asked for. */
+  get latencySamples(): SharedArrayBuffer {
+    this.samples ??= createLatencySamples(this.state.backendsMax);
+    return this.samples;
+  }
+
   /** These backends are now in force: slots of all others rest from now on. */
-  keepOnly(backends: readonly BackendSettings[], nowMs: number = performance.now()): void {
+  keepOnly(backends: readonly BackendSettings[], nowMs: number = monotonicMs()): void {
     this.backends.keepOnly(new Set(backends.map(({ name }) => name)), nowMs);
     const keys = backends.flatMap(({ name, endpoints }) => endpoints.map(({ address }) => endpointKey(name, address)));
     this.endpoints.keepOnly(new Set(keys), nowMs);

@@ -3,11 +3,13 @@
 // simulation runs it on a simulated one.
 
 import { Acceptor } from '../exchange/acceptor.ts';
+import type { Compressor } from '../exchange/compression.ts';
 import { Connector } from '../exchange/connector.ts';
 import { ProxyContext } from '../exchange/context.ts';
 import { DownstreamHttp1, DownstreamState } from '../exchange/downstream-http1.ts';
 import { DownstreamHttp2 } from '../exchange/downstream-http2.ts';
 import { DownstreamTcp } from '../exchange/downstream-tcp.ts';
+import { Mirrors } from '../exchange/mirror.ts';
 import { Preamble } from '../exchange/preamble.ts';
 import { type RandomWords, RequestIds } from '../exchange/request-id.ts';
 import { ListenerRuntime, Runtime } from '../exchange/runtime.ts';
@@ -18,11 +20,14 @@ import { UpstreamHttp2 } from '../exchange/upstream-http2.ts';
 import { type Kernel, Shutdown } from '../ffi/kernel.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
 import { Reactor } from '../io/reactor.ts';
+import type { BalancerEnvironment } from '../lb/balancer.ts';
 import { NodeState } from '../lb/node-state.ts';
 import { AccessLog } from '../telemetry/access-log.ts';
 import { FlightRecorder } from '../telemetry/flight-recorder.ts';
 import { CloseCause, Counter, WorkerMetrics } from '../telemetry/metrics.ts';
+import { RequestRecorder } from '../telemetry/request-recorder.ts';
 import type { TlsSessions } from '../tls/session.ts';
+import { CompressSlots } from './compress-slots.ts';
 import type { ControlMessage, PacketWorkerStart, ReloadReport, WorkerMessage } from './protocol.ts';
 import type { Snapshot } from './snapshot.ts';
 
@@ -38,6 +43,13 @@ export interface WorkerStats {
 
 /** Busy time is measured on one batch in so many: reading the clock costs as much as parsing a field. */
 const BUSY_SAMPLE = 64;
+
+/** Batches of so many events are all measured for the loop's lag, and others now and then: long ones are large. */
+const LAG_EVENTS = 32;
+const LAG_INTERVAL_MS = 100;
+
+/** The lag shown is the longest of this time and of one such time before. */
+const LAG_WINDOW_MS = 1000;
 
 /** Fills words with the system's random numbers. */
 const systemRandom: RandomWords = (words) => {
@@ -58,7 +70,12 @@ export class PacketWorker {
   private drainEndMs = Number.POSITIVE_INFINITY;
   private drainReported = false;
   private batchNumber = 0;
+  private lagMeasuredMs = 0;
+  private lagWindowMs = 0;
+  private lagMs = 0;
+  private lagBeforeMs = 0;
   private node: NodeState | null = null;
+  private readonly balancing: Omit<BalancerEnvironment, 'node'>;
   /** The wake-up descriptor was written to: messages are waiting on the port. */
   messagesWaiting = false;
   stopped = false;
@@ -89,6 +106,11 @@ export class PacketWorker {
       sessions,
     );
     this.context.connectionLog.log = (level, message) => post({ type: 'log', level, message });
+    this.balancing = {
+      random: this.context.ids,
+      clock: this.reactor,
+      log: (level, message) => post({ type: 'log', level, message }),
+    };
     this.context.preamble = new Preamble(this.context);
     this.context.onEndpoint = ({ address }, backend, detail, errno) => {
       post({ type: 'endpoint', report: { address, backend, detail, errno } });
@@ -96,6 +118,7 @@ export class PacketWorker {
     this.context.downstreamHttp1 = new DownstreamHttp1(this.context);
     this.context.downstreamHttp2 = new DownstreamHttp2(this.context);
     this.context.downstreamTcp = new DownstreamTcp(this.context);
+    this.context.mirrors = new Mirrors(this.context);
     this.context.upstream = new Upstream(this.context);
     this.context.upstreamHttp1 = new UpstreamHttp1(this.context);
     this.context.upstreamHttp2 = new UpstreamHttp2(this.context);
@@ -126,6 +149,14 @@ export class PacketWorker {
       case 'stop':
         this.stop();
         break;
+      case 'compressor':
+        this.context.compression.use(message.link === null ? null : new CompressSlots(message.link.area, message.link.bell));
+        break;
+      case 'rateLimitAnswers':
+        this.context.limitGate.receive(message.answers);
+        // Served by the wake-up, within the next batch.
+        this.reactor.enqueue(this.wake);
+        break;
       case 'ping':
         this.post({ type: 'pong', token: message.token });
         break;
@@ -145,18 +176,56 @@ export class PacketWorker {
         waitMs = waitMs < 0 ? boundMs : Math.min(waitMs, boundMs);
       }
     }
+    const { compression } = this.context;
+    if (compression.hasAnswers) {
+      compression.collect();
+      if (compression.hasAnswers) waitMs = 0;
+    }
     const events = this.reactor.runBatch(waitMs);
     const { counters } = this.metrics;
-    if (++this.batchNumber % BUSY_SAMPLE === 0) {
-      counters[Counter.LOOP_BUSY_MS] += (this.reactor.kernel.nowMs() - this.reactor.nowMs) * BUSY_SAMPLE;
+    const sampled = ++this.batchNumber % BUSY_SAMPLE === 0;
+    if (sampled || events >= LAG_EVENTS || this.reactor.nowMs - this.lagMeasuredMs >= LAG_INTERVAL_MS) {
+      const busyMs = this.reactor.kernel.nowMs() - this.reactor.nowMs;
+      if (sampled) counters[Counter.LOOP_BUSY_MS] += busyMs * BUSY_SAMPLE;
+      this.noteLag(busyMs);
     }
     if (events > 0) {
       counters[Counter.BATCHES]++;
       counters[Counter.EVENTS] += events;
     }
     counters[Counter.BUFFERS_IN_USE] = this.reactor.arena.usedBytes;
+    const questions = this.context.limitGate.takeQuestions();
+    if (questions !== null) this.post({ type: 'rateLimitQuestions', questions });
     if (this.context.draining) this.continueDrain();
     return events;
+  }
+
+  /** Somebody has written to the wake-up descriptor: the compressor may have answered. */
+  wokenUp(): void {
+    this.context.compression.collect();
+  }
+
+  /** Gives the worker a compressor of its own (the simulation, which has no threads). */
+  useCompressor(compressor: Compressor): void {
+    this.context.compression.use(compressor);
+  }
+
+  /** Notes how long a batch has taken. */
+  private noteLag(busyMs: number): void {
+    const { nowMs } = this.reactor;
+    this.lagMeasuredMs = nowMs;
+    if (nowMs - this.lagWindowMs >= LAG_WINDOW_MS) {
+      this.lagBeforeMs = nowMs - this.lagWindowMs < 2 * LAG_WINDOW_MS ? this.lagMs : 0;
+      this.lagMs = 0;
+      this.lagWindowMs = nowMs;
+    }
+    if (busyMs > this.lagMs) this.lagMs = busyMs;
+    this.metrics.counters[Counter.LOOP_LAG_MS] = Math.max(this.lagMs, this.lagBeforeMs);
+  }
+
+  /** Goes on with requests that waited for the control thread. Within a batch only. */
+  serveAnswers(): void {
+    this.context.limitGate.serve();
   }
 
   /** Monotonic time of the last batch, in milliseconds. */
@@ -181,14 +250,15 @@ export class PacketWorker {
     const report: ReloadReport = { kept: 0, drained: 0, closed: 0, upstreamClosed: 0, pauseMs: 0 };
     for (const endpoint of context.endpoints.values()) endpoint.removed = true;
     context.tlsContexts.begin(snapshot.tls);
-    const seed = () => (context.ids.next() >>> 1) / 2 ** 31;
     const runtime = new Runtime(
       snapshot,
       this.nodeState(snapshot.nodeState),
       context.endpoints,
       context.tlsContexts,
-      seed,
+      this.balancing,
+      context.runtime ?? null,
     );
+    if (snapshot.recorder !== null) runtime.recorder = new RequestRecorder(snapshot.recorder, this.start.index);
     context.runtime = runtime;
     context.flight.slowThresholdMs = snapshot.flightRecords.slowThresholdMs;
     context.accessLog = new AccessLog(
@@ -336,18 +406,22 @@ export class PacketWorker {
       while (endpoint.idle !== null) this.context.upstreamHttp1.closeIdle(endpoint.idle);
     }
     this.context.upstreamHttp2.connections.closeAll();
+    this.context.upstream.breakers.destroy();
     this.reactor.closeWatch(this.wake);
     this.acceptor.close();
     this.reactor.destroy();
   }
 
   private terminateAll(): void {
-    const { downstreamHttp1, downstreamHttp2, http2, tunnel } = this.context;
+    const { downstreamHttp1, downstreamHttp2, http2, mirrors, tunnel } = this.context;
     this.forEachDownstream((connection) => {
       if (connection.protocol === tunnel) tunnel.terminate(connection);
       else if (connection.protocol === http2) downstreamHttp2.terminateConnection(connection);
       else if (connection.protocol === downstreamHttp2) downstreamHttp2.terminate(connection);
       else downstreamHttp1.terminate(connection);
+    });
+    this.reactor.forEach((connection) => {
+      if (connection.protocol === mirrors) mirrors.terminate(connection);
     });
   }
 
@@ -383,6 +457,8 @@ class WakeUp implements Protocol {
   readable(connection: Connection): void {
     this.kernel.eventfdRead(connection.fd);
     this.worker.messagesWaiting = true;
+    this.worker.serveAnswers();
+    this.worker.wokenUp();
   }
 
   writable(): void {}

@@ -3,6 +3,7 @@
 
 import type { RingMemory } from '../ffi/io-uring.ts';
 import type { MappedMemory } from '../ffi/memory.ts';
+import type { CompressorLink } from './compressor-pool.ts';
 import type { Snapshot } from './snapshot.ts';
 
 /** What a packet worker needs, whatever kernel it runs on. */
@@ -47,7 +48,26 @@ export type ControlMessage =
   | { type: 'ticketKeys'; keys: Uint8Array[] }
   /** The ACME challenges that are open now. */
   | { type: 'acmeChallenges'; challenges: AcmeChallengeSettings }
+  /** The compressor thread is new, or (null) there is none now: what the old one had in work is lost. */
+  | { type: 'compressor'; link: CompressorLink | null }
+  /** What Redis says to questions of `rateLimitQuestions`. */
+  | { type: 'rateLimitAnswers'; answers: LimitAnswer[] }
   | { type: 'ping'; token: number };
+
+/** A request that global rate limits count. */
+export interface LimitQuestion {
+  /** Number of the question, for its answer. */
+  ask: number;
+  /** Names of the limits, and the key of the request for each. */
+  limits: { name: string; key: string }[];
+}
+
+/** What Redis says to a LimitQuestion. */
+export interface LimitAnswer {
+  ask: number;
+  /** For each of the limits: 1 (allowed) or 0, requests left, and seconds until there are more; null: no answer. */
+  results: number[] | null;
+}
 
 /** Answers that an ACME server is waiting for. */
 export interface AcmeChallengeSettings {
@@ -88,4 +108,6 @@ export type WorkerMessage =
   | { type: 'drained'; remaining: number }
   | { type: 'pong'; token: number }
   | { type: 'endpoint'; report: EndpointReport }
+  /** Requests that global rate limits are to be asked about. */
+  | { type: 'rateLimitQuestions'; questions: LimitQuestion[] }
   | { type: 'log'; level: 'debug' | 'info' | 'warn' | 'error'; message: string };

@@ -4,6 +4,8 @@
 // snapshot that it started with until it ends. Routing lives in one SharedArrayBuffer that all
 // workers read in place (core/routing/route-table.ts); the rest is a small plain object.
 
+import type { RateLimitTable } from '../limits/limit-settings.ts';
+import type { RecorderSettings } from '../telemetry/request-recorder.ts';
 import type {
   BackendPolicySettings,
   EndpointPolicySettings,
@@ -223,6 +225,21 @@ export interface FlightRecordSettings {
   slowThresholdMs: number;
 }
 
+/** Rate limits of all rules. */
+export interface RateLimitsSnapshot {
+  /** One of each name. */
+  tables: RateLimitTable[];
+  /** Where global limits are counted; null: there are none. */
+  redis: {
+    /** RedisWord (core/limits/limit-settings.ts), shared by all threads. */
+    state: SharedArrayBuffer;
+    /** Time that an answer may take. */
+    timeoutMs: number;
+    /** What decides without one. */
+    failure: 'open' | 'closed' | 'local';
+  } | null;
+}
+
 /** Everything a packet worker needs to know of one generation of the configuration. */
 export interface Snapshot {
   /** Number of this generation; grows by one with every accepted load. */
@@ -232,6 +249,9 @@ export interface Snapshot {
   /** What else rules and backend references say; the route table has the indexes. */
   rulePolicies: RulePolicySettings[];
   refPolicies: RefPolicySettings[];
+  rateLimits: RateLimitsSnapshot;
+  /** Latencies by backend slot (core/lb/latency-samples.ts); null: no backend has adaptive concurrency. */
+  latencySamples: SharedArrayBuffer | null;
   /** Load and health of endpoints and backends on this node (core/lb/node-state.ts). */
   nodeState: SharedArrayBuffer;
   http: HttpSettings;
@@ -241,4 +261,6 @@ export interface Snapshot {
   backends: BackendSettings[];
   accessLog: AccessLogSettings;
   flightRecords: FlightRecordSettings;
+  /** Null: requests are not recorded. */
+  recorder: RecorderSettings | null;
 }

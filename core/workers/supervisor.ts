@@ -7,10 +7,11 @@ import { openRing, type RingMemory } from '../ffi/io-uring.ts';
 import { mapMemory } from '../ffi/memory.ts';
 import { openWakeup } from '../ffi/process.ts';
 import { kernelMemoryBytes } from '../io/arena.ts';
+import { CompressorPool } from './compressor-pool.ts';
 import { EndpointLog } from './endpoint-log.ts';
 import type { ListeningSockets, ListenPlan } from './listening-sockets.ts';
 import type { Log } from './log.ts';
-import type { AcmeChallengeSettings, ReloadReport, WorkerStart } from './protocol.ts';
+import type { AcmeChallengeSettings, LimitAnswer, LimitQuestion, ReloadReport, WorkerStart } from './protocol.ts';
 import type { Snapshot } from './snapshot.ts';
 import { WorkerSlot, type WorkerState } from './worker-slot.ts';
 
@@ -43,6 +44,8 @@ export interface SupervisorOptions {
   shared: (index: number) => Pick<WorkerStart, 'metrics' | 'accessLog' | 'flightRecords'>;
   sockets: ListeningSockets;
   log: Log;
+  /** Gets the requests that global rate limits count, and what to call with their answers. Absent: nobody answers. */
+  onLimitQuestions?: (questions: LimitQuestion[], answer: (answers: LimitAnswer[]) => void) => void;
 }
 
 /** What became of one hand-over, over all workers. */
@@ -59,6 +62,7 @@ export class Supervisor {
   private readonly sockets: ListeningSockets;
   private readonly log: Log;
   private readonly endpoints: EndpointLog;
+  private readonly compressors: CompressorPool;
   private pingTimer: NodeJS.Timeout | undefined;
   /** Why batches of system calls do not go through io_uring: a positive error number, or 0. */
   ringErrno = 0;
@@ -68,6 +72,7 @@ export class Supervisor {
     this.sockets = options.sockets;
     this.log = options.log;
     this.endpoints = new EndpointLog(options.log);
+    this.compressors = new CompressorPool(this.slots, options.log);
     for (let index = 0; index < options.workerCount; index++) {
       const wakeFd = openWakeup();
       if (wakeFd < 0) throw new Error(`no wake-up descriptor for worker ${index} (error ${-wakeFd})`);
@@ -81,6 +86,9 @@ export class Supervisor {
         ...options.shared(index),
       };
       const slot = new WorkerSlot(options.workerFile, start, options.log, (report) => this.endpoints.note(report));
+      slot.onReady = () => this.compressors.join(slot);
+      slot.onLimitQuestions = (questions) =>
+        options.onLimitQuestions?.(questions, (answers) => slot.answerLimits(answers));
       this.slots.push(slot);
       slot.launch();
     }
@@ -95,6 +103,7 @@ export class Supervisor {
    */
   async apply(snapshot: Snapshot, plan: ListenPlan): Promise<ApplyReport> {
     const startMs = performance.now();
+    if (snapshot.rulePolicies.some(({ compression }) => compression !== null)) await this.compressors.start();
     this.sockets.commit(plan);
     const total: ApplyReport = {
       kept: 0,
@@ -159,6 +168,7 @@ export class Supervisor {
   async stop(): Promise<void> {
     clearInterval(this.pingTimer);
     await Promise.all(this.slots.map((slot) => slot.stop()));
+    await this.compressors.stop();
     for (const slot of this.slots) this.sockets.closeOf(slot.index, this.sockets.current);
   }
 

@@ -13,11 +13,14 @@ import { closeRing } from '../ffi/io-uring.ts';
 import { closeDescriptor } from '../ffi/listen.ts';
 import { unmapMemory } from '../ffi/memory.ts';
 import { wake } from '../ffi/process.ts';
+import type { CompressorLink } from './compressor-pool.ts';
 import type { Log } from './log.ts';
 import type {
   AcmeChallengeSettings,
   ControlMessage,
   EndpointReport,
+  LimitAnswer,
+  LimitQuestion,
   ReloadReport,
   WorkerMessage,
   WorkerStart,
@@ -63,6 +66,8 @@ export class WorkerSlot {
   private readonly start: WorkerStart;
   private readonly log: Log;
   private readonly onEndpoint: (report: EndpointReport) => void;
+  /** Told of requests that global rate limits count. */
+  onLimitQuestions: (questions: LimitQuestion[]) => void = () => {};
   private readonly backoff = new RestartBackoff();
 
   private thread: Worker | undefined;
@@ -84,6 +89,9 @@ export class WorkerSlot {
   private onDrainBegun: (() => void) | undefined;
   private onDrained: ((remaining: number) => void) | undefined;
   private readonly exitWaiters: (() => void)[] = [];
+
+  /** A thread of this slot has started. */
+  onReady: (slot: WorkerSlot) => void = () => {};
 
   /** `onEndpoint` gets what the worker has seen of an endpoint. */
   constructor(file: URL, start: WorkerStart, log: Log, onEndpoint: (report: EndpointReport) => void) {
@@ -133,6 +141,16 @@ export class WorkerSlot {
     if (this.ready) this.post({ type: 'ticketKeys', keys });
   }
 
+  /** Descriptor that wakes the thread, also across restarts. */
+  get wakeFd(): number {
+    return this.start.wakeFd;
+  }
+
+  /** Joins the thread with a compressor thread, or (null) says that there is none. */
+  useCompressor(link: CompressorLink | null): void {
+    if (this.ready) this.post({ type: 'compressor', link });
+  }
+
   /** Hands the open ACME challenges over, to a thread that starts later too. */
   useChallenges(challenges: AcmeChallengeSettings): void {
     this.challenges = challenges;
@@ -176,6 +194,11 @@ export class WorkerSlot {
     clearTimeout(timer);
   }
 
+  /** Hands answers to questions of `onLimitQuestions` over; those for a thread that is gone are lost with it. */
+  answerLimits(answers: LimitAnswer[]): void {
+    if (this.ready) this.post({ type: 'rateLimitAnswers', answers });
+  }
+
   /** Asks for a sign of life; to be called about once a second. */
   ping(): void {
     if (!this.ready) return;
@@ -210,6 +233,8 @@ export class WorkerSlot {
     switch (message.type) {
       case 'ready':
         this.ready = true;
+        // Before the snapshot: what that asks to be compressed then is.
+        this.onReady(this);
         this.sendSnapshot();
         if (this.challenges.http.length + this.challenges.tls.length > 0) this.useChallenges(this.challenges);
         break;
@@ -223,6 +248,9 @@ export class WorkerSlot {
         break;
       case 'drained':
         this.drained(message.remaining);
+        break;
+      case 'rateLimitQuestions':
+        this.onLimitQuestions(message.questions);
         break;
       case 'endpoint':
         this.onEndpoint(message.report);

@@ -19,7 +19,13 @@ import {
   TLS_FAILURE_CAPACITY,
 } from '../../core/telemetry/metrics.ts';
 import { parseErrorWord, tlsWord } from '../../core/telemetry/outcome-names.ts';
+import { backendMetrics } from './backend-metrics.ts';
+import { bodyMetrics } from './body-metrics.ts';
+import { adaptiveMetrics } from './adaptive-metrics.ts';
+import { overloadMetrics } from './overload-metrics.ts';
 import { processMetrics } from './process-metrics.ts';
+import { rateLimitMetrics } from './rate-limit-metrics.ts';
+import { resilienceMetrics } from './resilience-metrics.ts';
 import type { AdminState, WorkerState } from './state.ts';
 
 /** One line of the exposition. */
@@ -234,6 +240,13 @@ export const metricDefinitions: readonly MetricDefinition[] = [
     Counter.STALE_RETRIES,
   ),
   total(
+    'balancer_panic_picks_total',
+    'counter',
+    'Requests balanced over all endpoints of a level, since too few were usable (loadBalancer.panicThreshold).',
+    Counter.BALANCER_PANIC_PICKS,
+  ),
+  ...resilienceMetrics,
+  total(
     'upstream_http2_streams_total',
     'counter',
     'Streams opened to HTTP/2 upstreams.',
@@ -322,6 +335,11 @@ export const metricDefinitions: readonly MetricDefinition[] = [
     'Number of the configuration that the worker runs on.',
     (worker) => worker.epochApplied,
   ),
+  ...rateLimitMetrics,
+  ...overloadMetrics,
+  ...adaptiveMetrics,
+  ...backendMetrics,
+  ...bodyMetrics,
   ...processMetrics,
 ];
 

@@ -39,6 +39,14 @@ const fieldHelp: Record<string, [type: string, meaning: string]> = {
   endpoint: ['text', 'Endpoint of the last attempt, `address:port`.'],
   listener: ['text', 'Name of the listener.'],
   attempts: ['number', 'Attempts at an upstream; 0: none.'],
+  retry: [
+    'text',
+    'What became of retries: `succeeded`, or why there was no (further) one, see resilience.md; absent when nothing called for one.',
+  ],
+  attemptFailure: [
+    'text',
+    'The last failure for which the rule has retries: a word of the detail, `status_503`, `grpc_status_14`.',
+  ],
   epoch: ['number', 'Configuration that the request ran on.'],
   worker: ['number', 'Worker that served it.'],
   tlsVersion: ['text', 'TLS version of the client connection, such as `TLSv1.3`; absent without TLS.'],

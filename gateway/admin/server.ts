@@ -7,10 +7,14 @@
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { type AddressInfo, isIP } from 'node:net';
+import { pipeline, Readable } from 'node:stream';
+import { ejectionCauseNames } from '../../core/lb/outlier-detection.ts';
 import { findRecord, readRecords } from '../../core/telemetry/flight-reader.ts';
 import { type ExplainAnswer, explainRecord } from '../explain.ts';
+import { endpointNow } from '../explain-endpoint.ts';
+import { recordingLines } from '../replay/recordings.ts';
 import { MetricsPage } from './metrics.ts';
-import type { AdminState, ReloadRecord, WorkerState } from './state.ts';
+import type { AdminState, BackendState, ReloadRecord, WorkerState } from './state.ts';
 
 /** Most records of one /requests answer, and how many there are without `limit`. */
 const REQUESTS_MAX = 1000;
@@ -24,11 +28,11 @@ const CONNECTIONS_MAX = 128;
 const TEXT = 'text/plain; charset=utf-8';
 const JSON_TYPE = 'application/json; charset=utf-8';
 
-/** Body of one answer. */
+/** Body of one answer; a long one comes in pieces. */
 interface Page {
   status: number;
   type: string;
-  body: string;
+  body: string | Iterable<string>;
 }
 
 const index = `Portcullis admin port (read-only)
@@ -37,9 +41,12 @@ const index = `Portcullis admin port (read-only)
 /healthz            200 while every worker answers
 /readyz             200 while the gateway takes traffic on its newest configuration
 /config             the configuration that runs, as JSON
+/backends           endpoints of every backend and their health
 /reloads            the last loads of the configuration and what became of connections
+/breakers           what is in use of limited backends
 /requests?limit=N   the last failed and slow requests, newest first
 /explain?id=ID      what happened to one of them
+/recorded-requests  heads of the last requests, for \`portcullis check --replay\`
 `;
 
 /** A running admin port. */
@@ -91,6 +98,13 @@ async function answer(
   } catch (error) {
     page = text(500, `This page could not be made: ${String(error)}\n`);
   }
+  if (typeof page.body !== 'string') {
+    response.writeHead(page.status, { 'content-type': page.type, 'cache-control': 'no-store' });
+    if (request.method === 'HEAD') response.end();
+    // A reader that goes away is no failure of this side.
+    else pipeline(Readable.from(page.body), response, () => {});
+    return;
+  }
   const body = Buffer.from(page.body);
   response.writeHead(page.status, {
     'content-type': page.type,
@@ -127,10 +141,16 @@ async function route(
       return probe('ready', unready(state));
     case '/config':
       return json(200, configOf(state));
+    case '/breakers':
+      return json(200, { circuitBreakers: state.circuitBreakers });
+    case '/backends':
+      return json(200, { backends: state.backends.map(backendOf) });
     case '/reloads':
       return json(200, { reloads: state.reloads.map(reloadOf) });
     case '/requests':
       return requests(state, url.searchParams.get('limit'));
+    case '/recorded-requests':
+      return recordedRequests(state);
     case '/explain':
       return explain(state, url.searchParams.get('id'));
     default:
@@ -179,7 +199,7 @@ function configOf(state: AdminState): object {
 }
 
 /** Keys of the configuration whose values are not to be shown. */
-const secretKeys = ['hmacKey'];
+const secretKeys = ['hmacKey', 'password'];
 
 function withoutSecrets(config: unknown): unknown {
   return JSON.parse(JSON.stringify(config, (key, value) => (secretKeys.includes(key) ? '(hidden)' : value)));
@@ -194,12 +214,27 @@ function reloadOf(record: ReloadRecord): object {
   return { at: isoTime(atMs), ...rest, report: report ?? null };
 }
 
+function backendOf({ ejections, ...rest }: BackendState): object {
+  if (ejections === null) return { ...rest, ejections };
+  return {
+    ...rest,
+    ejections: Object.fromEntries(ejections.map((count, cause) => [ejectionCauseNames[cause]!, count])),
+  };
+}
+
 function requests(state: AdminState, limitText: string | null): Page {
   const limit = limitText === null ? REQUESTS_DEFAULT : Number(limitText);
   if (!Number.isInteger(limit) || limit < 1 || limit > REQUESTS_MAX) {
     return json(400, { error: `limit must be a whole number from 1 to ${REQUESTS_MAX}` });
   }
   return json(200, { requests: readRecords(state.flightRecords, limit) });
+}
+
+function recordedRequests({ recorder }: AdminState): Page {
+  if (recorder === null) {
+    return text(404, 'Requests are not recorded: the configuration has no `recorder`.\n');
+  }
+  return { status: 200, type: 'application/jsonl; charset=utf-8', body: recordingLines(recorder, Date.now()) };
 }
 
 function explain(state: AdminState, id: string | null): Page {
@@ -209,7 +244,10 @@ function explain(state: AdminState, id: string | null): Page {
     const error = `no record of request ${id}: only failed and slow requests are recorded, and the oldest are overwritten`;
     return json(404, { error });
   }
-  return json(200, { record, explanation: explainRecord(record) } satisfies ExplainAnswer);
+  return json(200, {
+    record,
+    explanation: [...explainRecord(record), ...endpointNow(record, state.backends)],
+  } satisfies ExplainAnswer);
 }
 
 // -- helpers -------------------------------------------------------------------------

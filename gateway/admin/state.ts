@@ -3,6 +3,7 @@
 // The control thread implements AdminState with getters over its own state; the admin server reads
 // it anew for every request and keeps nothing. Nothing here can change the gateway.
 
+import type { RecorderSettings } from '../../core/telemetry/request-recorder.ts';
 import type { ReloadReport } from '../../core/workers/protocol.ts';
 import type { WorkerState } from '../../core/workers/worker-slot.ts';
 
@@ -35,6 +36,117 @@ export interface CertificateState {
   notAfterMs: number;
 }
 
+/** An endpoint and what is known of its health. */
+export interface EndpointState {
+  /** `ip:port`. */
+  address: string;
+  weight: number;
+  /** By active checks; null: it is not checked. */
+  health: 'unknown' | 'healthy' | 'unhealthy' | null;
+  /** Why the last check was not good; empty when it was. */
+  healthCause: string;
+  /** Gets no new requests, by the configuration. */
+  draining: boolean;
+  /** Gets none for a while, by outlier detection. */
+  ejected: boolean;
+  /** Share of its weight that outlier detection leaves it; below 100 during its return. */
+  sharePercent: number;
+  /** How often it was ejected; null: the backend has no outlier detection. */
+  ejections: number | null;
+  /** Why it is not back to its whole share; empty when it is. */
+  ejectionCause: string;
+  /** Requests in progress; counted only where something needs it. */
+  activeRequests: number;
+}
+
+/** A backend of the running configuration. */
+export interface BackendState {
+  name: string;
+  endpoints: EndpointState[];
+  /** Active checks since the start, by outcome; null: it has none. */
+  checks: { success: number; refusal: number; failure: number; timeout: number } | null;
+  /** Ejections since the start, by EjectionCause; null: it has no outlier detection. */
+  ejections: number[] | null;
+}
+
+/** What is known of rate limits. */
+export interface RateLimitingState {
+  readonly tables: {
+    /** A counter (LimitCounter) of every limit in use. */
+    counters(counter: number): { name: string; value: number }[];
+  };
+  /** Null where nothing is counted in Redis. */
+  readonly redisState: { up: boolean; answered: number; unanswered: number; outages: number } | null;
+}
+
+/** One limit of a circuit breaker. */
+export interface BreakerLimitState {
+  /** Its key in the configuration. */
+  limit: string;
+  priority: 'default' | 'high';
+  inUse: number;
+  max: number;
+  /** It is reached. */
+  open: boolean;
+  /** What it has refused since the backend is known. */
+  overflows: number;
+}
+
+/** Circuit breaker of a backend. */
+export interface BreakerState {
+  backend: string;
+  /** One of its limits is reached. */
+  open: boolean;
+  limits: BreakerLimitState[];
+}
+
+/** One limit of a circuit breaker. */
+export interface BreakerLimitState {
+  /** Its key in the configuration. */
+  limit: string;
+  priority: 'default' | 'high';
+  inUse: number;
+  max: number;
+  /** It is reached. */
+  open: boolean;
+  /** What it has refused since the backend is known. */
+  overflows: number;
+}
+
+/** Circuit breaker of a backend. */
+export interface BreakerState {
+  backend: string;
+  /** One of its limits is reached. */
+  open: boolean;
+  limits: BreakerLimitState[];
+}
+
+/** Adaptive concurrency of a backend. */
+export interface AdaptiveConcurrencyState {
+  readonly backend: string;
+  /** Requests that it may have in progress, and has. */
+  readonly limit: number;
+  readonly inProgress: number;
+  /** Requests refused so far. */
+  readonly refused: number;
+  /** Its least latency is being measured. */
+  readonly measuring: boolean;
+  /** 0: not known yet. */
+  readonly minRttMs: number;
+  readonly sampleRttMs: number;
+}
+
+/** How overloaded the gateway is. */
+export interface OverloadState {
+  /** OverloadLevel of core/exchange/overload.ts. */
+  readonly level: number;
+  /** By trigger; 1 is its threshold. */
+  readonly pressures: ReadonlyMap<string, number>;
+  /** Requests refused because of it, of rules with priority low and of all others. */
+  readonly shedLow: number;
+  readonly shedOthers: number;
+}
+
 /** Read-only view of the running gateway. */
 export interface AdminState {
   readonly version: string;
@@ -53,6 +165,10 @@ export interface AdminState {
   readonly workers: readonly WorkerState[];
   /** Certificates in use. */
   readonly certificates: readonly CertificateState[];
+  /** Backends of the configuration that runs, in its order. */
+  readonly backends: readonly BackendState[];
+  /** Circuit breakers of the configuration that runs. */
+  readonly circuitBreakers: readonly BreakerState[];
   /** The last loads, oldest first; how many are kept is the owner's choice. */
   readonly reloads: readonly ReloadRecord[];
   /** Loads since the start, by result. */
@@ -61,4 +177,12 @@ export interface AdminState {
   /** Shared areas by worker index, see core/telemetry/. */
   readonly metrics: readonly SharedArrayBuffer[];
   readonly flightRecords: readonly SharedArrayBuffer[];
+  /** What requests are recorded with; null: they are not. */
+  readonly recorder: RecorderSettings | null;
+  /** Null: there is no gateway to ask. */
+  readonly rateLimiting: RateLimitingState | null;
+  /** Null: nobody watches. */
+  readonly overload: OverloadState | null;
+  /** Backends that have it. */
+  readonly adaptiveConcurrency: readonly AdaptiveConcurrencyState[];
 }

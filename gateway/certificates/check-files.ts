@@ -39,6 +39,7 @@ class FileCheck {
       this.authorities(tls, [...path, 'tls']);
     }
     if (isMapping(root.acme)) this.authorities(root.acme, ['acme']);
+    if (isMapping(root.redis) && isMapping(root.redis.tls)) this.authorities(root.redis.tls, ['redis', 'tls']);
   }
 
   private listener(tls: Mapping, path: Path): void {

@@ -284,7 +284,8 @@ export class Load {
   }
 }
 
-function launch(args: string[], options: StartOptions): ChildProcess {
+/** Starts a command and leaves its end to the caller; tests want `start`. */
+export function launch(args: string[], options: StartOptions): ChildProcess {
   const { command = portcullis, env, ...rest } = options;
   return spawn(command, args, { ...rest, stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } });
 }

@@ -62,10 +62,6 @@ export class Http2UpstreamConnection extends Http2Peer implements UpstreamPeer {
     return !this.gone && this.served.size > 0 && this.openStreams === 0 && unread === 0;
   }
 
-  private get hadTunnel(): boolean {
-    return [...this.served.values()].some((request) => request.tunnel);
-  }
-
   private get openStreams(): number {
     let count = 0;
     for (const stream of this.streams.values()) if (!stream.over) count++;
@@ -264,9 +260,7 @@ export class Http2UpstreamConnection extends Http2Peer implements UpstreamPeer {
       // Streams that are still coming are turned away; their senders want to hear of the end.
       // Who closes with something unread destroys what is on its way: that is trouble, a half-close is not.
       if (this.judge.troubles.stale && this.random.chance(0.3)) this.drop('close', true);
-      // The bytes of a tunnel that the client has not taken yet do not survive the end of the connection behind them
-      // (tunnels end with either of their connections), so that this one is left to the gateway to close.
-      else if (!this.hadTunnel && this.random.chance(0.7)) this.finishSending();
+      else if (this.random.chance(0.7)) this.finishSending();
       return;
     }
     this.rest();

@@ -52,6 +52,10 @@ export class Judge {
   trace: ((line: string) => void) | undefined;
   /** HTTP/2 connections that upstreams have ended in the middle of things; more may have been on its way to them. */
   drops = 0;
+  /** Failed requests are tried again: at most so many times. Upstreams then fail only the first attempt at a request. */
+  retries = 0;
+  /** Few connections at a time, and a limit on the requests that wait for one. */
+  breakers = false;
   /** GOAWAY frames that upstreams have sent. */
   goaways = 0;
   private readonly records = new Map<number, RequestRecord>();
@@ -82,7 +86,10 @@ export class Judge {
 
   /** The plan of a request, or undefined for a number that nobody sent. */
   plan(id: number): RequestPlan | undefined {
-    return this.records.get(id)?.plan;
+    const record = this.records.get(id);
+    if (record === undefined || this.retries === 0 || record.deliveries.length === 0) return record?.plan;
+    const { plan } = record;
+    return { ...plan, response: { ...plan.response, fault: 'none' } };
   }
 
   /** Requests continue on another connection, with a script of its own. */
@@ -130,7 +137,8 @@ export class Judge {
     if (record.plan.unrouted) this.violation(`request ${id} has no route and reached an upstream`);
     if (count < 2) return;
     if (!IDEMPOTENT.includes(method)) this.violation(`${method} request ${id} was delivered ${count} times`);
-    else if (count > 2) this.violation(`request ${id} was delivered ${count} times`);
+    else if (count > 2 * (this.retries + 1)) this.violation(`request ${id} was delivered ${count} times`);
+    else if (this.retries > 0) return;
     else if (!record.deliveries[0]!.reused) {
       this.violation(`request ${id} was delivered twice although the first connection was new`);
     }
@@ -276,7 +284,7 @@ export class Judge {
       DT: client.cut?.how === 'stall' || (client.http2 !== undefined && troubles.responses),
       RQL: this.oversized(plan) && status === 413,
       OM: troubles.resources,
-      UO: troubles.resources,
+      UO: troubles.resources || this.breakers,
       DR: troubles.drain,
     };
     return explained[flag] === true ? undefined : `${text} without a cause`;

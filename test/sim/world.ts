@@ -8,9 +8,11 @@ import { compileSnapshot } from '../../config/compile.ts';
 import type { Config } from '../../config/config.ts';
 import { loadConfig } from '../../config/load.ts';
 import { kernelMemoryBytes } from '../../core/io/arena.ts';
+import { BackendWord, createNodeState } from '../../core/lb/node-state.ts';
 import { createByteRing } from '../../core/telemetry/byte-ring.ts';
 import { createFlightBuffer } from '../../core/telemetry/flight-layout.ts';
 import { Counter, createMetricsBuffer, WorkerMetrics } from '../../core/telemetry/metrics.ts';
+import { NodeSlots } from '../../core/workers/node-slots.ts';
 import { PacketWorker } from '../../core/workers/packet-worker.ts';
 import type { ControlMessage, WorkerMessage } from '../../core/workers/protocol.ts';
 import type { Snapshot } from '../../core/workers/snapshot.ts';
@@ -74,6 +76,17 @@ const HTTP2_BLOCKS_MAX = (1024 * 1024) / 16_384 + 16;
 /** Connections that a client opens one after the other to get its requests done. */
 const RECONNECTS_MAX = 6;
 
+/** Longest request body that is kept for another attempt, and the blocks that it takes. */
+const RETRY_BODY_BYTES = 128 * 1024;
+const RETRY_BODY_BLOCKS = 4;
+
+/** What a run has of retries and circuit breakers. By seed alone, so that all else is drawn as without. */
+interface Resilience {
+  /** Further attempts; 0: none. */
+  retries: number;
+  breakers: boolean;
+}
+
 const snapshotCache = new Map<string, Config>();
 
 function configText(
@@ -82,11 +95,21 @@ function configText(
   http2Backends: readonly string[],
   addresses: Readonly<Record<string, string[]>>,
   extra: boolean,
+  { retries, breakers }: Resilience,
 ): string {
   // The time for the acknowledgement of settings too, which the slowest of networks need.
   const requestHead = kind === 'http1' ? '10s' : '120s';
   // Small enough that bytes for which no window is given back stop the connection.
   const windows = kind === 'http2' && troubles.clients ? 'http2: {streamWindow: 64KiB, connectionWindow: 128KiB}' : '';
+  const retry =
+    retries === 0
+      ? ''
+      : `retry: {attempts: ${retries}, conditions: [5xx], backoff: 20ms, bodyBuffer: ${RETRY_BODY_BYTES}, maxRetryAfter: 1s}`;
+  const resilient = (text: string): string => [text, retry].filter((part) => part !== '').join(', ');
+  const breaker = breakers
+    ? ', circuitBreaker: {maxConnections: 2, maxPendingRequests: 20, maxRequests: 60, pendingTimeout: 20s}'
+    : '';
+  const budget = retries === 0 ? '' : ', retryBudget: {percent: 100, minPerSecond: 1000}';
   const betaTimeouts = troubles.responses ? 'timeouts: {request: 5s, backendRequest: 3s}' : '';
   const route = (name: string, extra: string): string => `
   - name: ${name}
@@ -95,7 +118,7 @@ function configText(
   const h2c =
     ', protocol: h2c, http2: {maxConcurrentStreams: 20, maxConnections: 3, pingInterval: 6s, pingTimeout: 20s}';
   const backend = (name: string): string => `
-  - {name: ${name}, endpoints: [${addresses[name]!.map((text) => `"${text}"`).join(', ')}], connectTimeout: 2s, idleTimeout: 40s${http2Backends.includes(name) ? h2c : ''}${troubles.limits ? `, maxRequestsPerConnection: ${limitedRequests}` : ''}}`;
+  - {name: ${name}, endpoints: [${addresses[name]!.map((text) => `"${text}"`).join(', ')}], connectTimeout: 2s, idleTimeout: 40s${http2Backends.includes(name) ? h2c : ''}${troubles.limits ? `, maxRequestsPerConnection: ${limitedRequests}` : ''}${breaker}${budget}}`;
   const listener = (name: string, at: typeof listenerAddress): string => `
   - {name: ${name}, address: "${at.host}:${at.port}"}`;
   const limits = `limits: {maxRequestBodySize: ${limitedBodyBytes}, maxRequestsPerConnection: ${limitedRequests}}`;
@@ -106,12 +129,12 @@ timeouts: {requestHead: ${requestHead}, idle: 50s, streamIdle: ${streamIdleMs / 
 ${windows}
 ${troubles.limits ? limits : ''}
 listeners:${listener('main', listenerAddress)}${extra ? listener('extra', extraAddress) : ''}
-routes:${route('alpha', '')}${route('beta', betaTimeouts)}
+routes:${route('alpha', resilient(''))}${route('beta', resilient(betaTimeouts))}
 backends:${backend('alpha')}${backend('beta')}
 `;
 }
 
-function snapshotOf(text: string, epoch: number): Snapshot {
+function snapshotOf(text: string, epoch: number, slots: NodeSlots): Snapshot {
   let config = snapshotCache.get(text);
   if (config === undefined) {
     const loaded = loadConfig(text, 'simulation.yaml', {});
@@ -119,7 +142,7 @@ function snapshotOf(text: string, epoch: number): Snapshot {
     config = loaded.config;
     snapshotCache.set(text, config);
   }
-  return compileSnapshot(config, epoch, new Map());
+  return compileSnapshot(config, epoch, new Map(), undefined, undefined, slots);
 }
 
 /** The run of one seed, step by step. */
@@ -128,6 +151,7 @@ class World {
   readonly troubles: Troubles;
   batches = 0;
   private readonly kind: WorldKind;
+  private readonly resilience: Resilience;
   /** Backends that speak h2c. */
   private readonly http2Backends: readonly string[] = [];
   private readonly random: Random;
@@ -146,6 +170,8 @@ class World {
   private readonly trace: ((line: string) => void) | undefined;
   private readonly baseDescriptors: number;
   private epoch = 1;
+  /** Who has which words of the node state, across generations. */
+  private readonly slots = new NodeSlots(1, createNodeState(1, 64, 8));
   /** Connections that clients are going to open. */
   private clientsComing = 0;
   private listenerOpen = true;
@@ -158,6 +184,7 @@ class World {
   constructor(seed: number, kind: WorldKind, trace: ((line: string) => void) | undefined) {
     this.random = new Random(seed);
     this.kind = kind;
+    this.resilience = { retries: seed % 3 === 0 ? 2 : 0, breakers: seed % 5 === 0 };
     this.troubles = drawTroubles(this.random.fork());
     const clients = drawClients(this.random.fork(), this.troubles);
     if (kind === 'http2') {
@@ -167,6 +194,8 @@ class World {
       for (const client of clients) for (const plan of client.requests) adaptUpgrade(plan, this.http2Backends);
     }
     this.judge = new Judge(this.troubles, clients, () => this.scheduler.nowMs);
+    this.judge.retries = this.resilience.retries;
+    this.judge.breakers = this.resilience.breakers;
     this.trace = trace === undefined ? undefined : (line) => trace(`${this.scheduler.nowMs.toFixed(3)} ${line}`);
     this.judge.trace = this.trace;
     const linkRandom = this.random.fork();
@@ -277,8 +306,9 @@ class World {
     this.wanted.set(this.epoch, wanted);
     if (withoutExtra) this.extraWanted = false;
     const snapshot = snapshotOf(
-      configText(this.troubles, this.kind, this.http2Backends, addresses, this.extraWanted),
+      configText(this.troubles, this.kind, this.http2Backends, addresses, this.extraWanted, this.resilience),
       this.epoch++,
+      this.slots,
     );
     const listenerFds = snapshot.listeners.map((listener) =>
       listener.name === 'extra' ? this.extraFd : this.listenerFd,
@@ -369,7 +399,8 @@ class World {
   private checkMemory(): void {
     const { connections, exchanges, blocksInUse } = this.worker.stats();
     const http2Clients = this.clients.filter((client) => client instanceof SimHttp2Client).length;
-    const most = 2 * (connections + exchanges) + 2 + http2Clients * HTTP2_BLOCKS_MAX;
+    const kept = this.resilience.retries > 0 ? exchanges * RETRY_BODY_BLOCKS : 0;
+    const most = 2 * (connections + exchanges) + kept + 2 + http2Clients * HTTP2_BLOCKS_MAX;
     if (blocksInUse > most)
       throw new Error(`${blocksInUse} blocks for ${connections} connections, ${exchanges} exchanges`);
   }
@@ -432,6 +463,13 @@ class World {
     const stats = this.worker.stats();
     for (const [name, value] of Object.entries(stats)) {
       if (value !== 0) judge.violation(`${value} ${name} left at the end`);
+    }
+    const node = this.slots.state;
+    for (const backend of [0, 1]) {
+      for (const name of ['ACTIVE', 'PENDING', 'RETRIES', 'CONNECTIONS'] as const) {
+        const count = node.words[node.backendAt(backend) + BackendWord[name]];
+        if (count !== 0) judge.violation(`${name} of backend ${backend} stays at ${count}`);
+      }
     }
     const open = this.kernel.openDescriptors();
     const closed = (this.listenerOpen ? 0 : 1) + (this.troubles.reload && !this.extraOpen ? 1 : 0);

@@ -55,6 +55,8 @@ test('a request that went well is logged with where it came from, where it went 
     tlsVersion: null,
     serverName: null,
     clientSubject: null,
+    retry: null,
+    attemptFailure: null,
   });
   assert.ok(Date.parse(String(time)) >= startMs - 1000 && Date.parse(String(time)) <= Date.now() + 1000, String(time));
   assert.ok(Number(durationMs) >= Number(upstreamMs), `${durationMs} >= ${upstreamMs}`);

@@ -10,7 +10,10 @@ import { RULES_ON_THREAD_MAX } from '../../../config/compile-off-thread.ts';
 import { compileRoutes } from '../../../config/compile-routes.ts';
 import type { Config } from '../../../config/config.ts';
 import { loadConfig } from '../../../config/load.ts';
+import { RequestHead } from '../../../core/http1/message.ts';
+import { RouteRequest } from '../../../core/routing/route-request.ts';
 import { RouteTable } from '../../../core/routing/route-table.ts';
+import { noBackendPolicy, noEndpointPolicy } from '../../../core/workers/policies.ts';
 
 function load(yaml: string): Config {
   const result = loadConfig(yaml, '/gateway.yaml', {});
@@ -82,9 +85,9 @@ test('a snapshot carries settings, listeners and backends in the order of the fi
   assert.deepEqual(snapshot.flightRecords, { slowThresholdMs: 250 });
   assert.deepEqual(snapshot.backends[0], {
     name: 'one',
-    endpoints: [{ address: '10.0.0.1:80', host: '10.0.0.1', port: 80, weight: 1, slot: 0, policy: {} }],
+    endpoints: [{ address: '10.0.0.1:80', host: '10.0.0.1', port: 80, weight: 1, slot: 0, policy: noEndpointPolicy }],
     slot: 0,
-    policy: {},
+    policy: noBackendPolicy,
     connectTimeoutMs: 1000,
     idleTimeoutMs: 60_000,
     idleConnectionsMax: 1024,
@@ -95,9 +98,11 @@ test('a snapshot carries settings, listeners and backends in the order of the fi
     http2: { streamsPerConnectionMax: 100, connectionsMax: 4, pingIntervalMs: 30_000, pingTimeoutMs: 10_000 },
   });
   const table = new RouteTable(snapshot.routes);
-  const memory = Buffer.from('/');
-  assert.equal(table.lookup(memory, 0, 0, 0, 0, 1), -1, 'the route is not for listener a');
-  const rule = table.lookup(memory, 1, 0, 0, 0, 1);
+  const request = new RouteRequest(Buffer.from('/'), new RequestHead());
+  request.pathLength = 1;
+  assert.equal(table.lookup(request), -1, 'the route is not for listener a');
+  request.listener = 1;
+  const rule = table.lookup(request);
   assert.equal(table.ruleLabel(rule), 'r rule 1');
   assert.equal(table.requestTimeoutMs(rule), 2000);
   assert.equal(snapshot.backends[table.backendRefIndex(rule, 0)]!.name, 'two');

@@ -60,3 +60,20 @@ test('bytes that a field value may not hold become question marks', () => {
 test('whether the chain holds is kept', () => {
   assert.equal(certificate('', {}, false).verified, false);
 });
+
+test('routes see the names of every kind, in the form that they are compared in', () => {
+  const made = certificate('CN=a', {
+    dns: ['Shop.Example.COM'],
+    uri: ['spiffe://T/A'],
+    ip: ['10.0.0.1', '2001:DB8:0:0:0:0:0:1'],
+    email: ['Me@Example.com'],
+  });
+  assert.deepEqual(made.subjectAltNames.map(text), [
+    'shop.example.com',
+    'spiffe://T/A',
+    '10.0.0.1',
+    '2001:db8::1',
+    'Me@Example.com',
+  ]);
+  assert.equal(text(made.sha256Bytes), 'ab12');
+});

@@ -4,8 +4,10 @@
 import assert from 'node:assert/strict';
 import { isIP } from 'node:net';
 import { test } from 'node:test';
-import { readForwardedClient } from '../../../../core/exchange/forwarded-client.ts';
+import { readClientOfHead, readForwardedClient } from '../../../../core/exchange/forwarded-client.ts';
 import { encodeSockaddr } from '../../../../core/ffi/sockaddr.ts';
+import { RequestHead } from '../../../../core/http1/message.ts';
+import { parseRequestHead } from '../../../../core/http1/request-parser.ts';
 import { putPeer } from '../../../../core/io/bytes.ts';
 import type { PeerAddress } from '../../../../core/io/connection.ts';
 import { seededRandom } from '../io/seed.ts';
@@ -83,5 +85,27 @@ test('any text is an address here exactly if it is one for node:net', (t) => {
     const address = isIP(entry) === 0 ? undefined : encodeSockaddr(entry, 0);
     const found = clientOf(`${entry}, 203.0.113.9`, 1);
     assert.equal(found, address === undefined ? '203.0.113.9' : shown(clientFrom(entry)), `${label}: "${entry}"`);
+  }
+});
+
+test('from a head that has no entry for our peer yet it reads the same client, whatever lines the list comes in', () => {
+  const entries = ['6.6.6.6', '2001:db8::1', '198.51.100.1', 'unknown', '198.51.100.2'];
+  // Every way to spread the entries over lines.
+  for (let cuts = 0; cuts < 16; cuts++) {
+    const lines = [entries[0]];
+    for (let i = 1; i < entries.length; i++) {
+      if ((cuts & (1 << (i - 1))) !== 0) lines.push(entries[i]);
+      else lines[lines.length - 1] += `, ${entries[i]}`;
+    }
+    const head = new RequestHead();
+    const fields = lines.map((line) => `x-other: 9.9.9.9\r\nx-forwarded-for: ${line}\r\nx-forwarded-for:\r\n`).join('');
+    const memory = Buffer.alloc(2048);
+    const length = memory.write(`GET / HTTP/1.1\r\nhost: h\r\n${fields}\r\n`, 'latin1');
+    const limits = { headBytesMax: 2048, headerCountMax: 64, uriBytesMax: 100 };
+    assert.ok(parseRequestHead(memory, 0, length, limits, head) > 0);
+    for (let hops = 1; hops <= 7; hops++) {
+      const expected = clientOf([...entries, '203.0.113.9'].join(', '), hops);
+      assert.equal(shown(readClientOfHead(memory, head.headers, hops, peer)), expected, `${hops} hops, cuts ${cuts}`);
+    }
   }
 });

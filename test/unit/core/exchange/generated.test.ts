@@ -160,6 +160,11 @@ test('the longest id, server name and texts stay within the room', () => {
   }
 });
 
-test('a status without a text of its own becomes 500', () => {
-  assert.equal(parse(generated({ status: 418 })).status, 500);
+test('a status that only a filter answers with is said as it is, with or without a phrase', () => {
+  const known = parse(generated({ status: 422 }));
+  assert.equal(known.status, 422);
+  assert.match(known.body, /^422 Unprocessable Content: UH: /);
+  const unknown = parse(generated({ status: 599 }));
+  assert.equal(unknown.status, 599);
+  assert.match(unknown.body, /^599: UH: /);
 });

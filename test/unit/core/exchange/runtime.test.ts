@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { compileRouteTable } from '../../../../config/compile-routes.ts';
+import { Exchange } from '../../../../core/exchange/exchange.ts';
 import { ListenerRuntime } from '../../../../core/exchange/runtime.ts';
 import type { Text } from '../../../../core/io/bytes.ts';
 import { Connection } from '../../../../core/io/connection.ts';
@@ -41,13 +42,12 @@ test('a reload keeps the endpoints it still names, with their idle connections',
 });
 
 test('each backend picks among its endpoints by weight, from a place of its own', () => {
-  const seeds = [0.1, 0.9];
+  const exchange = new Exchange();
   const backends = [backend('a', ['10.0.0.1:1', '10.0.0.2:1']), backend('none', [])];
-  const runtime = openRuntime(snapshotOf({}, backends), undefined, () => seeds.shift()!);
-  const picks = Array.from({ length: 6 }, () => runtime.backends[0].picker.pick());
+  const runtime = openRuntime(snapshotOf({}, backends), undefined, () => 0.1);
+  const picks = Array.from({ length: 6 }, () => runtime.backends[0].balancer.pick(exchange));
   assert.deepEqual([picks.filter((pick) => pick === 0).length, picks.filter((pick) => pick === 1).length], [2, 4]);
-  assert.equal(runtime.backends[1].picker.pick(), -1);
-  assert.deepEqual(seeds, []);
+  assert.equal(runtime.backends[1].balancer.pick(exchange), -1);
 });
 
 test('added fields are whole lines, or nothing', () => {

@@ -95,6 +95,8 @@ export function snapshotOf(http: Partial<HttpSettings>, backends: BackendSetting
     epoch,
     routes: compileRouteTable({ listeners: ['l'], backends: backends.map(({ name }) => name), routes: [] }),
     rulePolicies: [],
+    rateLimits: { tables: [], redis: null },
+    latencySamples: null,
     refPolicies: [],
     nodeState: createNodeState(1, 64, 16),
     http: { ...plainHttp, ...http },
@@ -104,6 +106,7 @@ export function snapshotOf(http: Partial<HttpSettings>, backends: BackendSetting
     backends,
     accessLog: { enabled: false, format: 'json' },
     flightRecords: { slowThresholdMs: 1000 },
+    recorder: null,
   };
 }
 
@@ -118,7 +121,11 @@ export function openRuntime(
   endpoints: Map<string, Endpoint> = new Map(),
   seed: () => number = () => 0,
 ): Runtime {
-  return new Runtime(snapshot, new NodeState(snapshot.nodeState, 0), endpoints, new TlsContexts(() => {}), seed);
+  return new Runtime(snapshot, new NodeState(snapshot.nodeState, 0), endpoints, new TlsContexts(() => {}), {
+    random: { next: () => Math.floor(seed() * 2 ** 32) | 0 },
+    clock: { nowMs: 0 },
+    log: () => {},
+  });
 }
 
 /** Settings of an endpoint by its address (IPv4). */

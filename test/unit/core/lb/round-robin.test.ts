@@ -9,7 +9,7 @@ import { seededRandom } from '../io/seed.ts';
 const ROUND_LENGTH_MAX = 16384;
 
 function picks(picker: RoundRobin, count: number): number[] {
-  return Array.from({ length: count }, () => picker.pick());
+  return Array.from({ length: count }, () => picker.pick(0));
 }
 
 function counts(list: number[], endpoints: number): number[] {
@@ -92,7 +92,7 @@ test('at any point of any round, each endpoint is close to its share of the pick
     const soFar = new Array<number>(weights.length).fill(0);
     const about = `${label}: weights ${weights.join(' ')}`;
     for (let pick = 1; pick <= sum; pick++) {
-      soFar[picker.pick()]++;
+      soFar[picker.pick(0)]++;
       for (const [endpoint, weight] of weights.entries()) {
         const distance = Math.abs(soFar[endpoint] - (pick * weight) / sum);
         assert.ok(distance <= 6, `${about}: endpoint ${endpoint} is ${distance} off`);
@@ -120,6 +120,6 @@ test('weights too large for a round are scaled, and up to 16 endpoints keep thei
 });
 
 test('workers that start elsewhere pick other endpoints first', () => {
-  const firsts = [0, 0.25, 0.5, 0.75].map((seed) => new RoundRobin([1, 1, 1, 1], seed).pick());
+  const firsts = [0, 0.25, 0.5, 0.75].map((seed) => new RoundRobin([1, 1, 1, 1], seed).pick(0));
   assert.equal(new Set(firsts).size, 4);
 });

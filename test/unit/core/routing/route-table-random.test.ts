@@ -4,34 +4,60 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { compileRouteTable } from '../../../../config/compile-routes.ts';
-import type { RouteConfig } from '../../../../config/config.ts';
+import type { MatchConfig, RouteConfig } from '../../../../config/config.ts';
+import type { TextMatchConfig } from '../../../../config/match-normalise.ts';
 import { RouteTable } from '../../../../core/routing/route-table.ts';
-import { buildTable, lookup, type RouteSketch, sketchRoutes } from './table-fixture.ts';
+import {
+  buildTable,
+  lookup,
+  lookupRequest,
+  type RequestSketch,
+  type RouteSketch,
+  sketchMatch,
+  sketchRoutes,
+} from './table-fixture.ts';
 
 const seed = Number(process.env.ROUTE_TABLE_SEED ?? Date.now() % 2 ** 31);
 
-/** Every rule competes: the most specific hostname, then Exact, then the longest prefix, then file order. */
-function naiveLookup(routes: RouteConfig[], host: string, path: string, listener: string): number {
-  const name = host.toLowerCase().replace(/\.$/, '');
+interface Request {
+  host: string;
+  path: string;
+  listener: string;
+  method: string;
+  /** Names in lower case; equal names are joined already. */
+  headers: Map<string, string>;
+  /** First values, decoded. */
+  query: Map<string, string>;
+}
+
+/**
+ * Every match competes: the most specific hostname, then Exact, then regular expressions, then the
+ * longest prefix, then methods, numbers of fields and of parameters, then file order.
+ */
+function naiveLookup(routes: RouteConfig[], request: Request): number {
+  const name = request.host.toLowerCase().replace(/\.$/, '');
   let best = -1;
   let bestScore: number[] = [];
   let index = -1;
   for (const route of routes) {
     for (const rule of route.rules) {
       index++;
-      if (route.listeners !== null && !route.listeners.includes(listener)) continue;
+      if (route.listeners !== null && !route.listeners.includes(request.listener)) continue;
       for (const hostname of route.hostnames ?? ['']) {
         const suffix = hostname.slice(1);
         const wildcard = hostname.startsWith('*.');
         if (wildcard ? !(name.endsWith(suffix) && name.length > suffix.length) : hostname !== '' && hostname !== name) {
           continue;
         }
-        for (const { path: match } of rule.matches) {
-          const prefix = match.value.replace(/\/$/, '');
-          const exact = match.type === 'Exact';
-          if (exact ? match.value !== path : !(path === prefix || path.startsWith(`${prefix}/`))) continue;
+        for (const match of rule.matches) {
+          if (!pathHolds(match, request.path) || !conditionsHold(match, request)) continue;
           const hostScore = hostname === '' ? 0 : wildcard ? 1 : 2;
-          const score = [hostScore, hostname.length, exact ? 1 : 0, exact ? 0 : prefix.length];
+          const { type, value } = match.path;
+          const pathScore = type === 'Exact' ? 2 : type === 'RegularExpression' ? 1 : 0;
+          const prefix = type === 'PathPrefix' ? value.replace(/\/$/, '').length : 0;
+          const { method = null, headers = [], queryParams = [] } = match.conditions ?? {};
+          const counts = [method === null ? 0 : 1, headers.length, queryParams.length];
+          const score = [hostScore, hostname.length, pathScore, prefix, ...counts];
           if (best < 0 || isHigher(score, bestScore)) {
             best = index;
             bestScore = score;
@@ -43,20 +69,46 @@ function naiveLookup(routes: RouteConfig[], host: string, path: string, listener
   return best;
 }
 
+function pathHolds({ path: { type, value } }: MatchConfig, path: string): boolean {
+  if (type === 'Exact') return value === path;
+  if (type === 'RegularExpression') return new RegExp(`^(?:${value})$`).test(path);
+  const prefix = value.replace(/\/$/, '');
+  return path === prefix || path.startsWith(`${prefix}/`);
+}
+
+function conditionsHold({ conditions }: MatchConfig, request: Request): boolean {
+  if (conditions == null) return true;
+  const holds = (wanted: TextMatchConfig, actual: Map<string, string>): boolean => {
+    const value = actual.get(wanted.name);
+    if (value === undefined) return false;
+    return wanted.type === 'Exact' ? value === wanted.value : new RegExp(`^(?:${wanted.value})$`).test(value);
+  };
+  return (
+    (conditions.method === null || conditions.method === request.method) &&
+    conditions.headers.every((header) => holds(header, request.headers)) &&
+    conditions.queryParams.every((parameter) => holds(parameter, request.query))
+  );
+}
+
 function isHigher(a: number[], b: number[]): boolean {
   const at = a.findIndex((value, index) => value !== b[index]);
   return at >= 0 && a[at]! > b[at]!;
 }
 
-test(`random tables route like the plain rules (seed ${seed})`, () => {
-  let state = seed;
-  const random = (below: number): number => {
+/** The numbers that a test draws from its seed: whole ones below a limit. */
+function randomOf(start: number): (below: number) => number {
+  let state = start;
+  return (below) => {
     // mulberry32: small, and the same everywhere.
     state = (state + 0x6d2b79f5) | 0;
     let t = Math.imul(state ^ (state >>> 15), 1 | state);
     t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
     return ((t ^ (t >>> 14)) >>> 0) % below;
   };
+}
+
+test(`random tables route like the plain rules (seed ${seed})`, () => {
+  const random = randomOf(seed);
   const pick = <T>(list: readonly T[]): T => list[random(list.length)]!;
   const several = <T>(make: () => T): T[] => Array.from({ length: 1 + random(3) }, make);
   // Few labels and segments, so that hosts and paths overlap in every way.
@@ -75,7 +127,14 @@ test(`random tables route like the plain rules (seed ${seed})`, () => {
       const requestHost = pick([host(), `${host()}.${host()}`, host().toUpperCase(), `${host()}.`, `.${host()}`, '']);
       const requestPath = pick([path(), `${path()}/`, path() + path(), '/']);
       const listener = pick([0, 1, 2, 35]);
-      const expected = naiveLookup(routes, requestHost, requestPath, `l${listener}`);
+      const expected = naiveLookup(routes, {
+        host: requestHost,
+        path: requestPath,
+        listener: `l${listener}`,
+        method: 'GET',
+        headers: new Map(),
+        query: new Map(),
+      });
       if (expected >= 0) matched++;
       const actual = lookup(table, requestHost, requestPath, listener);
       assert.equal(
@@ -83,6 +142,71 @@ test(`random tables route like the plain rules (seed ${seed})`, () => {
         expected,
         `seed ${seed}, round ${round}: ${requestHost} ${requestPath} on l${listener} in ${JSON.stringify(sketches)}`,
       );
+    }
+  }
+  assert.ok(matched > 1000, 'the requests must exercise the tables');
+});
+
+test(`random tables with conditions and regular expressions route like the plain rules (seed ${seed})`, () => {
+  const random = randomOf(seed ^ 0x5bd1e995);
+  const pick = <T>(list: readonly T[]): T => list[random(list.length)]!;
+  const upTo = <T>(count: number, make: () => T): T[] => Array.from({ length: random(count + 1) }, make);
+  const path = (): string => pick(['/', '/x', '/x/y', '/y', '/xx']);
+  const names = ['a', 'b', 'user-agent', 'c'];
+  const values = ['1', '2', '1,2', '1 2'];
+  const texts = (): TextMatchConfig[] => {
+    const chosen = upTo(2, () => pick(names));
+    return [...new Set(chosen)].map((name) =>
+      random(3) === 0
+        ? { name, type: 'RegularExpression', value: pick(['.*', '1.*', '[12]', '(1|2)(,(1|2))*']) }
+        : { name, type: 'Exact', value: pick(values) },
+    );
+  };
+  const match = (): MatchConfig => {
+    const sketch = pick([`=${path()}`, path(), path(), `~${pick(['/.*', '/x+', '/(x|y)/?.*', '.*y', '/xx?'])}`]);
+    return sketchMatch(sketch, {
+      method: random(3) === 0 ? pick(['GET', 'POST', 'PURGE']) : null,
+      headers: random(2) === 0 ? texts() : [],
+      queryParams: random(2) === 0 ? texts() : [],
+    });
+  };
+  let matched = 0;
+  for (let round = 0; round < 200; round++) {
+    const sketches: RouteSketch[] = Array.from({ length: 1 + random(6) }, () => ({
+      ...(random(5) === 0 ? { listeners: ['l1'] } : {}),
+      ...(random(2) === 0 ? {} : { hostnames: [pick(['h', '*.h', 'g.h'])] }),
+      rules: Array.from({ length: 1 + random(3) }, () => Array.from({ length: 1 + random(2) }, match)),
+    }));
+    const table = buildTable(sketches);
+    const routes = sketchRoutes(sketches);
+    for (let i = 0; i < 40; i++) {
+      const fields = upTo(3, () => [pick(names), pick(values)] as const);
+      const parameters = upTo(3, () => [pick(names), pick(values)] as const);
+      const query = parameters.map(([name, value]) => `${name}=${value.replace(' ', '%20')}`).join('&');
+      const sketch: RequestSketch = {
+        method: pick(['GET', 'POST', 'PURGE']),
+        host: pick(['h', 'g.h', 'i.g.h', 'x']),
+        target: pick([path(), `${path()}/`, '/x/y/z']) + (query === '' ? '' : `?${query}`),
+        headers: [
+          'content-length: 0',
+          ...fields.map(([name, value]) => `${pick([name, name.toUpperCase()])}: ${value}`),
+        ],
+        listener: random(2),
+      };
+      const headers = new Map<string, string>();
+      for (const [name, value] of fields)
+        headers.set(name, headers.has(name) ? `${headers.get(name)},${value}` : value);
+      const expected = naiveLookup(routes, {
+        host: sketch.host!,
+        path: sketch.target!.replace(/\?.*/, ''),
+        listener: `l${sketch.listener}`,
+        method: sketch.method!,
+        headers,
+        query: new Map(parameters.toReversed()),
+      });
+      if (expected >= 0) matched++;
+      const actual = lookupRequest(table, sketch);
+      assert.equal(actual, expected, `seed ${seed}, round ${round}: ${JSON.stringify([sketch, sketches])}`);
     }
   }
   assert.ok(matched > 1000, 'the requests must exercise the tables');

@@ -276,5 +276,5 @@ test('a buffer that is not a table of this version is refused', () => {
   assert.throws(() => new RouteTable(new SharedArrayBuffer(8)), /not a compiled route table/);
   const buffer = compileRouteTable({ listeners: [], backends: [], routes: [] });
   new Int32Array(buffer)[Header.VERSION] = 99;
-  assert.throws(() => new RouteTable(buffer), /version 99, expected 3/);
+  assert.throws(() => new RouteTable(buffer), /version 99, expected 4/);
 });

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { DETAIL_PARSE, Detail, Reason } from '../../../../core/exchange/reasons.ts';
+import { AttemptFailure, RetryEnd } from '../../../../core/exchange/retry-outcome.ts';
 import { encodeSockaddr } from '../../../../core/ffi/sockaddr.ts';
 import { AccessLog } from '../../../../core/telemetry/access-log.ts';
 import { accessLogFields } from '../../../../core/telemetry/access-log-format.ts';
@@ -74,6 +75,8 @@ test('a JSON line has every field, in order, with numbers as numbers', () => {
     tlsVersion: 'TLSv1.3',
     serverName: 'shop.example.com',
     clientSubject: 'CN="a"',
+    retry: null,
+    attemptFailure: null,
   });
 });
 
@@ -118,6 +121,8 @@ test('what did not happen is null in JSON and a dash elsewhere', () => {
     'tlsVersion',
     'serverName',
     'clientSubject',
+    'retry',
+    'attemptFailure',
   ]);
   assert.equal(value.reason, 'DPE');
   assert.equal(value.detail, 'bare_lf');
@@ -125,6 +130,14 @@ test('what did not happen is null in JSON and a dash elsewhere', () => {
     lineOf('%{method} %{route} %{upstreamMs} %{clientAddress} %{status} %{detail}', source),
     '- - - - 0 bare_lf\n',
   );
+});
+
+test('what became of retries, and the attempt that failed last, are words', () => {
+  const lineFor = (retryEnd: number, attemptFailure: number): string =>
+    lineOf('%{retry} %{attemptFailure}', exampleSource({}, { retryEnd, attemptFailure }));
+  assert.equal(lineFor(RetryEnd.SUCCEEDED, AttemptFailure.STATUS + 503), 'succeeded status_503\n');
+  assert.equal(lineFor(RetryEnd.BUDGET, AttemptFailure.GRPC_STATUS + 14), 'budget grpc_status_14\n');
+  assert.equal(lineFor(RetryEnd.UNSAFE, Detail.UPSTREAM_FIN), 'unsafe upstream_fin\n');
 });
 
 test('reasons and details are words', () => {

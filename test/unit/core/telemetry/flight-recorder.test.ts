@@ -5,6 +5,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
 import { Detail, Reason } from '../../../../core/exchange/reasons.ts';
+import { AttemptFailure, RetryEnd } from '../../../../core/exchange/retry-outcome.ts';
 import { FLIGHT_HEADER_BYTES, RECORD_BYTES } from '../../../../core/telemetry/flight-layout.ts';
 import { findRecord, readRecords } from '../../../../core/telemetry/flight-reader.ts';
 import { createFlightBuffer, FlightRecorder } from '../../../../core/telemetry/flight-recorder.ts';
@@ -22,6 +23,8 @@ test('a record says everything about its exchange', () => {
       generated: true,
       responseComplete: false,
       attempts: 2,
+      retryEnd: RetryEnd.EXHAUSTED,
+      attemptFailure: AttemptFailure.STATUS + 503,
       reusedConnection: true,
       upstreamConnectionUses: 41,
       upstreamConnectionAgeMs: 60_000.5,
@@ -49,6 +52,8 @@ test('a record says everything about its exchange', () => {
       backend: 'cart',
       endpoint: '10.0.0.1:9001',
       attempts: 2,
+      retryEnd: RetryEnd.EXHAUSTED,
+      attemptFailure: 'status_503',
       reusedConnection: true,
       upstreamConnectionUses: 41,
       upstreamConnectionAgeMs: 60_000.5,

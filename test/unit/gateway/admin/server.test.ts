@@ -12,7 +12,7 @@ test('the index names every page, and every page it names exists', async (t) => 
   const { status, body } = await ask('/');
   assert.equal(status, 200);
   const pages = [...body.matchAll(/^(\/\w+)/gm)].map(([, path]) => path);
-  assert.deepEqual(pages, ['/metrics', '/healthz', '/readyz', '/config', '/reloads', '/requests', '/explain']);
+  assert.deepEqual(pages, ['/metrics', '/healthz', '/readyz', '/config', '/reloads', '/breakers', '/requests', '/explain']);
   for (const page of pages) assert.notEqual((await ask(page)).status, 404, page);
 });
 

@@ -30,11 +30,17 @@ export function fakeState(): FakeState {
     draining: false,
     workers: [worker(0), worker(1)],
     certificates: [],
+    backends: [],
+    circuitBreakers: [],
     reloads: [],
     reloadsApplied: 3,
     reloadsRefused: 1,
     metrics: [createMetricsBuffer(), createMetricsBuffer()],
     flightRecords: [createFlightBuffer(8), createFlightBuffer(8)],
+    recorder: null,
+    rateLimiting: null,
+    overload: null,
+    adaptiveConcurrency: [],
   };
 }
 

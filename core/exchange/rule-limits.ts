@@ -1,0 +1,124 @@
+// The rate limits of a rule as a worker uses them, made once per snapshot and policy; and what an exchange
+// remembers of them for its response.
+
+import { Text } from '../io/bytes.ts';
+import type { RateLimitKeyPart, RateLimitSettings, RateLimitTable } from '../limits/limit-settings.ts';
+import { LimitTable } from '../limits/limit-table.ts';
+
+/** Most limits of one rule. */
+export const RULE_LIMITS_MAX = 8;
+
+/** Kinds of the parts of a key. */
+export const KeyPart = { SOURCE_ADDRESS: 0, PATH: 1, HEADER: 2, CLAIM: 3 } as const;
+
+const encoder = new TextEncoder();
+
+/** One part of a limit's key. */
+export class LimitKeyPart {
+  /** KeyPart. */
+  readonly kind: number;
+  /** Name of a header (lower case) or of a claim; else empty. */
+  readonly name: string;
+  readonly nameBytes: Uint8Array;
+
+  constructor(part: RateLimitKeyPart) {
+    this.name = part.type === 'header' ? part.name : part.type === 'jwtClaim' ? part.claim : '';
+    this.nameBytes = encoder.encode(this.name);
+    if (part.type === 'sourceAddress') this.kind = KeyPart.SOURCE_ADDRESS;
+    else if (part.type === 'path') this.kind = KeyPart.PATH;
+    else this.kind = part.type === 'header' ? KeyPart.HEADER : KeyPart.CLAIM;
+  }
+}
+
+/** One limit. */
+export class RateLimit {
+  readonly settings: RateLimitSettings;
+  /** See RateLimitTable. */
+  readonly id: number;
+  readonly table: LimitTable;
+  readonly key: readonly LimitKeyPart[];
+  readonly global: boolean;
+  readonly dryRun: boolean;
+  /** Whether responses show it; not in a dry run, which nobody is to notice. */
+  readonly shown: boolean;
+  /** `"name";r=` of the field RateLimit. */
+  readonly itemStart: Text;
+
+  /** `worker` is the index of this packet worker. */
+  constructor(settings: RateLimitSettings, { id, buffer }: RateLimitTable, worker: number) {
+    this.settings = settings;
+    this.id = id;
+    this.table = new LimitTable(buffer, settings, worker);
+    this.key = settings.key.map((part) => new LimitKeyPart(part));
+    this.global = settings.global;
+    this.dryRun = settings.dryRun;
+    this.shown = settings.headers && !settings.dryRun;
+    this.itemStart = new Text(`"${settings.name}";r=`);
+  }
+}
+
+/** All limits of a rule. */
+export class RuleLimits {
+  readonly all: readonly RateLimit[];
+  readonly anyGlobal: boolean;
+  /** The line RateLimit-Policy; empty when no limit is shown. */
+  readonly policyLine: Text;
+
+  constructor(all: readonly RateLimit[]) {
+    this.all = all;
+    this.anyGlobal = all.some(({ global }) => global);
+    const shown = all.filter((limit) => limit.shown).map(({ settings }) => policyItem(settings));
+    this.policyLine = new Text(shown.length === 0 ? '' : `ratelimit-policy: ${shown.join(', ')}\r\n`);
+  }
+}
+
+/** The limits of a policy on the tables of a snapshot, or null if it has none. */
+export function ruleLimits(
+  settings: readonly RateLimitSettings[],
+  tables: readonly RateLimitTable[],
+  worker: number,
+): RuleLimits | null {
+  if (settings.length === 0) return null;
+  return new RuleLimits(
+    settings.map((limit) => {
+      const table = tables.find(({ name }) => name === limit.name);
+      if (table === undefined) throw new Error(`the snapshot has no table for rate limit ${limit.name}`);
+      return new RateLimit(limit, table, worker);
+    }),
+  );
+}
+
+/** Quota and window of a limit; windows are whole seconds there. */
+function policyItem({ name, requests, periodMs }: RateLimitSettings): string {
+  const windowS = Math.ceil(periodMs / 1000);
+  const quota = Math.floor((requests * windowS * 1000) / periodMs);
+  return `"${name}";q=${quota};w=${windowS}`;
+}
+
+/** What became of the limits of one exchange, by their place in the rule. Kept with the pooled exchange. */
+export class ExchangeLimits {
+  /** Limits that have been looked at. */
+  count = 0;
+  readonly remaining = new Int32Array(RULE_LIMITS_MAX);
+  /** Seconds until there is one more request, if there is none, or until the bucket is full. */
+  readonly seconds = new Int32Array(RULE_LIMITS_MAX);
+  /** 1: this limit let the request pass, or would have. */
+  readonly passed = new Int32Array(RULE_LIMITS_MAX);
+  readonly hashLow = new Int32Array(RULE_LIMITS_MAX);
+  readonly hashHigh = new Int32Array(RULE_LIMITS_MAX);
+  /** Keys of the global ones, as they go to Redis; only while it is asked. */
+  readonly keys: string[] = [];
+  /** Place of the limit that refuses the request; -1: none. */
+  denied = -1;
+}
+
+/** Values of `Exchange.limitState`. */
+export const LimitState = {
+  /** No limits, or all have let the request pass. */
+  NONE: 0,
+  DENIED: 1,
+  /** Redis is to be asked. */
+  ASK: 2,
+  /** It has been asked. */
+  WAITING: 3,
+} as const;

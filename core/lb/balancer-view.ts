@@ -1,0 +1,316 @@
+// Which endpoints a balancer chooses among at the moment: by priority level and zone, each with a picker.
+//
+// Made anew whenever health, draining or a slow start has changed something, in time linear in the
+// number of endpoints; a pick then costs the same however many there are.
+// A view is immutable, apart from where its pickers stand. Owned by one worker.
+
+import type { BackendSettings } from '../workers/snapshot.ts';
+import { mix } from './hash.ts';
+import { LeastRequest, WeightedLeastRequest } from './least-request.ts';
+import { Maglev } from './maglev.ts';
+import { CheckState, EndpointWord } from './node-state.ts';
+import { PeakEwma } from './peak-ewma.ts';
+import { type Clock, equalWeights, type Members, type Picker, type RandomSource } from './picker.ts';
+import { type LevelHealth, levelLoads } from './priority-load.ts';
+import { WeightedRandom } from './random.ts';
+import { RingHash } from './ring-hash.ts';
+import { RoundRobin } from './round-robin.ts';
+import type { BalancerSettings, SlowStartSettings, SubsetSettings } from './settings.ts';
+import { zoneShares } from './zone-shares.ts';
+
+/** What stays the same of a backend's endpoints, by index. */
+export interface EndpointTable {
+  count: number;
+  weights: Float64Array;
+  /** Position of each one's first word in the node state. */
+  positions: Int32Array;
+  /** Hash of each one's address. */
+  hashes: Int32Array;
+  /** Levels in the order in which they are used: indexes of their endpoints. */
+  levels: readonly (readonly number[])[];
+  zones: readonly string[];
+}
+
+/** What views are made with. */
+export interface ViewContext {
+  readonly words: Int32Array;
+  readonly random: RandomSource;
+  readonly clock: Clock;
+}
+
+/** Endpoints that share a picker. */
+export class Group {
+  /** Indexes of the backend's endpoints. */
+  readonly endpoints: Int32Array;
+  readonly picker: Picker;
+
+  constructor(endpoints: Int32Array, picker: Picker) {
+    this.endpoints = endpoints;
+    this.picker = picker;
+  }
+}
+
+/** One priority level that gets requests. */
+export class Level {
+  /** Requests whose number (0 to 99) is below this, and not below that of the level before, go here. */
+  readonly upTo: number;
+  readonly panic: boolean;
+  /** One, or one for each zone that gets requests. */
+  readonly groups: readonly Group[];
+  /** The same for groups, of 2^32. */
+  readonly groupUpTo: Float64Array;
+
+  constructor(upTo: number, panic: boolean, groups: readonly Group[], shares: readonly number[]) {
+    this.upTo = upTo;
+    this.panic = panic;
+    this.groups = groups;
+    const total = shares.reduce((sum, share) => sum + share, 0);
+    let sum = 0;
+    this.groupUpTo = Float64Array.from(shares, (share) => {
+      sum += share;
+      return (sum / total) * WORDS;
+    });
+  }
+}
+
+/** All levels that get requests. */
+export interface View {
+  levels: readonly Level[];
+  /** The only group, where there is no more than one; null otherwise. */
+  only: Group | null;
+  /** Bits of the levels that panic. */
+  panicLevels: number;
+  /** Usable endpoints, and all that are not draining. */
+  usable: number;
+  total: number;
+  /** When weights have changed by so much that the view is to be made anew; infinity: never. */
+  refreshAtMs: number;
+}
+
+const WORDS = 2 ** 32;
+/** Weights are multiplied by this where parts of them count, so that pickers get whole numbers. */
+const WEIGHT_PARTS = 1000;
+/** Steps of a slow start: as often are weights worked out anew. */
+const SLOW_START_STEPS = 10;
+
+/** The view of endpoints at this moment; `members` (indexes) are those of a subset, or null for all. */
+export function makeView(
+  table: EndpointTable,
+  members: ReadonlySet<number> | null,
+  settings: BalancerSettings,
+  context: ViewContext,
+): View {
+  const { words } = context;
+  const levels: LevelState[] = [];
+  for (const level of table.levels) {
+    const candidates: number[] = [];
+    let usable = 0;
+    for (const endpoint of level) {
+      const at = table.positions[endpoint]!;
+      if (members?.has(endpoint) === false || words[at + EndpointWord.DRAINING] !== 0) continue;
+      candidates.push(endpoint);
+      usable += usablePermille(words, at) / 1000;
+    }
+    levels.push({ candidates, total: candidates.length, usable });
+  }
+  const loads = levelLoads(levels, settings.overprovisioningPercent, settings.panicThresholdPercent);
+  const made: Level[] = [];
+  const ramp = new Ramp(settings.slowStart, context);
+  let upTo = 0;
+  let panicLevels = 0;
+  levels.forEach(({ candidates }, index) => {
+    const { percent, panic } = loads[index]!;
+    if (panic) panicLevels |= 1 << Math.min(index, 31);
+    // Also for levels without a share: whose endpoints start there, start.
+    const weights = panic
+      ? candidates.map((endpoint) => table.weights[endpoint]!)
+      : candidates.map((endpoint) => currentWeight(table, endpoint, words, ramp));
+    if (percent === 0) return;
+    upTo += percent;
+    made.push(makeLevel(table, candidates, weights, panic, upTo, settings, context));
+  });
+  return {
+    levels: made,
+    only: made.length === 1 && made[0]!.groups.length === 1 ? made[0]!.groups[0]! : null,
+    panicLevels,
+    usable: levels.reduce((sum, level) => sum + level.usable, 0),
+    total: levels.reduce((sum, level) => sum + level.total, 0),
+    refreshAtMs: ramp.refreshAtMs,
+  };
+}
+
+interface LevelState extends LevelHealth {
+  candidates: number[];
+}
+
+/** Share of an endpoint that can be used, 0 to 1000. */
+export function usablePermille(words: Int32Array, at: number): number {
+  if (words[at + EndpointWord.CHECK] === CheckState.UNHEALTHY || words[at + EndpointWord.DRAINING] !== 0) return 0;
+  return Math.max(0, 1000 - words[at + EndpointWord.WITHHELD_PERMILLE]!);
+}
+
+/** Weight of an endpoint in parts, by what passive health and slow start leave of it; 0: it cannot be used. */
+function currentWeight(table: EndpointTable, endpoint: number, words: Int32Array, ramp: Ramp): number {
+  const at = table.positions[endpoint]!;
+  const permille = usablePermille(words, at);
+  const factor = ramp.factor(words, at, permille > 0);
+  if (permille === 0) return 0;
+  return Math.max(1, Math.round(((table.weights[endpoint]! * permille) / 1000) * factor * WEIGHT_PARTS));
+}
+
+/** Slow start as Envoy documents it: a new endpoint gets its full weight only after some time. */
+class Ramp {
+  refreshAtMs = Number.POSITIVE_INFINITY;
+  private readonly settings: SlowStartSettings | null;
+  private readonly nowMs: number;
+
+  constructor(settings: SlowStartSettings | null, { clock }: ViewContext) {
+    this.settings = settings;
+    this.nowMs = clock.nowMs;
+  }
+
+  /** Share of its weight that an endpoint has; notes when it starts and when it has started. */
+  factor(words: Int32Array, at: number, usable: boolean): number {
+    const { settings, nowMs } = this;
+    if (settings === null) return 1;
+    if (!usable) {
+      Atomics.store(words, at + EndpointWord.WAS_UNUSABLE, 1);
+      return 1;
+    }
+    // One worker sees the return first; the others find the start that it has noted.
+    if (Atomics.compareExchange(words, at + EndpointWord.WAS_UNUSABLE, 1, 0) === 1) {
+      Atomics.store(words, at + EndpointWord.STARTED_AT_MS, nowMs | 0 || 1);
+    }
+    const startedMs = Atomics.load(words, at + EndpointWord.STARTED_AT_MS);
+    if (startedMs === 0) return 1;
+    const elapsedMs = ((nowMs | 0) - startedMs) | 0;
+    if (elapsedMs >= settings.windowMs) {
+      Atomics.compareExchange(words, at + EndpointWord.STARTED_AT_MS, startedMs, 0);
+      return 1;
+    }
+    this.refreshAtMs = Math.min(this.refreshAtMs, nowMs + Math.max(1, settings.windowMs / SLOW_START_STEPS));
+    const time = Math.max(elapsedMs, 1) / settings.windowMs;
+    return Math.max(settings.minWeightPercent / 100, time ** (1 / settings.aggression));
+  }
+}
+
+function makeLevel(
+  table: EndpointTable,
+  candidates: readonly number[],
+  weights: readonly number[],
+  panic: boolean,
+  upTo: number,
+  settings: BalancerSettings,
+  context: ViewContext,
+): Level {
+  const chosen: number[] = [];
+  const chosenWeights: number[] = [];
+  candidates.forEach((endpoint, i) => {
+    if (weights[i]! === 0) return;
+    chosen.push(endpoint);
+    chosenWeights.push(weights[i]!);
+  });
+  const { zoneAware } = settings;
+  // Who panics needs every endpoint that still answers, wherever it is.
+  if (zoneAware === null || panic || chosen.length < zoneAware.endpointsMin) {
+    return new Level(upTo, panic, [makeGroup(table, chosen, chosenWeights, settings, context)], [1]);
+  }
+  const byZone = new Map<string, number>();
+  chosen.forEach((endpoint, i) => {
+    const zone = table.zones[endpoint]!;
+    byZone.set(zone, (byZone.get(zone) ?? 0) + chosenWeights[i]!);
+  });
+  const zones = new Set(candidates.map((endpoint) => table.zones[endpoint]!)).add(zoneAware.zone);
+  const shares = zoneShares(byZone, zoneAware.zone, zones.size);
+  const groups = [...shares.keys()].map((zone) => {
+    const places = chosen.keys().filter((i) => table.zones[chosen[i]!] === zone);
+    const indexes = [...places];
+    return makeGroup(
+      table,
+      indexes.map((i) => chosen[i]!),
+      indexes.map((i) => chosenWeights[i]!),
+      settings,
+      context,
+    );
+  });
+  return new Level(upTo, panic, groups, [...shares.values()]);
+}
+
+function makeGroup(
+  table: EndpointTable,
+  endpoints: readonly number[],
+  weights: readonly number[],
+  settings: BalancerSettings,
+  context: ViewContext,
+): Group {
+  const members: Members = {
+    count: endpoints.length,
+    weights: Float64Array.from(weights),
+    positions: Int32Array.from(endpoints, (endpoint) => table.positions[endpoint]!),
+    hashes: Int32Array.from(endpoints, (endpoint) => table.hashes[endpoint]!),
+  };
+  return new Group(Int32Array.from(endpoints), makePicker(members, settings, context));
+}
+
+/** A picker of the configured policy. */
+export function makePicker(members: Members, settings: BalancerSettings, context: ViewContext): Picker {
+  const { words, random, clock } = context;
+  switch (settings.policy) {
+    case 'RoundRobin':
+      return new RoundRobin(members.weights, (random.next() >>> 0) / WORDS);
+    case 'LeastRequest':
+      return equalWeights(members.weights)
+        ? new LeastRequest(members, words, settings.choiceCount)
+        : new WeightedLeastRequest(members, words, mix(random.next()));
+    case 'Random':
+      return new WeightedRandom(members.weights);
+    case 'RingHash':
+      return new RingHash(members, settings.ringSizeMin, settings.ringSizeMax);
+    case 'Maglev':
+      return new Maglev(members, settings.tableSize);
+    case 'PeakEWMA':
+      return new PeakEwma(members, words, clock, settings.decayMs);
+  }
+}
+
+/** The subset of a backend that a reference asks for, prepared. */
+export class Subset {
+  readonly labels: SubsetSettings;
+  /** The same for equal labels. */
+  readonly key: string;
+
+  constructor(labels: SubsetSettings) {
+    this.labels = labels;
+    this.key = JSON.stringify(labels);
+  }
+}
+
+/** Endpoints with certain labels. */
+export class SubsetView {
+  readonly members = new Set<number>();
+  /** Null: to be made with the next pick. */
+  view: View | null = null;
+
+  constructor({ endpoints }: BackendSettings, { labels }: Subset) {
+    endpoints.forEach(({ policy }, index) => {
+      if (labels.every(([name, value]) => policy.place.labels[name] === value)) this.members.add(index);
+    });
+  }
+}
+
+/** Whether policies and places of two backends' endpoints are the same; the rest is compared elsewhere. */
+export function sameData(a: BackendSettings, b: BackendSettings): boolean {
+  const places = (backend: BackendSettings) => backend.endpoints.map(({ policy }) => policy.place);
+  return (
+    JSON.stringify(a.policy.balancer) === JSON.stringify(b.policy.balancer) &&
+    JSON.stringify(places(a)) === JSON.stringify(places(b))
+  );
+}
+
+/** What the log says of a backend that begins or ends to use unusable endpoints. */
+export function panicSentence(backend: string, { panicLevels, usable, total }: View): string {
+  const state = `${Math.round(usable)} of ${total} endpoints are usable`;
+  return panicLevels === 0
+    ? `backend ${backend}: only usable endpoints are used again, ${state}`
+    : `backend ${backend}: ${state}, so that all of them are used whatever their health (loadBalancer.panicThreshold)`;
+}

@@ -1,0 +1,209 @@
+// One health check of one endpoint: connect, ask, judge the answer.
+//
+// Control thread. Every check has a connection of its own and ends with it.
+// Spec: RFC 9110, RFC 9113; grpc.health.v1.Health.
+
+import { request } from 'node:http';
+import { connect, constants, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http2';
+import type { Socket } from 'node:net';
+import type { HealthCheckConfig } from '../../config/config.ts';
+import { formatAddress } from '../../config/names.ts';
+import type { CheckOutcome } from './check-record.ts';
+import { HEALTH_CHECK_PATH, healthRequest, readHealthResponse } from './grpc-health.ts';
+import { openConnection, type ProbePlace } from './probe-connection.ts';
+
+/** Most bytes of an answer that are waited for; its end counts, not its content. */
+const BODY_BYTES_MAX = 64 * 1024;
+
+/** What is checked. */
+export interface ProbeTarget extends ProbePlace {
+  check: HealthCheckConfig;
+  /** HTTP/2 is spoken. */
+  http2: boolean;
+}
+
+/** What came of it. */
+export interface ProbeResult {
+  outcome: CheckOutcome;
+  /** Why it is not good, without a full stop; empty for success. */
+  cause: string;
+}
+
+/** Checks an endpoint. Never rejects. */
+export type Probe = (target: ProbeTarget, signal: AbortSignal) => Promise<ProbeResult>;
+
+const success: ProbeResult = { outcome: 'success', cause: '' };
+
+/** Checks an endpoint; `signal` ends the check, which then counts as one without an answer in time. */
+export const probe: Probe = async (target, signal) => {
+  const { check } = target;
+  try {
+    const alpn = target.http2 ? ['h2'] : check.type === 'TCP' ? [] : ['http/1.1'];
+    const socket = await openConnection(target, check.type === 'GRPC' ? ['h2'] : alpn, signal);
+    try {
+      if (check.type === 'TCP') return success;
+      if (check.type === 'GRPC') return await askGrpc(target, socket);
+      return judgeStatus(check, await (target.http2 ? askHttp2(target, socket) : askHttp1(target, socket)));
+    } finally {
+      socket.destroy();
+    }
+  } catch (error) {
+    if (signal.aborted) return { outcome: 'timeout', cause: `no answer within ${check.timeoutMs} ms` };
+    return { outcome: 'failure', cause: causeOf(error as NodeJS.ErrnoException) };
+  }
+};
+
+function judgeStatus({ expectedStatuses }: HealthCheckConfig, status: number): ProbeResult {
+  if (expectedStatuses.some(([first, last]) => status >= first && status <= last)) return success;
+  return { outcome: 'refusal', cause: `it answered with status ${status}` };
+}
+
+/** Status of the final answer, once that has ended. */
+function askHttp1(target: ProbeTarget, socket: Socket): Promise<number> {
+  const { check } = target;
+  return new Promise((resolve, reject) => {
+    const outgoing = request({
+      createConnection: () => socket,
+      method: check.method,
+      path: check.path,
+      headers: { host: authorityOf(target), ...fieldsOf(check) },
+    });
+    outgoing.on('error', reject);
+    outgoing.on('response', (incoming) => {
+      let bytes = 0;
+      incoming.on('data', (chunk: Uint8Array) => {
+        bytes += chunk.length;
+        if (bytes > BODY_BYTES_MAX) resolve(incoming.statusCode!);
+      });
+      incoming.on('end', () => resolve(incoming.statusCode!));
+      incoming.on('error', reject);
+    });
+    outgoing.end();
+  });
+}
+
+async function askHttp2(target: ProbeTarget, socket: Socket): Promise<number> {
+  const { check } = target;
+  const head = { ':method': check.method, ':path': check.path, ...fieldsOf(check) };
+  const { headers } = await exchangeHttp2(target, socket, head, undefined);
+  return Number(headers[':status']);
+}
+
+async function askGrpc(target: ProbeTarget, socket: Socket): Promise<ProbeResult> {
+  const { check } = target;
+  const head = {
+    ':method': 'POST',
+    ':path': HEALTH_CHECK_PATH,
+    'content-type': 'application/grpc',
+    te: 'trailers',
+    'user-agent': 'portcullis-health-check',
+    ...fieldsOf(check),
+  };
+  const { headers, body, trailers } = await exchangeHttp2(target, socket, head, healthRequest(check.grpcService));
+  const httpStatus = Number(headers[':status']);
+  if (httpStatus !== 200) return { outcome: 'refusal', cause: `it answered with HTTP status ${httpStatus}` };
+  const status = trailers['grpc-status'] ?? headers['grpc-status'];
+  if (status === undefined) return { outcome: 'failure', cause: 'it answered without grpc-status' };
+  if (status !== '0') {
+    const message = percentDecoded(String(trailers['grpc-message'] ?? headers['grpc-message'] ?? '')).slice(0, 200);
+    return {
+      outcome: 'refusal',
+      cause: `it answered with gRPC status ${status}${message === '' ? '' : ` (${message})`}`,
+    };
+  }
+  const serving = readHealthResponse(body);
+  if (serving === 'SERVING') return success;
+  if (serving === undefined) return { outcome: 'failure', cause: 'it answered with bytes that are no health response' };
+  return { outcome: 'refusal', cause: `it says that it is ${serving}` };
+}
+
+interface Http2Answer {
+  headers: IncomingHttpHeaders;
+  body: Uint8Array;
+  trailers: IncomingHttpHeaders;
+}
+
+/** One request on a new HTTP/2 connection; resolves once its answer has ended. */
+function exchangeHttp2(
+  target: ProbeTarget,
+  socket: Socket,
+  head: OutgoingHttpHeaders,
+  body: Uint8Array | undefined,
+): Promise<Http2Answer> {
+  return new Promise((resolve, reject) => {
+    const scheme = target.tls === null ? 'http' : 'https';
+    const authority = authorityOf(target);
+    const session = connect(`${scheme}://${formatAddress(target.host, target.port)}`, {
+      createConnection: () => socket,
+    });
+    session.on('error', reject);
+    session.on('close', () => reject(new Error('connection closed')));
+    const stream = session.request(
+      { ':authority': authority, ':scheme': scheme, ...head },
+      { endStream: body === undefined },
+    );
+    const answer: Http2Answer = { headers: {}, body: new Uint8Array(0), trailers: {} };
+    const chunks: Uint8Array[] = [];
+    let bytes = 0;
+    stream.on('response', (headers) => {
+      answer.headers = headers;
+    });
+    stream.on('trailers', (trailers) => {
+      answer.trailers = trailers;
+    });
+    const done = (): void => {
+      answer.body = Buffer.concat(chunks);
+      resolve(answer);
+    };
+    stream.on('data', (chunk: Uint8Array) => {
+      bytes += chunk.length;
+      if (bytes > BODY_BYTES_MAX) done();
+      else chunks.push(chunk);
+    });
+    stream.on('end', done);
+    stream.on('error', reject);
+    stream.on('close', () => {
+      if (stream.rstCode !== constants.NGHTTP2_NO_ERROR) reject(new Error(`stream reset (code ${stream.rstCode})`));
+    });
+    if (body !== undefined) stream.end(body);
+  });
+}
+
+function authorityOf({ check, tls, host, port }: ProbeTarget): string {
+  if (check.host !== '') return check.host.includes(':') ? `[${check.host}]` : check.host;
+  return tls === null || tls.serverName === '' ? formatAddress(host, port) : tls.serverName;
+}
+
+function fieldsOf({ headers }: HealthCheckConfig): OutgoingHttpHeaders {
+  const fields: Record<string, string | string[]> = {};
+  for (const { name, value } of headers) {
+    const known = fields[name.toLowerCase()];
+    fields[name.toLowerCase()] = known === undefined ? value : [known, value].flat();
+  }
+  return fields;
+}
+
+/** grpc-message is percent-encoded; what is not, stays as it is. */
+function percentDecoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+/** A cause in words, from errors of sockets, TLS and protocols. */
+function causeOf({ code, message }: NodeJS.ErrnoException): string {
+  switch (code) {
+    case 'ECONNREFUSED':
+      return 'connection refused';
+    case 'ECONNRESET':
+    case 'EPIPE':
+      return 'connection reset';
+    case 'EHOSTUNREACH':
+    case 'ENETUNREACH':
+      return 'no route to the address';
+    default:
+      return message.replace(/\s+/g, ' ').slice(0, 200);
+  }
+}

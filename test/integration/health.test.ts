@@ -1,0 +1,286 @@
+// Health of endpoints with real processes: checks and outlier detection take endpoints out of use and bring
+// them back, on all workers.
+
+import assert from 'node:assert/strict';
+import { createServer, type Server } from 'node:http';
+import { type AddressInfo, createServer as createTcpServer } from 'node:net';
+import { type TestContext, test } from 'node:test';
+import { becomes } from './http/support.ts';
+import { type Gateway, get, startGateway, startUpstream } from './support.ts';
+
+/** An upstream whose answers a test changes, and that can be killed and brought back on its port. */
+class Backend {
+  readonly name: string;
+  port = 0;
+  status = 200;
+  checks = 0;
+  /** Statuses that requests (not checks) have got. */
+  readonly served: number[] = [];
+  private server: Server | undefined;
+
+  constructor(name: string) {
+    this.name = name;
+  }
+
+  async up(): Promise<this> {
+    const server = createServer((incoming, response) => {
+      incoming.resume();
+      if (incoming.url === '/healthz') this.checks++;
+      else this.served.push(this.status);
+      response.statusCode = this.status;
+      response.end(this.name);
+    });
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen(this.port, '127.0.0.1', resolve);
+    });
+    this.port = (server.address() as AddressInfo).port;
+    this.server = server;
+    return this;
+  }
+
+  async down(): Promise<void> {
+    const { server } = this;
+    this.server = undefined;
+    if (server === undefined) return;
+    const closed = new Promise((resolve) => server.close(resolve));
+    server.closeAllConnections();
+    await closed;
+  }
+}
+
+async function backends(t: TestContext, ...names: string[]): Promise<Backend[]> {
+  const all = await Promise.all(names.map((name) => new Backend(name).up()));
+  t.after(() => Promise.all(all.map((backend) => backend.down())));
+  return all;
+}
+
+function config(ports: readonly number[], backend: string): string {
+  const endpoints = ports.map((port) => `"127.0.0.1:${port}"`).join(', ');
+  return `
+workers: 2
+admin: {address: "127.0.0.1:0"}
+log: {level: debug}
+failureRecords: {slowThreshold: 0}
+listeners: [{name: http, address: "127.0.0.1:0"}]
+routes:
+  - name: all
+    rules:
+      - {matches: [{path: {value: /other}}], backendRefs: [{name: app}]}
+      - backendRefs: [{name: app}]
+backends: [{name: app, endpoints: [${endpoints}], ${backend}}]
+`;
+}
+
+/** Bodies of so many answers, each on a connection of its own, so that all workers serve some. */
+async function bodies(port: number, count: number, path = '/'): Promise<string[]> {
+  const found: string[] = [];
+  for (let i = 0; i < count; i++) found.push((await get(port, path)).body);
+  return found;
+}
+
+async function metric(gateway: Gateway, series: string): Promise<number> {
+  const { body } = await get(await gateway.adminPort(), '/metrics');
+  const line = body.split('\n').find((text) => text.startsWith(`portcullis_${series} `));
+  return line === undefined ? Number.NaN : Number(line.slice(line.lastIndexOf(' ') + 1));
+}
+
+interface EndpointPage {
+  address: string;
+  health: string | null;
+  healthCause: string;
+  ejected: boolean;
+  draining: boolean;
+  sharePercent: number;
+  ejections: number | null;
+}
+
+async function endpointsOf(gateway: Gateway): Promise<EndpointPage[]> {
+  const { body } = await get(await gateway.adminPort(), '/backends');
+  return (JSON.parse(body) as { backends: { endpoints: EndpointPage[] }[] }).backends[0]!.endpoints;
+}
+
+const checks = 'healthCheck: {path: /healthz, interval: 100ms, timeout: 2s}';
+
+test('an endpoint that says it is unwell gets no requests until two good checks', async (t) => {
+  const [a, b] = await backends(t, 'a', 'b');
+  const gateway = startGateway(t, config([a!.port, b!.port], checks));
+  const port = await gateway.port();
+  await gateway.log(/debug endpoint healthy endpoint=\S+ backend=app$/, 2);
+  assert.deepEqual(new Set(await bodies(port, 12)), new Set(['a', 'b']));
+
+  b!.status = 503;
+  await gateway.log(/warn endpoint unhealthy endpoint=\S+ backend=app cause="it answered with status 503"$/);
+  assert.deepEqual(new Set(await bodies(port, 12)), new Set(['a']));
+  assert.equal(await metric(gateway, 'backend_endpoints{backend="app",state="unhealthy"}'), 1);
+  assert.ok((await metric(gateway, 'health_checks_total{backend="app",outcome="refusal"}')) >= 1);
+  const ill = (await endpointsOf(gateway)).find(({ address }) => address.endsWith(`:${b!.port}`))!;
+  assert.equal(ill.health, 'unhealthy');
+  assert.equal(ill.healthCause, 'it answered with status 503');
+
+  b!.status = 200;
+  await gateway.log(/info endpoint healthy endpoint=\S+ backend=app$/);
+  assert.deepEqual(new Set(await bodies(port, 12)), new Set(['a', 'b']));
+});
+
+test('a backend that is killed is taken out of use, and back when it runs again', async (t) => {
+  const [a, b] = await backends(t, 'a', 'b');
+  const gateway = startGateway(t, config([a!.port, b!.port], checks));
+  const port = await gateway.port();
+  await gateway.log(/debug endpoint healthy/, 2);
+  await b!.down();
+  await gateway.log(/warn endpoint unhealthy endpoint=\S+ backend=app cause="connection refused"$/);
+  assert.deepEqual(new Set(await bodies(port, 12)), new Set(['a']));
+  await b!.up();
+  await gateway.log(/info endpoint healthy/);
+  assert.deepEqual(new Set(await bodies(port, 12)), new Set(['a', 'b']));
+});
+
+test('checks go on with the same state over a reload that leaves them as they are, and end with their endpoint', async (t) => {
+  const [a, b] = await backends(t, 'a', 'b');
+  b!.status = 503;
+  const gateway = startGateway(t, config([a!.port, b!.port], checks));
+  const port = await gateway.port();
+  await gateway.log(/warn endpoint unhealthy/);
+  gateway.configure(config([a!.port, b!.port], `${checks}, connectTimeout: 3s`));
+  gateway.kill('SIGHUP');
+  await gateway.log(/configuration reloaded epoch=2/);
+  assert.deepEqual(new Set(await bodies(port, 12)), new Set(['a']));
+  assert.equal(gateway.stderr.match(/endpoint unhealthy/g)!.length, 1);
+
+  gateway.configure(config([b!.port], 'connectTimeout: 3s'));
+  gateway.kill('SIGHUP');
+  await gateway.log(/configuration reloaded epoch=3/);
+  // Nobody says any more that it is unwell.
+  assert.deepEqual(await bodies(port, 4), ['b', 'b', 'b', 'b']);
+  assert.equal((await endpointsOf(gateway))[0]!.health, null);
+  assert.ok(Number.isNaN(await metric(gateway, 'health_checks_total{backend="app",outcome="success"}')));
+});
+
+test('an endpoint that accepts connections and never answers is unhealthy for it', async (t) => {
+  const silent = createTcpServer((socket) => socket.on('error', () => {}));
+  await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
+  t.after(() => silent.close());
+  const [a] = await backends(t, 'a');
+  const { port: silentPort } = silent.address() as AddressInfo;
+  const check = 'healthCheck: {path: /healthz, interval: 100ms, timeout: 50ms, unhealthyThreshold: 2}';
+  const gateway = startGateway(t, config([a!.port, silentPort], check));
+  await gateway.log(/warn endpoint unhealthy .*cause="no answer within 50 ms"$/);
+  assert.ok((await metric(gateway, 'health_checks_total{backend="app",outcome="timeout"}')) >= 1);
+});
+
+const quickEjection = 'outlierDetection: {consecutive5xx: 5, baseEjectionTime: 1s, interval: 1h, ramp: [100]}';
+
+test('the configured number of errors ejects, counted over routes and workers, and not one more reaches the endpoint', async (t) => {
+  const [a, b] = await backends(t, 'a', 'b');
+  const gateway = startGateway(t, config([a!.port, b!.port], quickEjection.replace('1s', '1h')));
+  const port = await gateway.port();
+  b!.status = 500;
+  for (let i = 0; i < 30; i++) await get(port, i % 2 === 0 ? '/' : '/other');
+  assert.deepEqual(b!.served, [500, 500, 500, 500, 500]);
+  assert.equal(a!.served.length, 25);
+  await gateway.log(
+    /warn endpoint ejected endpoint=\S+ backend=app cause="5 failures \(5xx or no answer\) in a row" forMs=3600000 ejections=1$/,
+  );
+  assert.equal(await metric(gateway, 'outlier_ejections_total{backend="app",cause="consecutive_5xx"}'), 1);
+  assert.equal(await metric(gateway, 'backend_endpoints{backend="app",state="ejected"}'), 1);
+  const [, ejected] = await endpointsOf(gateway);
+  assert.equal(ejected!.ejected, true);
+  assert.equal(ejected!.ejections, 1);
+
+  // An earlier request to it can now be explained with what has become of it.
+  const { requests } = JSON.parse((await get(await gateway.adminPort(), '/requests')).body) as {
+    requests: { requestId: { text: string }; status: number }[];
+  };
+  const { requestId } = requests.find(({ status }) => status === 500)!;
+  const explained = (await get(await gateway.adminPort(), `/explain?id=${requestId.text}`)).body;
+  assert.match(explained, /Now, endpoint \S+ is ejected by outlier detection: 5 failures/);
+});
+
+test('a success in between starts the count anew', async (t) => {
+  const [a, b] = await backends(t, 'a', 'b');
+  const gateway = startGateway(t, config([a!.port, b!.port], quickEjection));
+  const port = await gateway.port();
+  const failures = async (count: number): Promise<void> => {
+    const until = b!.served.length + count;
+    while (b!.served.length < until) await get(port);
+  };
+  b!.status = 500;
+  await failures(4);
+  b!.status = 404;
+  await failures(1);
+  b!.status = 500;
+  await failures(4);
+  assert.equal(await metric(gateway, 'outlier_ejections_total{backend="app",cause="consecutive_5xx"}'), 0);
+  await failures(1);
+  assert.equal(await metric(gateway, 'outlier_ejections_total{backend="app",cause="consecutive_5xx"}'), 1);
+});
+
+test('a dead endpoint is ejected for connect failures, and is back after its time', async (t) => {
+  const [a, b] = await backends(t, 'a', 'b');
+  const gateway = startGateway(t, config([a!.port, b!.port], quickEjection));
+  const port = await gateway.port();
+  await b!.down();
+  let failed = 0;
+  for (let i = 0; i < 30; i++) if ((await get(port)).status === 503) failed++;
+  assert.equal(failed, 5);
+  await b!.up();
+  await gateway.log(/info endpoint back after ejection endpoint=\S+ backend=app$/);
+  await becomes('requests at b', async () => (await bodies(port, 4)).includes('b'));
+});
+
+test('an endpoint returns by steps, and one error on the way ejects it again, for longer', async (t) => {
+  const [a, b] = await backends(t, 'a', 'b');
+  const ramp =
+    'outlierDetection: {consecutive5xx: 3, baseEjectionTime: 1s, interval: 1h, ramp: [50, 100], rampStep: 1h}';
+  const gateway = startGateway(t, config([a!.port, b!.port], ramp));
+  const port = await gateway.port();
+  b!.status = 500;
+  while (b!.served.length < 3) await get(port);
+  await gateway.log(/info endpoint returns from ejection endpoint=\S+ backend=app sharePercent=50$/);
+  const served = b!.served.length;
+  while (b!.served.length === served) await get(port);
+  await gateway.log(
+    /warn endpoint ejected .*cause="a failure during its return, at 50 % of its share" forMs=2000 ejections=2$/,
+  );
+  assert.equal(b!.served.length, served + 1);
+
+  b!.status = 200;
+  await gateway.log(/info endpoint returns from ejection/, 2);
+  b!.served.length = 0;
+  a!.served.length = 0;
+  await bodies(port, 60);
+  // Half of a share of one half: a third.
+  assert.ok(b!.served.length >= 10 && b!.served.length <= 30, `${b!.served.length} of 60`);
+});
+
+test('an endpoint that drains gets no new requests, and the running one ends in peace', async (t) => {
+  let release = (): void => {};
+  let arrived = (): void => {};
+  const waiting = new Promise<void>((resolve) => {
+    arrived = resolve;
+  });
+  const slow = await startUpstream(t, (_incoming, response) => {
+    release = () => response.end('slow');
+    arrived();
+  });
+  const [a] = await backends(t, 'a');
+  const gateway = startGateway(t, config([slow], 'connectTimeout: 1s'));
+  const port = await gateway.port();
+  const running = get(port);
+  await waiting;
+  const draining = config([a!.port], 'connectTimeout: 1s').replace(
+    `"127.0.0.1:${a!.port}"`,
+    `"127.0.0.1:${a!.port}", {address: "127.0.0.1:${slow}", draining: true}`,
+  );
+  gateway.configure(draining);
+  gateway.kill('SIGHUP');
+  await gateway.log(/configuration reloaded epoch=2/);
+  assert.deepEqual(await bodies(port, 6), ['a', 'a', 'a', 'a', 'a', 'a']);
+  assert.deepEqual(
+    (await endpointsOf(gateway)).map((endpoint) => endpoint.draining),
+    [false, true],
+  );
+  release();
+  assert.equal((await running).body, 'slow');
+});

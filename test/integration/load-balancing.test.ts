@@ -1,0 +1,334 @@
+// Load balancing from YAML through the launcher, with real servers: policies, keys, sessions, subsets, priorities,
+// reloads.
+
+import assert from 'node:assert/strict';
+import { connect as connectHttp2 } from 'node:http2';
+import type { AddressInfo } from 'node:net';
+import { connect, createServer } from 'node:net';
+import { type TestContext, test } from 'node:test';
+import { type Gateway, get, namedUpstream, startGateway, startUpstream } from './support.ts';
+
+/** Starts upstreams that answer with their names, and gives their ports. */
+function upstreams(t: TestContext, names: string): Promise<number[]> {
+  return Promise.all([...names].map((name) => namedUpstream(t, name)));
+}
+
+interface Parts {
+  /** Lines of the rules of the one route. */
+  rules?: string;
+  endpoints: string[];
+  loadBalancer?: string;
+  workers?: number;
+  extra?: string;
+}
+
+function configOf({
+  rules = '- backendRefs: [{name: app}]',
+  endpoints,
+  loadBalancer = '{}',
+  workers = 2,
+  extra = '',
+}: Parts) {
+  return `
+workers: ${workers}
+admin: {address: "127.0.0.1:0"}
+${extra}
+listeners: [{name: http, address: "127.0.0.1:0"}]
+routes:
+  - name: all
+    rules:
+${rules.replaceAll(/^/gm, '      ')}
+backends:
+  - name: app
+    endpoints: [${endpoints.join(', ')}]
+    loadBalancer: ${loadBalancer}
+`;
+}
+
+/** Answers of so many requests, each on a connection of its own. */
+async function bodies(
+  port: number,
+  count: number,
+  path = '/',
+  headers: Record<string, string> = {},
+): Promise<string[]> {
+  const answers: string[] = [];
+  for (let i = 0; i < count; i++) answers.push((await get(port, path, false, headers)).body);
+  return answers;
+}
+
+async function reload(gateway: Gateway, config: string, count: number): Promise<void> {
+  gateway.configure(config);
+  gateway.kill('SIGHUP');
+  await gateway.log(/info configuration reloaded/, count);
+}
+
+const quoted = (ports: readonly number[]): string[] => ports.map((port) => `"127.0.0.1:${port}"`);
+
+for (const policy of ['RoundRobin', 'LeastRequest', 'Random', 'RingHash', 'Maglev', 'PeakEWMA']) {
+  test(`${policy} reaches every endpoint and serves every request`, async (t) => {
+    const ports = await upstreams(t, 'abcd');
+    const gateway = startGateway(t, configOf({ endpoints: quoted(ports), loadBalancer: `{policy: ${policy}}` }));
+    const seen = await bodies(await gateway.port(), 80);
+    assert.deepEqual([...new Set(seen)].toSorted(), ['a', 'b', 'c', 'd']);
+  });
+}
+
+test('LeastRequest and PeakEWMA send nothing more to an endpoint that has stopped answering', async (t) => {
+  for (const policy of ['LeastRequest', 'PeakEWMA']) {
+    let notify = (): void => {};
+    const stuck = await startUpstream(t, (incoming) => {
+      incoming.resume();
+      notify();
+    });
+    const ports = await upstreams(t, 'ab');
+    const endpoints = quoted([stuck, ...ports]);
+    const gateway = startGateway(t, configOf({ endpoints, loadBalancer: `{policy: ${policy}}` }));
+    const port = await gateway.port();
+    // Several clients at a time. One that meets the stuck endpoint waits for ever; if all of them did, they would
+    // have met it again and again.
+    const clients = 6;
+    let answers = 0;
+    let waiting = 0;
+    await new Promise<void>((resolve) => {
+      const next = (): void => {
+        if (answers >= 150 || waiting === clients) resolve();
+        else
+          get(port).then(
+            () => {
+              answers++;
+              next();
+            },
+            () => {},
+          );
+      };
+      notify = (): void => {
+        waiting++;
+        if (waiting === clients) resolve();
+      };
+      for (let i = 0; i < clients; i++) next();
+    });
+    assert.ok(answers >= 150, `${policy}: ${answers} answers, and then all ${waiting} clients were stuck`);
+  }
+});
+
+for (const policy of ['RingHash', 'Maglev']) {
+  test(`${policy}: a key stays with its endpoint, over workers and a reload that adds another`, async (t) => {
+    const ports = await upstreams(t, 'abcd');
+    const loadBalancer = `{policy: ${policy}, hashOn: [{header: x-user}, {queryParam: u}]}`;
+    const gateway = startGateway(t, configOf({ endpoints: quoted(ports.slice(0, 3)), loadBalancer }));
+    const port = await gateway.port();
+    const before = new Map<string, string>();
+    for (let user = 0; user < 60; user++) {
+      const answers = await bodies(port, 2, '/', { 'x-user': `u${user}` });
+      assert.equal(new Set(answers).size, 1, `user ${user}`);
+      before.set(`u${user}`, answers[0]!);
+      assert.equal((await get(port, `/?u=u${user}`)).body, answers[0], 'the same key from another place');
+    }
+    assert.equal(new Set(before.values()).size, 3);
+    await reload(gateway, configOf({ endpoints: quoted(ports), loadBalancer }), 1);
+    let moved = 0;
+    for (const [user, was] of before) {
+      const { body } = await get(port, '/', false, { 'x-user': user });
+      if (body === was) continue;
+      moved++;
+    }
+    // A quarter of the keys, and for Maglev and a small ring some more.
+    assert.ok(moved > 3 && moved < 30, `${moved} of 60 moved`);
+  });
+}
+
+test('a cookie that is made keeps a client at its endpoint, over HTTP/1 and HTTP/2', async (t) => {
+  const ports = await upstreams(t, 'abc');
+  const loadBalancer = '{policy: Maglev, hashOn: [{cookie: {name: id, ttl: 1h, path: /}}]}';
+  const gateway = startGateway(t, configOf({ endpoints: quoted(ports), loadBalancer }));
+  const port = await gateway.port();
+  const first = await get(port);
+  const [line] = first.headers['set-cookie']!;
+  const [, cookie] = /^(id=[0-9a-f]{16}); Path=\/; Max-Age=3600; HttpOnly$/.exec(line!)!;
+  for (let i = 0; i < 6; i++) {
+    const { body, headers } = await get(port, '/', false, { cookie: cookie! });
+    assert.equal(body, first.body);
+    assert.equal(headers['set-cookie'], undefined);
+  }
+  const session = connectHttp2(`http://127.0.0.1:${port}`);
+  t.after(() => session.destroy());
+  const over2 = await new Promise<string>((resolve, reject) => {
+    const stream = session.request({ ':path': '/', cookie: cookie! });
+    let body = '';
+    stream.on('data', (chunk) => (body += chunk));
+    stream.on('end', () => resolve(body));
+    stream.on('error', reject);
+    stream.end();
+  });
+  assert.equal(over2, first.body);
+});
+
+test('session persistence: a client stays at its endpoint until that is gone, and then at another', async (t) => {
+  const ports = await upstreams(t, 'abcd');
+  const rules = '- {sessionPersistence: {sessionName: sid}, backendRefs: [{name: app}]}';
+  const gateway = startGateway(t, configOf({ rules, endpoints: quoted(ports) }));
+  const port = await gateway.port();
+  const first = await get(port);
+  const cookie = first.headers['set-cookie']![0]!.split(';')[0]!;
+  assert.match(cookie, /^sid=[0-9a-f]{16}$/);
+  assert.ok(!first.headers['set-cookie']![0]!.includes('127.0.0.1'));
+  for (const body of await bodies(port, 12, '/', { cookie })) assert.equal(body, first.body);
+  // Another order, and one endpoint less: the session's is still there.
+  const index = 'abcd'.indexOf(first.body);
+  const others = ports.filter((_, i) => i !== index);
+  await reload(gateway, configOf({ rules, endpoints: quoted([...others.slice(1), ports[index]!]) }), 1);
+  for (const body of await bodies(port, 8, '/', { cookie })) assert.equal(body, first.body);
+  await reload(gateway, configOf({ rules, endpoints: quoted(others) }), 2);
+  const next = await get(port, '/', false, { cookie });
+  assert.notEqual(next.body, first.body);
+  const renewed = next.headers['set-cookie']![0]!.split(';')[0]!;
+  for (const body of await bodies(port, 8, '/', { cookie: renewed })) assert.equal(body, next.body);
+});
+
+test('session persistence by header, over HTTP/2 too', async (t) => {
+  const ports = await upstreams(t, 'abc');
+  const rules = '- {sessionPersistence: {sessionName: X-Session, type: Header}, backendRefs: [{name: app}]}';
+  const gateway = startGateway(t, configOf({ rules, endpoints: quoted(ports) }));
+  const port = await gateway.port();
+  const first = await get(port);
+  const token = String(first.headers['x-session']);
+  assert.match(token, /^[0-9a-f]{16}$/);
+  for (const body of await bodies(port, 8, '/', { 'x-session': token })) assert.equal(body, first.body);
+  const session = connectHttp2(`http://127.0.0.1:${port}`);
+  t.after(() => session.destroy());
+  const headers = await new Promise<Record<string, unknown>>((resolve, reject) => {
+    const stream = session.request({ ':path': '/' });
+    stream.on('response', resolve);
+    stream.on('error', reject);
+    stream.end();
+  });
+  assert.match(String(headers['x-session']), /^[0-9a-f]{16}$/);
+});
+
+test('subsets: a rule uses only the endpoints with its labels, and without any answers UH with the cause', async (t) => {
+  const ports = await upstreams(t, 'abc');
+  const endpoints = ports.map((port, i) => `{address: "127.0.0.1:${port}", labels: {version: v${i === 0 ? 1 : 2}}}`);
+  const rules = [
+    '- {matches: [{path: {value: /one}}], backendRefs: [{name: app, subset: {version: v1}}]}',
+    '- {matches: [{path: {value: /two}}], backendRefs: [{name: app, subset: {version: v2}}]}',
+    '- {matches: [{path: {value: /none}}], backendRefs: [{name: app, subset: {version: v3}}]}',
+    '- backendRefs: [{name: app}]',
+  ].join('\n');
+  const extra = 'responseReasonHeader: x-reason\naccessLog: {path: "-", format: "%{path} %{reason} %{detail}"}';
+  const gateway = startGateway(t, configOf({ rules, endpoints, extra }));
+  const port = await gateway.port();
+  assert.deepEqual([...new Set(await bodies(port, 8, '/one'))], ['a']);
+  assert.deepEqual([...new Set(await bodies(port, 12, '/two'))].toSorted(), ['b', 'c']);
+  assert.deepEqual([...new Set(await bodies(port, 24))].toSorted(), ['a', 'b', 'c']);
+  const { status, headers } = await get(port, '/none');
+  assert.deepEqual([status, headers['x-reason']], [503, 'UH']);
+  await gateway.printed(/\/none UH subset_empty/);
+});
+
+test('priorities: the next level gets requests only when the first is gone', async (t) => {
+  const [first, second] = await upstreams(t, 'ab');
+  const endpoints = [`"127.0.0.1:${first}"`, `{address: "127.0.0.1:${second}", priority: 1}`];
+  const gateway = startGateway(t, configOf({ endpoints }));
+  const port = await gateway.port();
+  assert.deepEqual([...new Set(await bodies(port, 12))], ['a']);
+  await reload(gateway, configOf({ endpoints: [endpoints[1]!] }), 1);
+  assert.deepEqual([...new Set(await bodies(port, 4))], ['b']);
+});
+
+/** A port on which nothing listens. */
+async function deadPort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+test('panic: with too few healthy endpoints all are used, which log and metrics say; without it, none', async (t) => {
+  const [alive] = await upstreams(t, 'a');
+  const dead = [await deadPort(), await deadPort()];
+  const config = (ports: number[], panicThreshold: number): string =>
+    `${configOf({
+      endpoints: quoted(ports),
+      loadBalancer: `{panicThreshold: ${panicThreshold}}`,
+      extra: 'responseReasonHeader: x-reason\naccessLog: {path: "-", format: "%{reason} %{detail}"}',
+    })}    healthCheck: {type: TCP, interval: 1s, timeout: 500ms}\n`;
+  const gateway = startGateway(t, config([alive!, ...dead], 50));
+  const port = await gateway.port();
+  await gateway.log(/endpoint unhealthy/, 2);
+  const reasons: unknown[] = [];
+  for (let i = 0; i < 12; i++) reasons.push((await get(port)).headers['x-reason']);
+  assert.ok(reasons.includes('UF'), reasons.join(' '));
+  await gateway.log(/warn backend app: 1 of 3 endpoints are usable, so that all of them are used/);
+  const { body } = await get(await gateway.adminPort(), '/metrics');
+  assert.ok(Number(/^portcullis_balancer_panic_picks_total (\d+)$/m.exec(body)![1]) >= 12);
+  await reload(gateway, config([alive!, ...dead], 0), 1);
+  for (const answer of await bodies(port, 9)) assert.equal(answer, 'a');
+  await reload(gateway, config(dead, 0), 2);
+  assert.equal((await get(port)).headers['x-reason'], 'UH');
+  await gateway.printed(/UH no_usable_endpoints/);
+});
+
+test('zones: endpoints of the own zone are preferred', async (t) => {
+  const ports = await upstreams(t, 'abcd');
+  const endpoints = ports.map((port, i) => `{address: "127.0.0.1:${port}", zone: z${i % 2}}`);
+  const loadBalancer = '{zoneAware: {minEndpoints: 2}}';
+  const gateway = startGateway(t, configOf({ endpoints, loadBalancer, extra: 'zone: z1' }));
+  assert.deepEqual([...new Set(await bodies(await gateway.port(), 16))].toSorted(), ['b', 'd']);
+});
+
+test('slow start: an endpoint that a reload adds gets few requests at first', async (t) => {
+  const ports = await upstreams(t, 'ab');
+  const loadBalancer = '{slowStart: {window: 1h, minWeightPercent: 1}}';
+  const gateway = startGateway(t, configOf({ endpoints: quoted([ports[0]!]), loadBalancer, workers: 1 }));
+  const port = await gateway.port();
+  await get(port);
+  await reload(gateway, configOf({ endpoints: quoted(ports), loadBalancer, workers: 1 }), 1);
+  const seen = await bodies(port, 60);
+  const share = seen.filter((body) => body === 'b').length;
+  assert.ok(share <= 3, `${share} of 60`);
+});
+
+test('TCP routes: the source address decides', async (t) => {
+  const ports = await Promise.all(
+    [...'abcde'].map(async (name) => {
+      const server = createServer((socket) => {
+        socket.on('error', () => {});
+        socket.end(name);
+      });
+      await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+      t.after(() => server.close());
+      return (server.address() as AddressInfo).port;
+    }),
+  );
+  const gateway = startGateway(
+    t,
+    `
+workers: 2
+admin: off
+listeners: [{name: http, address: "127.0.0.1:0", protocols: [tcp]}]
+routes: [{name: bytes, kind: TCP, rules: [{backendRefs: [{name: app}]}]}]
+backends:
+  - name: app
+    endpoints: [${quoted(ports).join(', ')}]
+    loadBalancer: {policy: Maglev, hashOn: [{sourceAddress: true}]}
+`,
+  );
+  const port = await gateway.port();
+  const from = (localAddress: string): Promise<string> =>
+    new Promise((resolve, reject) => {
+      let text = '';
+      const socket = connect({ port, host: '127.0.0.1', localAddress });
+      socket.on('data', (chunk) => (text += chunk));
+      socket.on('end', () => resolve(text));
+      socket.on('error', reject);
+    });
+  const byAddress = new Set<string>();
+  for (let last = 1; last <= 12; last++) {
+    const first = await from(`127.0.0.${last}`);
+    for (let i = 0; i < 3; i++) assert.equal(await from(`127.0.0.${last}`), first);
+    byAddress.add(first);
+  }
+  assert.ok(byAddress.size > 1);
+});

@@ -1,0 +1,234 @@
+// Rate limits of rules, from YAML to the wire: who is refused, what responses say, and what is counted.
+
+import assert from 'node:assert/strict';
+import { connect } from 'node:http2';
+import { type TestContext, test } from 'node:test';
+import { type Answer, type Gateway, get, namedUpstream, startGateway } from './support.ts';
+
+/** A gateway whose one rule has `limits`; `extra` are further sections. */
+async function limited(t: TestContext, limits: string, extra = ''): Promise<{ gateway: Gateway; port: number }> {
+  const upstream = await namedUpstream(t, 'app');
+  const gateway = startGateway(t, configOf(upstream, limits, extra));
+  await gateway.serving();
+  return { gateway, port: await gateway.port() };
+}
+
+function configOf(upstream: number, limits: string, extra = ''): string {
+  return `
+workers: 2
+admin: {address: "127.0.0.1:0"}
+${extra}
+listeners: [{name: http, address: "127.0.0.1:0"}]
+routes: [{name: all, rules: [{rateLimits: ${limits}, backendRefs: [{name: app}]}]}]
+backends: [{name: app, endpoints: ["127.0.0.1:${upstream}"]}]
+`;
+}
+
+/** Statuses of requests one after the other, each on a connection of its own, so that both workers get some. */
+async function statuses(
+  port: number,
+  count: number,
+  headers: Record<string, string> = {},
+  path = '/',
+): Promise<number[]> {
+  const all: number[] = [];
+  for (let i = 0; i < count; i++) all.push((await get(port, path, false, headers)).status);
+  return all;
+}
+
+async function metrics(gateway: Gateway): Promise<string> {
+  return (await get(await gateway.adminPort(), '/metrics')).body;
+}
+
+function bearer(claims: unknown): Record<string, string> {
+  const part = (value: unknown): string => Buffer.from(JSON.stringify(value)).toString('base64url');
+  return { authorization: `Bearer ${part({ alg: 'none' })}.${part(claims)}.c2ln` };
+}
+
+test('the requests of a limit pass, further ones get 429 with Retry-After, on all workers together', async (t) => {
+  const { gateway, port } = await limited(
+    t,
+    '[{name: total, requests: 5, period: 1h}]',
+    'responseReasonHeader: x-reason',
+  );
+  const answers = await Promise.all(Array.from({ length: 30 }, () => get(port)));
+  const passed = answers.filter(({ status }) => status === 200);
+  const refused = answers.filter(({ status }) => status === 429);
+  assert.equal(passed.length, 5);
+  assert.equal(refused.length, 25);
+  for (const { headers, body } of refused) {
+    // One request every 12 minutes.
+    assert.ok(
+      Number(headers['retry-after']) > 700 && Number(headers['retry-after']) <= 724,
+      `${headers['retry-after']}`,
+    );
+    assert.equal(headers['ratelimit-policy'], '"total";q=5;w=3600');
+    assert.match(String(headers.ratelimit), /^"total";r=0;t=7\d\d$/);
+    assert.equal(headers['x-reason'], 'RL');
+    assert.match(body, /^429 Too Many Requests: RL: A rate limit refused the request\./);
+  }
+  const left = passed.map(({ headers }) => Number(/r=(\d+)/.exec(String(headers.ratelimit))![1])).sort();
+  assert.deepEqual(left, [0, 1, 2, 3, 4]);
+  const page = await metrics(gateway);
+  assert.match(page, /portcullis_rate_limit_requests_total\{limit="total",result="allowed"\} 5\n/);
+  assert.match(page, /portcullis_rate_limit_requests_total\{limit="total",result="denied"\} 25\n/);
+  assert.match(page, /portcullis_request_failures_total\{reason="RL"\} 25\n/);
+});
+
+test('explain and the access log name the limit that refused a request', async (t) => {
+  const { gateway, port } = await limited(t, '[{name: tiny, requests: 1, period: 1h}]', 'accessLog: {path: "-"}');
+  await get(port);
+  const { headers } = await get(port);
+  await gateway.printed(/"status":429,"reason":"RL","detail":"limit_tiny"/);
+  const explained = await get(await gateway.adminPort(), `/explain?id=${headers['x-request-id']}`);
+  assert.match(explained.body, /The limit is \\"tiny\\"/);
+});
+
+test('requests are counted apart by the value of a field, and together without it', async (t) => {
+  const { port } = await limited(t, '[{name: keys, requests: 2, period: 1h, key: [{header: X-Api-Key}]}]');
+  assert.deepEqual(await statuses(port, 3, { 'x-api-key': 'one' }), [200, 200, 429]);
+  assert.deepEqual(await statuses(port, 3, { 'X-API-KEY': 'two' }), [200, 200, 429]);
+  assert.deepEqual(await statuses(port, 3), [200, 200, 429]);
+  assert.deepEqual(await statuses(port, 1, { 'x-api-key': 'One' }), [200], 'values differ by case');
+});
+
+test('requests are counted apart by path without the query, and by a claim of the token', async (t) => {
+  const { port } = await limited(t, '[{name: keys, requests: 1, period: 1h, key: [path, {jwtClaim: sub}]}]');
+  assert.deepEqual(await statuses(port, 2, bearer({ sub: 'ann' }), '/a?x=1'), [200, 429]);
+  assert.deepEqual(await statuses(port, 1, bearer({ sub: 'ann' }), '/a?x=2'), [429]);
+  assert.deepEqual(await statuses(port, 2, bearer({ sub: 'ann' }), '/b'), [200, 429]);
+  assert.deepEqual(await statuses(port, 2, bearer({ sub: 'bob', admin: true }), '/a'), [200, 429]);
+  // What is no token, or has no such claim, is counted together.
+  assert.deepEqual(await statuses(port, 1, { authorization: 'Bearer a.%%%.c' }, '/a'), [200]);
+  assert.deepEqual(await statuses(port, 1, { authorization: 'Bearer bm90.bm90.bm90' }, '/a'), [429]);
+  assert.deepEqual(await statuses(port, 1, bearer({ name: 'ann' }), '/a'), [429]);
+  assert.deepEqual(await statuses(port, 1, {}, '/a'), [429]);
+});
+
+test("requests are counted apart by the client's address, behind trusted proxies by that of the real client", async (t) => {
+  const { port } = await limited(
+    t,
+    '[{name: clients, requests: 1, period: 1h, key: [sourceAddress]}]',
+    'trustedHops: 1',
+  );
+  const from = (address: string): Promise<number[]> => statuses(port, 2, { 'x-forwarded-for': address });
+  assert.deepEqual(await from('192.0.2.1'), [200, 429]);
+  assert.deepEqual(await from('192.0.2.2'), [200, 429]);
+  assert.deepEqual(await from('198.51.100.9, 192.0.2.1'), [429, 429], 'only what the proxy adds counts');
+  assert.deepEqual(await from('2001:db8:1:2::1'), [200, 429]);
+  assert.deepEqual(await from('2001:db8:1:2:ffff::9'), [429, 429], 'the same /64 network');
+  assert.deepEqual(await from('2001:db8:1:3::1'), [200, 429]);
+});
+
+test('of several limits the first that is used up refuses, and what others have counted is given back', async (t) => {
+  const limits =
+    '[{name: all, requests: 4, period: 1h}, {name: each, requests: 2, period: 1h, key: [{header: x-key}]}]';
+  const { port } = await limited(t, limits);
+  assert.deepEqual(await statuses(port, 5, { 'x-key': 'a' }), [200, 200, 429, 429, 429]);
+  // Refused by "each": "all" has still two.
+  const answer = await get(port, '/', false, { 'x-key': 'b' });
+  assert.equal(answer.status, 200);
+  assert.equal(answer.headers['ratelimit-policy'], '"all";q=4;w=3600, "each";q=2;w=3600');
+  assert.match(String(answer.headers.ratelimit), /^"all";r=1;t=\d+, "each";r=1;t=\d+$/);
+  assert.deepEqual(await statuses(port, 2, { 'x-key': 'c' }), [200, 429]);
+});
+
+test('a dry run refuses nothing, shows nothing, and counts what it would refuse', async (t) => {
+  const { gateway, port } = await limited(t, '[{name: trial, requests: 1, period: 1h, dryRun: true}]');
+  const answers: Answer[] = [];
+  for (let i = 0; i < 4; i++) answers.push(await get(port));
+  assert.deepEqual(
+    answers.map(({ status }) => status),
+    [200, 200, 200, 200],
+  );
+  assert.ok(
+    answers.every(({ headers }) => headers.ratelimit === undefined && headers['ratelimit-policy'] === undefined),
+  );
+  assert.match(await metrics(gateway), /rate_limit_requests_total\{limit="trial",result="denied"\} 3\n/);
+});
+
+test('headers: false shows nothing but Retry-After', async (t) => {
+  const { port } = await limited(t, '[{name: quiet, requests: 1, period: 1h, headers: false}]');
+  assert.equal((await get(port)).headers.ratelimit, undefined);
+  const { status, headers } = await get(port);
+  assert.equal(status, 429);
+  assert.equal(headers.ratelimit, undefined);
+  assert.ok(Number(headers['retry-after']) > 3500);
+});
+
+test('HTTP/2 clients get the same, and gRPC clients UNAVAILABLE', async (t) => {
+  const { port } = await limited(t, '[{name: total, requests: 1, period: 1h}]');
+  const session = connect(`http://127.0.0.1:${port}`);
+  t.after(() => session.destroy());
+  const ask = (headers: Record<string, string>): Promise<Record<string, unknown>> =>
+    new Promise((resolve, reject) => {
+      const stream = session.request({ ':path': '/', ...headers });
+      stream.once('response', (response) => {
+        stream.resume();
+        resolve(response);
+      });
+      stream.once('error', reject);
+    });
+  const first = await ask({});
+  assert.equal(first[':status'], 200);
+  assert.match(String(first.ratelimit), /^"total";r=0;t=\d+$/);
+  const second = await ask({});
+  assert.equal(second[':status'], 429);
+  assert.ok(Number(second['retry-after']) > 3500);
+  const rpc = await ask({ ':method': 'POST', 'content-type': 'application/grpc', te: 'trailers' });
+  assert.equal(rpc[':status'], 200);
+  assert.equal(rpc['grpc-status'], '14');
+  assert.ok(Number(rpc['retry-after']) > 3500);
+});
+
+test('a reload that leaves a limit as it is keeps its counts; another number is another limit', async (t) => {
+  const upstream = await namedUpstream(t, 'app');
+  const tiny = '[{name: tiny, requests: 2, period: 1h}]';
+  const gateway = startGateway(t, configOf(upstream, tiny));
+  await gateway.serving();
+  const port = await gateway.port();
+  assert.deepEqual(await statuses(port, 2), [200, 200]);
+  gateway.configure(configOf(upstream, `${tiny.slice(0, -1)}, {name: other, requests: 9}]`));
+  gateway.kill('SIGHUP');
+  await gateway.log(/info configuration reloaded/);
+  assert.deepEqual(await statuses(port, 1), [429]);
+  gateway.configure(configOf(upstream, '[{name: tiny, requests: 3, period: 1h}]'));
+  gateway.kill('SIGHUP');
+  await gateway.log(/info configuration reloaded/, 2);
+  assert.deepEqual(await statuses(port, 4), [200, 200, 200, 429]);
+});
+
+test('rules whose limits have one name share it', async (t) => {
+  const upstream = await namedUpstream(t, 'app');
+  const limit = '{name: shared, requests: 2, period: 1h}';
+  const rule = (path: string): string =>
+    `{matches: [{path: {value: ${path}}}], rateLimits: [${limit}], backendRefs: [{name: app}]}`;
+  const gateway = startGateway(
+    t,
+    configOf(upstream, '[]').replace(/rules: \[.*\]\}\]\n/, `rules: [${rule('/a')}, ${rule('/b')}]}]\n`),
+  );
+  await gateway.serving();
+  const port = await gateway.port();
+  assert.deepEqual(await statuses(port, 1, {}, '/a'), [200]);
+  assert.deepEqual(await statuses(port, 1, {}, '/b'), [200]);
+  assert.deepEqual(await statuses(port, 1, {}, '/a'), [429]);
+  assert.deepEqual(await statuses(port, 1, {}, '/b'), [429]);
+});
+
+test('a refused upload ends the connection, and the next one is served', async (t) => {
+  const { port } = await limited(t, '[{name: one, requests: 1, period: 1h, key: [{header: x-key}]}]');
+  const upload = async (key: string): Promise<number> => {
+    const response = await fetch(`http://127.0.0.1:${port}/`, {
+      method: 'POST',
+      headers: { 'x-key': key },
+      body: Buffer.alloc(300_000, 'x'),
+    });
+    await response.text();
+    return response.status;
+  };
+  assert.equal(await upload('a'), 200);
+  // The client may see the answer, or the end of the connection while it still sends.
+  const refused = await upload('a').catch(() => 429);
+  assert.equal(refused, 429);
+  assert.equal(await upload('b'), 200);
+});

@@ -1,0 +1,287 @@
+// Circuit breakers: what waits, what is refused, and that all workers keep to one limit.
+
+import assert from 'node:assert/strict';
+import { request as httpRequest } from 'node:http';
+import { test } from 'node:test';
+import { becomes, ok, request, startLab, type Upstream } from '../http/support.ts';
+import type { Wire } from '../http/wire.ts';
+import { get, startGateway, startUpstream } from '../support.ts';
+
+const connections = await startLab({
+  upstreams: 10,
+  backend: 'circuitBreaker: {maxConnections: 1, maxPendingRequests: 2, pendingTimeout: 10s}',
+});
+const requests = await startLab({ upstreams: 4, backend: 'circuitBreaker: {maxRequests: 1}' });
+const brief = await startLab({
+  upstreams: 4,
+  backend: 'circuitBreaker: {maxConnections: 1, pendingTimeout: 50ms}',
+});
+const retries = await startLab({
+  upstreams: 4,
+  rule: 'retry: {attempts: 1, codes: [503], backoff: 1ms}',
+  backend: 'circuitBreaker: {maxRetries: 1}',
+});
+
+type Lab = typeof connections;
+
+async function asking(lab: Lab, upstream: Upstream, path = '/'): Promise<Wire> {
+  const client = await lab.client();
+  await client.send(request(`GET ${path}`, upstream.host));
+  return client;
+}
+
+function inUse(lab: Lab, upstream: Upstream, limit: string): Promise<number> {
+  return lab.metric(
+    `portcullis_circuit_breaker_in_use{backend="${upstream.host}",priority="default",limit="${limit}"}`,
+  );
+}
+
+async function inUseBecomes(lab: Lab, upstream: Upstream, limit: string, count: number): Promise<void> {
+  await becomes(`${limit} ${count}`, async () => (await inUse(lab, upstream, limit)) === count);
+}
+
+test('requests beyond maxConnections wait, and get the connection in turn', async () => {
+  const upstream = connections.upstream();
+  const first = await asking(connections, upstream, '/1');
+  const wire = await upstream.connection();
+  assert.equal((await wire.request()).start, 'GET /1 HTTP/1.1');
+  const second = await asking(connections, upstream, '/2');
+  await inUseBecomes(connections, upstream, 'maxPendingRequests', 1);
+  const third = await asking(connections, upstream, '/3');
+  await inUseBecomes(connections, upstream, 'maxPendingRequests', 2);
+  for (const [client, path] of [[first, '1'] as const, [second, '2'] as const, [third, '3'] as const]) {
+    if (path !== '1') assert.equal((await wire.request()).start, `GET /${path} HTTP/1.1`);
+    await wire.send(ok(path));
+    assert.equal((await client.response()).body, path);
+  }
+  assert.equal(upstream.accepted, 1);
+  await inUseBecomes(connections, upstream, 'maxPendingRequests', 0);
+  assert.equal(await inUse(connections, upstream, 'maxConnections'), 1);
+});
+
+test('a connection that closes makes room for one that is new', async () => {
+  const upstream = connections.upstream();
+  const first = await asking(connections, upstream);
+  const wire = await upstream.connection();
+  await wire.request();
+  const second = await asking(connections, upstream, '/2');
+  await inUseBecomes(connections, upstream, 'maxPendingRequests', 1);
+  await wire.send('HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx');
+  wire.finish();
+  assert.equal((await first.response()).body, 'x');
+  const next = await upstream.connection();
+  assert.equal((await next.request()).start, 'GET /2 HTTP/1.1');
+  await next.send(ok('2'));
+  assert.equal((await second.response()).body, '2');
+});
+
+test('what comes when enough wait is refused at once', async () => {
+  const upstream = connections.upstream();
+  const first = await asking(connections, upstream);
+  const wire = await upstream.connection();
+  await wire.request();
+  const waiting = [await asking(connections, upstream), await asking(connections, upstream)];
+  await inUseBecomes(connections, upstream, 'maxPendingRequests', 2);
+  const refused = await (await asking(connections, upstream)).response();
+  assert.equal(refused.status, 503);
+  assert.equal(refused.value('x-reason'), 'UO');
+  const series = `portcullis_circuit_breaker_overflows_total{backend="${upstream.host}",priority="default",limit="maxPendingRequests"}`;
+  assert.equal(await connections.metric(series), 1);
+  await connections.gateway.log(new RegExp(`circuit breaker open backend=${upstream.host}`));
+  for (const client of [first, ...waiting]) {
+    if (client !== first) await wire.request();
+    await wire.send(ok('x'));
+    await client.response();
+  }
+});
+
+test('a client that leaves while its request waits gives up its place', async () => {
+  const upstream = connections.upstream();
+  const first = await asking(connections, upstream);
+  const wire = await upstream.connection();
+  await wire.request();
+  const second = await asking(connections, upstream, '/gone');
+  await inUseBecomes(connections, upstream, 'maxPendingRequests', 1);
+  const third = await asking(connections, upstream, '/stays');
+  await inUseBecomes(connections, upstream, 'maxPendingRequests', 2);
+  second.reset();
+  await inUseBecomes(connections, upstream, 'maxPendingRequests', 1);
+  await wire.send(ok('1'));
+  assert.equal((await first.response()).body, '1');
+  assert.equal((await wire.request()).start, 'GET /stays HTTP/1.1');
+  await wire.send(ok('3'));
+  assert.equal((await third.response()).body, '3');
+});
+
+test('a request that waits too long is answered with 503', async () => {
+  const upstream = brief.upstream();
+  const first = await asking(brief, upstream);
+  const wire = await upstream.connection();
+  await wire.request();
+  const refused = await (await asking(brief, upstream)).response();
+  assert.equal(refused.status, 503);
+  assert.equal(refused.value('x-reason'), 'UO');
+  assert.match(refused.body, /UO/);
+  await inUseBecomes(brief, upstream, 'maxPendingRequests', 0);
+  await wire.send(ok('x'));
+  assert.equal((await first.response()).status, 200);
+});
+
+test('requests beyond maxRequests are refused, until one has ended', async () => {
+  const upstream = requests.upstream();
+  const first = await asking(requests, upstream);
+  const wire = await upstream.connection();
+  await wire.request();
+  const second = await asking(requests, upstream);
+  const refused = await second.response();
+  assert.equal(refused.status, 503);
+  assert.equal(refused.value('x-reason'), 'UO');
+  await wire.send(ok('x'));
+  await first.response();
+  await second.send(request('GET /again', upstream.host));
+  await wire.request();
+  await wire.send(ok('y'));
+  assert.equal((await second.response()).body, 'y');
+  await inUseBecomes(requests, upstream, 'maxRequests', 0);
+});
+
+test('a request whose client leaves, and one whose upstream fails, give back their place', async () => {
+  const upstream = requests.upstream();
+  for (const end of ['client', 'upstream']) {
+    const client = await asking(requests, upstream);
+    const wire = await upstream.connection();
+    await wire.request();
+    await inUseBecomes(requests, upstream, 'maxRequests', 1);
+    if (end === 'client') client.reset();
+    else wire.reset();
+    await inUseBecomes(requests, upstream, 'maxRequests', 0);
+  }
+});
+
+test('further attempts beyond maxRetries are not made', async () => {
+  const upstream = retries.upstream();
+  const series = `portcullis_circuit_breaker_in_use{backend="${upstream.host}",priority="default",limit="maxRetries"}`;
+  const first = await asking(retries, upstream);
+  const wire = await upstream.connection();
+  await wire.request();
+  await wire.send('HTTP/1.1 503 Later\r\nRetry-After: 2\r\nContent-Length: 1\r\n\r\n1');
+  await retries.metricBecomes(series, 1);
+  const second = await asking(retries, upstream);
+  await wire.request();
+  await wire.send('HTTP/1.1 503 Later\r\nContent-Length: 1\r\n\r\n2');
+  assert.equal((await second.response()).body, '2');
+  assert.equal(await retries.metric('portcullis_retries_not_made_total{why="limit"}'), 1);
+  await wire.request();
+  await wire.send(ok('good'));
+  assert.equal((await first.response()).body, 'good');
+  await retries.metricBecomes(series, 0);
+});
+
+test('all workers together keep to maxConnections, and nothing is refused', async (t) => {
+  let open = 0;
+  let most = 0;
+  const port = await startUpstream(t, (incoming, response) => {
+    incoming.resume();
+    setImmediate(() => response.end('x'));
+  });
+  const backend = `{name: app, endpoints: ["127.0.0.1:${port}"], circuitBreaker: {maxConnections: 2, pendingTimeout: 30s}}`;
+  const gateway = startGateway(
+    t,
+    `
+workers: 4
+admin: {address: "127.0.0.1:0"}
+listeners: [{name: http, address: "127.0.0.1:0"}]
+routes: [{name: all, rules: [{backendRefs: [{name: app}]}]}]
+backends: [${backend}]
+`,
+  );
+  const listener = await gateway.port();
+  const admin = await gateway.adminPort();
+  await gateway.serving();
+  // Connections as the kernel sees them: those of the gateway to the upstream's port.
+  const looks = (async () => {
+    while (open >= 0) {
+      const { body } = await get(admin, '/metrics');
+      const count = Number(/^portcullis_upstream_connections_open (\d+)/m.exec(body)![1]);
+      most = Math.max(most, count);
+    }
+  })();
+  const statuses = await Promise.all(
+    Array.from({ length: 60 }, async () => {
+      const seen: number[] = [];
+      for (let turn = 0; turn < 10; turn++) {
+        await new Promise<void>((resolve, reject) => {
+          const outgoing = httpRequest({ host: '127.0.0.1', port: listener, path: '/', agent: false }, (incoming) => {
+            seen.push(incoming.statusCode!);
+            incoming.resume();
+            incoming.on('end', resolve);
+          });
+          outgoing.on('error', reject);
+          outgoing.end();
+        });
+      }
+      return seen;
+    }),
+  );
+  open = -1;
+  await looks;
+  assert.deepEqual([...new Set(statuses.flat())], [200]);
+  assert.ok(most <= 2, `${most} connections`);
+});
+
+test('an unused connection to one endpoint gives way to another endpoint', async (t) => {
+  const names = await Promise.all(
+    ['a', 'b'].map((name) =>
+      startUpstream(t, (incoming, response) => {
+        incoming.resume();
+        response.end(name);
+      }),
+    ),
+  );
+  const gateway = startGateway(
+    t,
+    `
+workers: 1
+listeners: [{name: http, address: "127.0.0.1:0"}]
+admin: {address: "127.0.0.1:0"}
+routes: [{name: all, rules: [{backendRefs: [{name: app}]}]}]
+backends: [{name: app, endpoints: [${names.map((port) => `"127.0.0.1:${port}"`).join(', ')}], circuitBreaker: {maxConnections: 1, pendingTimeout: 30s}}]
+`,
+  );
+  const port = await gateway.port();
+  await gateway.serving();
+  const bodies: string[] = [];
+  for (let i = 0; i < 6; i++) bodies.push((await get(port)).body);
+  assert.deepEqual(bodies.sort(), ['a', 'a', 'a', 'b', 'b', 'b']);
+});
+
+test('requests of priority high have limits of their own', async (t) => {
+  let release: (() => void) | undefined;
+  const port = await startUpstream(t, (incoming, response) => {
+    incoming.resume();
+    if (incoming.url === '/slow') release = () => response.end('slow');
+    else response.end('x');
+  });
+  const gateway = startGateway(
+    t,
+    `
+workers: 1
+listeners: [{name: http, address: "127.0.0.1:0"}]
+admin: {address: "127.0.0.1:0"}
+routes:
+  - name: all
+    rules:
+      - {matches: [{path: {value: /high}}], priority: high, backendRefs: [{name: app}]}
+      - {backendRefs: [{name: app}]}
+backends: [{name: app, endpoints: ["127.0.0.1:${port}"], circuitBreaker: {maxRequests: 1, highPriority: {maxRequests: 1}}}]
+`,
+  );
+  const listener = await gateway.port();
+  await gateway.serving();
+  const slow = get(listener, '/slow');
+  await becomes('slow request', async () => release !== undefined);
+  assert.equal((await get(listener, '/other')).status, 503);
+  assert.equal((await get(listener, '/high')).status, 200);
+  release!();
+  assert.equal((await slow).body, 'slow');
+});

@@ -1,0 +1,196 @@
+// Rate limits in shared memory: the arithmetic of one bucket, keys, and several threads at a time.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Worker } from 'node:worker_threads';
+import type { RateLimitSettings } from '../../../../core/limits/limit-settings.ts';
+import { createLimitTable, LimitCounter, LimitTable, limitTicks, wrapMs } from '../../../../core/limits/limit-table.ts';
+import type { Job } from './limit-thread.ts';
+
+function settingsOf(changes: Partial<RateLimitSettings> = {}): RateLimitSettings {
+  return {
+    name: 'test',
+    requests: 10,
+    periodMs: 1000,
+    burst: 10,
+    key: [],
+    keysMax: 1024,
+    global: false,
+    dryRun: false,
+    headers: true,
+    ...changes,
+  };
+}
+
+const byHeader = { key: [{ type: 'header' as const, name: 'x-key' }] };
+
+function random(words: Int32Array<ArrayBuffer>): void {
+  words.fill(12345);
+}
+
+function tableOf(settings: RateLimitSettings, nowMs: number): LimitTable {
+  return new LimitTable(createLimitTable(settings, 1, nowMs, random), settings, 0);
+}
+
+/** Requests of `count` that pass at a moment. */
+function passing(table: LimitTable, nowMs: number, count: number, low = 0, high = 0): number {
+  let passed = 0;
+  for (let i = 0; i < count; i++) if (table.take(low, high, nowMs)) passed++;
+  return passed;
+}
+
+test('a burst passes at once, then one request per interval, and never more', () => {
+  const table = tableOf(settingsOf({ burst: 5 }), 50_000);
+  assert.equal(passing(table, 50_000, 20), 5);
+  assert.equal(passing(table, 50_099, 20), 0);
+  assert.equal(passing(table, 50_100, 20), 1);
+  assert.equal(passing(table, 50_450, 20), 3);
+  // A long pause fills the bucket, and not more.
+  assert.equal(passing(table, 900_000, 20), 5);
+});
+
+test('it tells how many are left, when there is one again, and when the bucket is full', () => {
+  const table = tableOf(settingsOf({ requests: 1, periodMs: 10_000, burst: 2 }), 0);
+  assert.ok(table.take(0, 0, 5000));
+  assert.deepEqual([table.remaining, table.retrySeconds, table.fullSeconds], [1, 0, 10]);
+  assert.ok(table.take(0, 0, 5000));
+  assert.deepEqual([table.remaining, table.retrySeconds, table.fullSeconds], [0, 10, 20]);
+  assert.ok(!table.take(0, 0, 5000));
+  assert.deepEqual([table.remaining, table.retrySeconds, table.fullSeconds], [0, 10, 20]);
+  assert.ok(!table.take(0, 0, 12_500));
+  assert.equal(table.retrySeconds, 3);
+  // Who waits as long as it was told is let through.
+  assert.ok(table.take(0, 0, 15_000));
+});
+
+test('rates that do not divide evenly are kept exactly in the long run', () => {
+  for (const [requests, periodMs, burst] of [
+    [3, 1000, 1],
+    [7, 60_000, 2],
+    [999_983, 1000, 50],
+    [1_000_000, 1000, 10_000_000],
+    [13, 3_600_000, 13],
+  ] as const) {
+    const settings = settingsOf({ requests, periodMs, burst });
+    const { cost, fill } = limitTicks(settings);
+    assert.ok(Number.isInteger(cost) && cost >= 1 && fill < 2 ** 30, `${requests}/${periodMs}`);
+    if (burst > 1000) continue;
+    const table = tableOf(settings, 1000);
+    passing(table, 1000, burst);
+    // Asked five times as often as allowed, over several periods.
+    const seconds = (50 / requests) * periodMs;
+    let passed = 0;
+    for (let i = 1; i <= 250; i++) if (table.take(0, 0, 1000 + (seconds * i) / 250)) passed++;
+    assert.ok(passed <= 50 && passed >= 49, `${requests} in ${periodMs} ms: ${passed} of 50`);
+  }
+});
+
+test('the clock of ticks may wrap around between two requests, and during a bucket', () => {
+  const settings = settingsOf({ requests: 1_000_000, periodMs: 1000, burst: 10 });
+  const wrap = wrapMs(settings);
+  // Just before the end of the ticks: what is charged is over behind it.
+  const table = tableOf(settings, wrap - 0.004);
+  assert.equal(passing(table, wrap - 0.004, 20), 10);
+  assert.equal(passing(table, wrap + 0.001, 20), 5);
+  // Swept twice per turn, a bucket that is left alone is never taken for a used one.
+  let nowMs = wrap + 1000;
+  for (const end = nowMs + wrap; nowMs < end; nowMs += wrap / 8) table.sweep(nowMs);
+  assert.equal(passing(table, nowMs, 20), 10);
+});
+
+test('a worker whose batch began earlier does not get a bucket that another has emptied', () => {
+  const settings = settingsOf();
+  const buffer = createLimitTable(settings, 2, 90_000, random);
+  const ahead = new LimitTable(buffer, settings, 0);
+  const behind = new LimitTable(buffer, settings, 1);
+  assert.equal(passing(ahead, 100_000, 20), 10);
+  assert.equal(passing(behind, 99_000, 20), 0);
+  assert.equal(passing(behind, 95_000, 20), 0);
+});
+
+test('what is given back can be taken again, and no more than that', () => {
+  const keyed = tableOf(settingsOf({ burst: 2, ...byHeader }), 0);
+  for (const table of [tableOf(settingsOf({ burst: 2 }), 0), keyed]) {
+    assert.equal(passing(table, 10, 5, 7, 9), 2);
+    table.giveBack(7, 9);
+    assert.equal(passing(table, 10, 5, 7, 9), 1);
+  }
+});
+
+test('each key has a bucket of its own', () => {
+  const table = tableOf(settingsOf({ burst: 3, ...byHeader }), 0);
+  for (let key = 1; key <= 200; key++) {
+    assert.equal(passing(table, 1000, 5, Math.imul(key, 0x9e37_79b1), key), 3, `key ${key}`);
+  }
+  assert.equal(table.counters[LimitCounter.SHARED], 0);
+  assert.equal(passing(table, 1000, 5, Math.imul(5, 0x9e37_79b1), 5), 0);
+});
+
+test('buckets that are full again make room for other keys; beyond that, keys of a set share one bucket', () => {
+  const table = tableOf(settingsOf({ burst: 1, keysMax: 16, ...byHeader }), 0);
+  // All in the same set.
+  for (let key = 1; key <= 7; key++) assert.ok(table.take(0, key, 1000));
+  assert.equal(table.counters[LimitCounter.SHARED], 0);
+  assert.ok(table.take(0, 8, 1000));
+  assert.equal(table.counters[LimitCounter.SHARED], 1);
+  assert.ok(!table.take(0, 9, 1000), 'the ninth shares with the eighth');
+  assert.ok(!table.take(0, 3, 1000), 'those with a bucket keep it');
+  // An interval later all are full, and the way of any may be taken.
+  for (let key = 11; key <= 17; key++) assert.ok(table.take(0, key, 1200));
+  assert.equal(table.counters[LimitCounter.SHARED], 2);
+  for (let key = 11; key <= 17; key++) assert.ok(!table.take(0, key, 1200));
+});
+
+test('as many keys as the table is made for hardly ever share', () => {
+  const settings = settingsOf({ burst: 1, keysMax: 4096, ...byHeader });
+  const table = tableOf(settings, 0);
+  let state = 1;
+  const next = (): number => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) | 0;
+    return state ^ (state >>> 15);
+  };
+  for (let i = 0; i < 4096; i++) table.take(next(), next(), 1000);
+  assert.ok(table.counters[LimitCounter.SHARED]! < 12, `${table.counters[LimitCounter.SHARED]} of 4096 share`);
+});
+
+/** Runs threads on one table and gives the sum of what each key was allowed. */
+async function race(settings: RateLimitSettings, keys: number, spanMs: number): Promise<Int32Array> {
+  const threads = 4;
+  const startMs = 5_000_000;
+  const buffer = createLimitTable(settings, threads, startMs - 1000, random);
+  const gate = new SharedArrayBuffer(4);
+  const results = Array.from({ length: threads }, (_, worker) => {
+    const job: Job = { buffer, settings, worker, keys, takes: 150_000, startMs, spanMs, gate, threads };
+    const thread = new Worker(new URL('./limit-thread.ts', import.meta.url), { workerData: job });
+    return new Promise<Int32Array>((resolve, reject) => {
+      thread.once('message', resolve);
+      thread.once('error', reject);
+    });
+  });
+  const total = new Int32Array(Math.max(keys, 1));
+  for (const allowed of await Promise.all(results)) allowed.forEach((count, key) => (total[key]! += count));
+  return total;
+}
+
+test('several threads at one moment take exactly the burst together', async () => {
+  const [total] = await race(settingsOf({ burst: 1000 }), 0, 0);
+  assert.equal(total, 1000);
+});
+
+test('several threads over a time take the burst and the rate, and not one more', async () => {
+  // Each thread has a clock of its own that goes from 0 to 2 s: bursts of 100, and 500 a second.
+  const [total] = await race(settingsOf({ requests: 500, burst: 100 }), 0, 2000);
+  assert.ok(total! <= 1100 && total! > 900, `${total}`);
+});
+
+test('several threads that bring the same new keys at once never make two buckets of one', async () => {
+  const total = await race(settingsOf({ burst: 5, keysMax: 4096, ...byHeader }), 500, 0);
+  assert.deepEqual([...new Set(total)], [5]);
+});
+
+test('keys that take each other the room, over and over, get no more than their share', async () => {
+  // 64 keys on a table of 16: ways change hands all the time, in 20 s with a rate of one a second.
+  const settings = settingsOf({ requests: 1, burst: 2, keysMax: 16, ...byHeader });
+  const total = await race(settings, 64, 20_000);
+  for (const [key, count] of total.entries()) assert.ok(count <= 2 + 20, `key ${key}: ${count}`);
+});
