@@ -1,7 +1,7 @@
 // Circuit breakers from the configuration as written to what workers use.
 // Control thread. Runs on valid input with its defaults.
 
-import type { BreakerLimits, BreakerSettings } from '../core/workers/attempt-settings.ts';
+import type { BreakerLimits, BreakerSettings } from '../core/lb/attempt-settings.ts';
 import type { ConfigInput } from './schema.ts';
 import { parseDurationMs } from './units.ts';
 

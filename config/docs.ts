@@ -96,12 +96,11 @@ interface Section {
 /** Text of docs/configuration.md. */
 export function configurationPage(): string {
   const sections: Section[] = [];
-  const known = new Map<string, string>();
   const root = nodeOf(configSchema);
   const rows: string[] = [];
   for (const [key, schema] of Object.entries(root.properties!)) {
-    const own = sectionsOf(key, schema, 0, known);
-    rows.push(row(key, schema, root.required?.includes(key) === true, own.length > 0 ? key : ''));
+    const own = sectionsOf(key, schema, 0);
+    rows.push(row(key, schema, root.required?.includes(key) === true, own.length > 0));
     sections.push(...own);
   }
   return `${intro}
@@ -208,41 +207,27 @@ function sectionText({ path, depth, description, rows }: Section): string {
 }
 
 /** The section of a mapping or list of mappings, and those of large ones below it; none for anything else. */
-function sectionsOf(path: string, schema: SchemaNode, depth: number, known: Map<string, string>): Section[] {
+function sectionsOf(path: string, schema: SchemaNode, depth: number): Section[] {
   if (nestedRows(schema, path).length === 0) return [];
   const section: Section = { path, depth, description: schema.description ?? '', rows: [] };
   const below: Section[] = [];
-  addRows(section, schema, path, below, known);
+  addRows(section, schema, path, below);
   return [section, ...below];
 }
 
-/**
- * Adds the rows of everything below a mapping or list; what is large becomes a section in `below`, once:
- * `known` has the path of each section by its content.
- */
-function addRows(
-  section: Section,
-  schema: SchemaNode,
-  prefix: string,
-  below: Section[],
-  known: Map<string, string>,
-): void {
+/** Adds the rows of everything below a mapping or list; what is large becomes a section in `below`. */
+function addRows(section: Section, schema: SchemaNode, prefix: string, below: Section[]): void {
   if (schema.items !== undefined) {
-    addRows(section, schema.items, `${prefix}[]`, below, known);
+    addRows(section, schema.items, `${prefix}[]`, below);
     return;
   }
   const mapping = mappingOf(schema);
   for (const [key, property] of Object.entries(mapping?.properties ?? {})) {
     const path = `${prefix}.${key}`;
-    const rows = nestedRows(property, path);
-    const large = rows.length >= SECTION_ROWS_MIN;
-    const content = large ? nestedRows(property, key).join('\n') : '';
-    const same = known.get(content);
-    section.rows.push(row(path, property, mapping!.required?.includes(key) === true, large ? (same ?? path) : ''));
-    if (!large) addRows(section, property, path, below, known);
-    if (!large || same !== undefined) continue;
-    known.set(content, path);
-    below.push(...sectionsOf(path, property, section.depth + 1, known));
+    const large = nestedRows(property, path).length >= SECTION_ROWS_MIN;
+    section.rows.push(row(path, property, mapping!.required?.includes(key) === true, large));
+    if (large) below.push(...sectionsOf(path, property, section.depth + 1));
+    else addRows(section, property, path, below);
   }
 }
 
@@ -262,11 +247,11 @@ function nestedRows(schema: SchemaNode, prefix: string): string[] {
   });
 }
 
-/** `section`: path of the section that says more about the key; empty: none. */
-function row(path: string, schema: SchemaNode, required: boolean, section = ''): string {
+/** `linked`: the key has a section of its own. */
+function row(path: string, schema: SchemaNode, required: boolean, linked = false): string {
   const note = noteOf(schema) ?? (schema.items === undefined ? undefined : noteOf(schema.items));
   const fallback = required ? 'required' : defaultText(schema);
-  const name = section === '' ? `\`${path}\`` : link(`\`${path}\``, section);
+  const name = linked ? link(`\`${path}\``, path) : `\`${path}\``;
   const cells = [name, typeText(schema), fallback, note?.range ?? '', schema.description ?? ''];
   return `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
 }

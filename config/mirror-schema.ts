@@ -15,7 +15,7 @@ export const requestMirrorSchema = mapping(
       decimal({
         min: 0,
         max: 100,
-        description: 'Share of the requests that is mirrored, in percent. Absent, and no `fraction`: all.',
+        description: 'Share of the requests that is mirrored, in percent. Absent: all, unless there is a `fraction`.',
       }),
     ),
     fraction: maybe(
@@ -26,7 +26,7 @@ export const requestMirrorSchema = mapping(
             integer({ default: 100, min: 1, max: 1_000_000_000, description: '... of so many are mirrored.' }),
           ),
         },
-        { description: 'Share of the requests that is mirrored; instead of `percent`. Absent: see there.' },
+        { description: 'Share of the requests that is mirrored, instead of `percent`. Absent: see there.' },
       ),
     ),
     timeout: maybe(
@@ -46,6 +46,6 @@ export const requestMirrorSchema = mapping(
     ),
   },
   {
-    description: 'Options of `type: RequestMirror`. The rule may have several such filters.',
+    description: 'Options of `type: RequestMirror`, of which a rule may have several. Absent: see `type`.',
   },
 );

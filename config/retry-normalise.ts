@@ -1,12 +1,7 @@
 // Retries, retry budgets and priorities from the configuration as written to what workers use.
 // Control thread. Runs on valid input with its defaults.
 
-import {
-  Priority,
-  type RetryBudgetSettings,
-  RetryCause,
-  type RetrySettings,
-} from '../core/workers/attempt-settings.ts';
+import { Priority, type RetryBudgetSettings, RetryCause, type RetrySettings } from '../core/lb/attempt-settings.ts';
 import type { ConfigInput } from './schema.ts';
 import { parseDurationMs, parseSizeBytes } from './units.ts';
 

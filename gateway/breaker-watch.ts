@@ -6,8 +6,8 @@
 // is only just reached harms nobody.
 
 import { BreakerLimit, breakerLimitNames, overflowWord } from '../core/exchange/circuit-breaker.ts';
+import type { BreakerLimits } from '../core/lb/attempt-settings.ts';
 import { BackendWord, type NodeState } from '../core/lb/node-state.ts';
-import type { BreakerLimits } from '../core/workers/attempt-settings.ts';
 import type { Log } from '../core/workers/log.ts';
 import type { BackendSettings } from '../core/workers/snapshot.ts';
 import type { BreakerLimitState, BreakerState } from './admin/state.ts';

@@ -14,6 +14,11 @@ const limitHints: Record<number, string> = {
   [Detail.NO_CONNECTION_SLOTS]: 'raise limits.maxConnections, or add workers.',
   [Detail.NO_DESCRIPTORS]: 'raise the limit of open files (ulimit -n, LimitNOFILE= in a systemd unit).',
   [Detail.RESPONSE_HEAD_TOO_LARGE]: 'limits.maxResponseHeadSize can be raised.',
+  [Detail.COMPRESSOR_FAILED]: 'the log of the gateway says why its compressor thread ended.',
+  [Detail.SHED]:
+    'the log says which threshold of overload was passed at that time; rules that must be served have priority: high.',
+  [Detail.ADAPTIVE_LIMIT]:
+    'its latency had grown: the metrics portcullis_adaptive_concurrency_* show the limit and what it was judged by.',
 };
 
 const timerHints: Record<number, string> = {
@@ -64,6 +69,8 @@ export function hintFor(record: FlightRecord): string | undefined {
       return specific ?? 'check that the endpoint speaks plain HTTP/1.1 on this port, and not TLS or another protocol.';
     case Reason.DOWNSTREAM_CONNECTION_TERMINATION:
       return clientGoneHint(record);
+    case Reason.RATE_LIMITED:
+      return 'the limit is in rateLimits of the rule; the metric portcullis_rate_limit_requests_total shows how often it refuses, and dryRun tries another one out.';
     case Reason.CONNECT_REFUSED:
       return 'set allowConnect on the listener, if it is meant to be a CONNECT proxy.';
     case Reason.DRAIN_TIMEOUT:

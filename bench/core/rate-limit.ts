@@ -9,7 +9,7 @@
 
 import { Exchange } from '../../core/exchange/exchange.ts';
 import { RateLimits } from '../../core/exchange/rate-limits.ts';
-import { RuleLimits, ruleLimits } from '../../core/exchange/rule-limits.ts';
+import { type RuleLimits, ruleLimits } from '../../core/exchange/rule-limits.ts';
 import { RequestHead } from '../../core/http1/message.ts';
 import { parseRequestHead } from '../../core/http1/request-parser.ts';
 import type { Reactor } from '../../core/io/reactor.ts';

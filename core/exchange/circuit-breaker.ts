@@ -13,8 +13,8 @@
 
 import type { Connection, Protocol } from '../io/connection.ts';
 import type { Transport } from '../io/transport.ts';
+import { type BreakerLimits, Priority } from '../lb/attempt-settings.ts';
 import { BackendWord } from '../lb/node-state.ts';
-import { type BreakerLimits, Priority } from '../workers/attempt-settings.ts';
 import type { ProxyContext } from './context.ts';
 import type { Exchange } from './exchange.ts';
 import { Detail, Reason } from './reasons.ts';

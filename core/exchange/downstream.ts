@@ -48,6 +48,7 @@ const { CHUNKED, CLOSE, LENGTH, NONE, STREAM } = BodyFraming;
 const { DOWNSTREAM_BYTES_IN } = Counter;
 const { WEB } = GrpcKind;
 const SHED_LEVEL = OverloadLevel.LOW;
+const { PREFLIGHT } = CorsState;
 const { HTTP_2 } = HttpVersion;
 
 /** Limits for parsing our own answers. */
@@ -141,7 +142,9 @@ export abstract class Downstream implements Protocol {
       writeRequestHead(reactor, block, head, exchange, runtime, connection, endpointAddress, this.context.ids);
     }
     if (runtime.node.overload >= SHED_LEVEL) exchange.shed = isShed(exchange, runtime.node.overload);
-    if (exchange.policy !== null && exchange.policy.limits !== null && !exchange.shed) {
+    const { policy } = exchange;
+    // Neither what is shed nor a preflight, which browsers send by themselves, uses up a limit.
+    if (policy !== null && policy.limits !== null && !exchange.shed && (exchange.cors & PREFLIGHT) === 0) {
       this.context.limitGate.apply(exchange, head);
     }
     return valid ? 0 : 400;
@@ -173,12 +176,10 @@ export abstract class Downstream implements Protocol {
       this.refuse(exchange, 400, Reason.DOWNSTREAM_PROTOCOL_ERROR, Detail.GRPC_TIMEOUT_INVALID);
     } else if (status !== 0) {
       this.refuse(exchange, 503, Reason.OVERLOAD, Detail.NO_BUFFERS);
-    } else if (exchange.shed) {
-      this.shed(exchange);
-    } else if (exchange.limitState !== 0 && !this.context.limitGate.passes(exchange)) {
-      // Refused, or to be asked elsewhere.
     } else if (this.context.local.answers(exchange)) {
       this.answerLocally(exchange);
+    } else if (exchange.shed) {
+      this.shed(exchange);
     } else if (exchange.method === Method.CONNECT && !connection.listener!.settings.allowConnect) {
       this.refuse(exchange, 501, Reason.CONNECT_REFUSED, Detail.NONE);
     } else if (exchange.rule < 0) {
@@ -189,6 +190,8 @@ export abstract class Downstream implements Protocol {
       // Reset before its request was read: no event will say so again.
       connection.errno = Errno.ECONNRESET;
       this.clientLeft(connection);
+    } else if (exchange.limitState !== 0 && !this.context.limitGate.passes(exchange)) {
+      // It has been refused, or waits for the answer of Redis.
     } else {
       this.progress(exchange);
       if (!this.filtered(exchange)) this.context.upstream.start(exchange);

@@ -4,8 +4,8 @@
 // the node state; workers look at it when they accept connections and when they dispatch a request.
 // Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
 
+import { Priority } from '../lb/attempt-settings.ts';
 import type { NodeState } from '../lb/node-state.ts';
-import { Priority } from '../workers/attempt-settings.ts';
 import type { Exchange } from './exchange.ts';
 
 /** What is done without, from level to level: everything of the levels before, too. */

@@ -58,7 +58,10 @@ const texts: Record<number, ReasonText> = {
     flag: 'UCS',
     sentence: 'The upstream closed a kept-alive connection just as the request was sent on it.',
   },
-  [Reason.OVERLOAD]: { flag: 'OM', sentence: 'The gateway itself is out of connections, descriptors or buffers.' },
+  [Reason.OVERLOAD]: {
+    flag: 'OM',
+    sentence: 'The gateway itself is overloaded: too few connections, descriptors, buffers or too little time.',
+  },
   [Reason.DRAIN_TIMEOUT]: { flag: 'DR', sentence: 'The gateway shut down before the exchange was complete.' },
   [Reason.CONNECT_REFUSED]: { flag: 'CR', sentence: 'CONNECT is not allowed on this listener.' },
   [Reason.INTERNAL]: { flag: 'IE', sentence: 'An internal error ended the exchange.' },

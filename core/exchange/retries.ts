@@ -11,8 +11,8 @@
 
 import type { ResponseHead } from '../http1/message.ts';
 import { equalsLower, lowerLiteral } from '../http1/word-view.ts';
+import { RetryCause } from '../lb/attempt-settings.ts';
 import { Counter } from '../telemetry/metrics.ts';
-import { RetryCause } from '../workers/attempt-settings.ts';
 import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 import { reduceGrpcTimeout } from './grpc.ts';

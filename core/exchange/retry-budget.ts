@@ -6,8 +6,8 @@
 // Whoever meets the end of a period first moves the counts on; a count that is added meanwhile may fall
 // into either. Hot module: no allocation.
 
+import type { RetryBudgetSettings } from '../lb/attempt-settings.ts';
 import { BackendWord, type NodeState } from '../lb/node-state.ts';
-import type { RetryBudgetSettings } from '../workers/attempt-settings.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { BUDGET_PERIOD, BUDGET_REQUESTS, BUDGET_RETRIES, BUDGET_REQUESTS_BEFORE, BUDGET_RETRIES_BEFORE } = BackendWord;

@@ -1,6 +1,6 @@
 // The retries of a rule, prepared for the packet path. Made once per snapshot and policy, immutable.
 
-import type { RetrySettings } from '../workers/attempt-settings.ts';
+import type { RetrySettings } from '../lb/attempt-settings.ts';
 
 /** Statuses are below this. */
 const STATUS_MAX = 600;

@@ -4,6 +4,12 @@
 // names it by its index. A worker makes a RulePolicy of it (core/exchange/rule-policy.ts).
 // Invariant: a rule without any of this has no policy (index -1), and costs nothing.
 
+import {
+  type BreakerSettings,
+  defaultRetryBudget,
+  type RetryBudgetSettings,
+  type RetrySettings,
+} from '../lb/attempt-settings.ts';
 import type { AdaptiveConcurrencySettings } from '../lb/gradient.ts';
 import type { OutlierSettings } from '../lb/outlier-detection.ts';
 import {
@@ -14,12 +20,6 @@ import {
   type SubsetSettings,
 } from '../lb/settings.ts';
 import type { RateLimitSettings } from '../limits/limit-settings.ts';
-import {
-  type BreakerSettings,
-  defaultRetryBudget,
-  type RetryBudgetSettings,
-  type RetrySettings,
-} from './attempt-settings.ts';
 import type { HeadFilterSettings, RuleFilterSettings } from './filter-settings.ts';
 
 /** Content codings that response bodies can be compressed with. */

@@ -88,6 +88,7 @@ function detailRows(): string[][] {
   for (const detail of Object.values(Detail)) {
     if (detail !== Detail.NONE) add(detailName(detail), detailSentence(detail));
   }
+  add('limit_NAME', 'The rate limit of this name refused the request.');
   for (const error of Object.values(ParseError)) add(parseErrorWord(error), parseErrorSentence(error));
   return [...sentences].map(([word, sentence]) => [code(word), sentence]);
 }

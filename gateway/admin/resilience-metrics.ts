@@ -2,8 +2,8 @@
 // Runs on the control thread.
 
 import { RetryEnd, retryEndNames } from '../../core/exchange/retry-outcome.ts';
+import { retryCauseNames } from '../../core/lb/attempt-settings.ts';
 import { Counter } from '../../core/telemetry/metrics.ts';
-import { retryCauseNames } from '../../core/workers/attempt-settings.ts';
 import type { MetricDefinition, Sample } from './metrics.ts';
 import type { AdminState, BreakerLimitState } from './state.ts';
 

@@ -199,7 +199,7 @@ function configOf(state: AdminState): object {
 }
 
 /** Keys of the configuration whose values are not to be shown. */
-const secretKeys = ['hmacKey', 'password'];
+const secretKeys = ['hmacKey', 'password', 'secret'];
 
 function withoutSecrets(config: unknown): unknown {
   return JSON.parse(JSON.stringify(config, (key, value) => (secretKeys.includes(key) ? '(hidden)' : value)));

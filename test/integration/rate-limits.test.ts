@@ -232,3 +232,21 @@ test('a refused upload ends the connection, and the next one is served', async (
   assert.equal(refused, 429);
   assert.equal(await upload('b'), 200);
 });
+
+test('filters of the rule change nothing about what is counted, and preflights are not counted', async (t) => {
+  const upstream = await namedUpstream(t, 'app');
+  const filters =
+    '[{type: RequestHeaderModifier, requestHeaderModifier: {remove: [authorization, x-key], set: [{name: x-other, value: "1"}]}}, {type: CORS, cors: {allowOrigins: ["https://a.example"]}}]';
+  const limits = '[{name: keys, requests: 1, period: 1h, key: [{header: x-key}, {jwtClaim: sub}]}]';
+  const gateway = startGateway(t, configOf(upstream, `${limits}, filters: ${filters}`));
+  await gateway.serving();
+  const port = await gateway.port();
+  const preflight = async (): Promise<number> => {
+    const headers = { origin: 'https://a.example', 'access-control-request-method': 'GET' };
+    return (await fetch(`http://127.0.0.1:${port}/`, { method: 'OPTIONS', headers })).status;
+  };
+  for (let i = 0; i < 3; i++) assert.ok((await preflight()) < 300);
+  assert.deepEqual(await statuses(port, 2, { 'x-key': 'a', ...bearer({ sub: 'ann' }) }), [200, 429]);
+  assert.deepEqual(await statuses(port, 2, { 'x-key': 'b', ...bearer({ sub: 'ann' }) }), [200, 429]);
+  assert.deepEqual(await statuses(port, 2, { 'x-key': 'a', ...bearer({ sub: 'bob' }) }), [200, 429]);
+});

@@ -89,7 +89,9 @@ export class Judge {
     const record = this.records.get(id);
     if (record === undefined || this.retries === 0 || record.deliveries.length === 0) return record?.plan;
     const { plan } = record;
-    return { ...plan, response: { ...plan.response, fault: 'none' } };
+    // Its client expects no tunnel where the first attempt was to fail.
+    const upgradeAccepted = plan.upgradeAccepted && plan.response.fault === 'none';
+    return { ...plan, upgradeAccepted, response: { ...plan.response, fault: 'none' } };
   }
 
   /** Requests continue on another connection, with a script of its own. */

@@ -90,7 +90,14 @@ test('folders of the core import only those below them', () => {
     'core/lb': ['core/ffi', 'core/io'],
     // The vocabulary of failure belongs to the exchange, and is all that telemetry takes from there.
     'core/telemetry': [
-      ...['core/ffi', 'core/http1', 'core/exchange/reasons.ts', 'core/limits/limit-names.ts', 'core/tls/errors.ts'],
+      ...[
+        'core/ffi',
+        'core/http1',
+        'core/exchange/reasons.ts',
+        'core/exchange/retry-outcome.ts',
+        'core/limits/limit-names.ts',
+        'core/tls/errors.ts',
+      ],
     ],
     'core/http2': ['core/ffi', 'core/http1', 'core/io', 'core/telemetry'],
     'core/exchange': [
@@ -189,6 +196,7 @@ const SELDOM: [path: string, name: string, why: string][] = [
   ['core/exchange/http2-connections.ts', 'place', 'once per endpoint'],
   ['core/exchange/response-head.ts', 'at', 'once a second'],
   ['core/exchange/circuit-breaker.ts', 'wait', 'once per backend whose requests wait'],
+  ['core/exchange/request-buffer.ts', 'want', 'the pool grows to the most bodies kept at one time'],
   ['core/exchange/retries.ts', 'untilDate', 'a Retry-After that is a date'],
   ['core/exchange/upstream-http2.ts', 'writeUpgraded', 'once per WebSocket'],
   ['core/http1/chars.ts', 'byteClass', 'at load'],

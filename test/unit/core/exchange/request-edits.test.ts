@@ -16,7 +16,7 @@ import { seededRandom } from '../io/seed.ts';
 import { randomField, randomValue } from './random-heads.ts';
 import { clientFrom, fieldsOf, memoryReactor, runtimeOf, textOf, wideLimits } from './support.ts';
 
-const KEPT_BYTES = 50;
+const KEPT_BYTES = 3000;
 const reactor = memoryReactor();
 const context = { reactor, memory: reactor.memory } as ProxyContext;
 const head = new RequestHead();

@@ -53,6 +53,9 @@ function encoded(text: string, more: Partial<RequestParts> = {}, https = false):
     pathLength: path.length,
     hostOffset: TEXT + text.search(/^host: /im) + 6,
     hostLength: host.length,
+    rewrittenPathLength: 0,
+    rewrittenHostOffset: 0,
+    rewrittenHostLength: 0,
     upgradeRequested: false,
     ...more,
   };
@@ -257,4 +260,20 @@ test('a head that is malformed or too large is told from a good one', () => {
     assert.equal(responseContentLength(memory, block), -2, value);
   }
   assert.equal(responseContentLength(memory, decoded([[':status', '200']])), -1);
+});
+
+test('a head whose target and host were rewritten says the new ones', () => {
+  const text = 'GET /new?q HTTP/1.1\r\nhost: inner.test\r\nx-a: 1\r\n\r\n/old?q outer.test';
+  const head = text.indexOf('/old');
+  const fields = encoded(text, {
+    headLength: head,
+    pathOffset: TEXT + head,
+    pathLength: '/old?q'.length,
+    hostOffset: TEXT + text.indexOf('outer'),
+    hostLength: 'outer.test'.length,
+    rewrittenPathLength: '/new?q'.length,
+    rewrittenHostOffset: TEXT + text.indexOf('inner'),
+    rewrittenHostLength: 'inner.test'.length,
+  });
+  assert.deepEqual(fields, [':method: GET', ':scheme: http', ':authority: inner.test', ':path: /new?q', 'x-a: 1']);
 });

@@ -94,6 +94,9 @@ test('several fields of a name count as one, joined with a comma', () => {
     [headers('a: 1', 'b: x', 'A: 2', 'a: 3'), headers('a: 1,2', 'a: 3'), headers('a: 1,2,3')],
     [headers('a: 1', 'a: 2'), headers('a: 1,2,3', 'a:'), headers('a: 12', 'a: 3'), headers('a: 2', 'a: 1', 'a: 3')],
   );
+  assertTakes('{headers: [{name: a, value: "1;2"}]}', [headers('a: 1;2')], [headers('a: 1', 'a: 2')]);
+  assertTakes('{headers: [{name: cookie, value: "a=1,b"}]}', [], [headers('cookie: a=1', 'cookie: b')]);
+  assertTakes('{headers: [{name: cookie, value: "a=1;,b"}]}', [], [headers('cookie: a=1', 'cookie: b')]);
   assertTakes(
     '{headers: [{name: a, value: "1"}]}',
     [headers('a: 1')],
@@ -323,6 +326,8 @@ test('a rule says how much of the path its prefix took', () => {
     ['/rx', -1],
   ] as const) {
     const request = routeRequest({ target: path });
+    // That of the request before.
+    request.prefixLength = 99;
     assert.ok(table.lookup(request) >= 0);
     assert.equal(request.prefixLength, length, path);
   }

@@ -11,8 +11,19 @@ test('the index names every page, and every page it names exists', async (t) => 
   const { ask } = await startAdmin(t, fakeState());
   const { status, body } = await ask('/');
   assert.equal(status, 200);
-  const pages = [...body.matchAll(/^(\/\w+)/gm)].map(([, path]) => path);
-  assert.deepEqual(pages, ['/metrics', '/healthz', '/readyz', '/config', '/reloads', '/breakers', '/requests', '/explain']);
+  const pages = [...body.matchAll(/^(\/[\w-]+)/gm)].map(([, path]) => path);
+  assert.deepEqual(pages, [
+    '/metrics',
+    '/healthz',
+    '/readyz',
+    '/config',
+    '/backends',
+    '/reloads',
+    '/breakers',
+    '/requests',
+    '/explain',
+    '/recorded-requests',
+  ]);
   for (const page of pages) assert.notEqual((await ask(page)).status, 404, page);
 });
 

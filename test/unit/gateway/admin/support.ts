@@ -37,7 +37,7 @@ export function fakeState(): FakeState {
     reloadsRefused: 1,
     metrics: [createMetricsBuffer(), createMetricsBuffer()],
     flightRecords: [createFlightBuffer(8), createFlightBuffer(8)],
-    recorder: null,
+    recorder: { buffers: [], key: new Int32Array(4), redactHeaders: [], maxAgeMs: 1000 },
     rateLimiting: null,
     overload: null,
     adaptiveConcurrency: [],

@@ -184,7 +184,7 @@ test('known endpoints stay ejected over a new snapshot, and are told of once', (
 });
 
 test('a backend without outlier detection has no ejected endpoints any more', () => {
-  const { fail, control, backend, withheld, ejected, generation, now } = harness();
+  const { fail, control, backend, withheld, ejected, generation, now, pass, lines } = harness();
   fail(0, 2);
   const before = generation();
   control.use([backend([0, 1, 2, 3], null)], now());
@@ -192,6 +192,10 @@ test('a backend without outlier detection has no ejected endpoints any more', ()
   assert.equal(ejected(), 0);
   assert.equal(generation(), before + 1);
   assert.equal(control.active, false);
+  // When it has it again, what was before is no news.
+  control.use([backend([0, 1, 2, 3])], now());
+  pass(1000);
+  assert.deepEqual(lines, []);
 });
 
 test('a count that a dead worker left wrong is put right at the second look', () => {
