@@ -148,7 +148,10 @@ export class RedisLimits {
     });
     this.client = client as unknown as Client;
     let lastHeardMs = 0;
-    client.on('error', (error: Error) => this.away(causeOf(error)));
+    client.on('error', (error: Error) => {
+      // What a connection from before still has to say is of no interest once there is another.
+      if (!client.isReady) this.away(causeOf(error));
+    });
     client.on('ready', () => {
       lastHeardMs = performance.now();
       void this.probe(this.client!);

@@ -338,7 +338,7 @@ test('HTTP/2 clients and upstreams: bodies, and streams side by side', async (t)
 });
 
 test('a client that reads slowly holds the upstream back, and costs a few buffers', async (t) => {
-  const total = 32 * MIB;
+  const total = 64 * MIB;
   let sent = 0;
   // Random bytes: what comes out is as long as what goes in.
   const piece = randomBytes(MIB);

@@ -359,6 +359,8 @@ export class Judge {
   private unrepeatable({ turnedAway, plan, deliveries }: RequestRecord): boolean {
     // The upstream itself may not have seen what came behind its GOAWAY.
     const times = turnedAway + this.goaways;
+    // Every attempt counts, also those that a rule asks for.
+    if (this.retries > 0 && times > 0 && times + deliveries.length > 2) return true;
     return deliveries.length === 0 && (times > 2 || (times > 0 && plan.framing !== 'none'));
   }
 

@@ -181,7 +181,6 @@ const SELDOM: [path: string, name: string, why: string][] = [
   ['core/lb/latency-samples.ts', 'createLatencySamples', 'once, for the first backend that needs them'],
   ['core/exchange/rate-limits.ts', 'begin', 'once per pooled exchange'],
   ['core/limits/limit-table.ts', 'createLimitTable', 'once per limit, at load'],
-  ['core/limits/limit-table.ts', 'limitTicks', 'at load'],
   ['core/limits/limit-table.ts', 'limitCounter', 'at scrapes'],
   ['core/lb/balancer.ts', 'refresh', 'when the health of an endpoint has changed'],
   ['core/lb/balancer.ts', 'viewOf', 'once per subset'],

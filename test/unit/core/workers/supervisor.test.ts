@@ -70,7 +70,7 @@ afterEach(async () => {
   running = undefined;
 });
 
-const snapshot = (epoch: number): Snapshot => ({ epoch }) as Snapshot;
+const snapshot = (epoch: number): Snapshot => ({ epoch, rulePolicies: [] as unknown }) as Snapshot;
 
 function connects(port: number): Promise<boolean> {
   return new Promise((resolve) => {
