@@ -179,7 +179,7 @@ test('check reads the files, and nothing starts with a bad one', async (t) => {
 routes: []\nbackends: []\n`,
     );
   configure('a.key');
-  assert.match((await runToEnd(t, 'check', '--config', file)).stdout, /is valid: 1 listener/);
+  assert.match((await runToEnd(t, 'check', '--config', file)).stdout, /is valid, with 1 warning: 1 listener/);
   configure('b.key');
   for (const command of ['check', 'run']) {
     const { code, stderr } = await runToEnd(t, command, '--config', file);
