@@ -4,8 +4,9 @@
 // routing, path routing and weighted round robin. It goes through the same loader as any file.
 // Runs on the control thread.
 
-import { createServer, type Server } from 'node:http';
+import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { createServer } from './node-http.ts';
 
 /** Name under which errors and `/config` speak of the demo. */
 export const DEMO_NAME = 'built-in demo';

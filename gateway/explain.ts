@@ -3,13 +3,13 @@
 // `explainRecord` turns a flight record into sentences; `runExplain` asks the admin port of a
 // running gateway for them. Runs in its own short process and on the control thread.
 
-import { get } from 'node:http';
 import { Detail, Reason, reasonText } from '../core/exchange/reasons.ts';
 import { retryEndSentence } from '../core/exchange/retry-outcome.ts';
 import { errnoSentence } from '../core/ffi/errno.ts';
 import type { FlightRecord, RecordedText } from '../core/telemetry/flight-reader.ts';
 import { detailText } from '../core/telemetry/outcome-names.ts';
 import { hintFor } from './explain-hints.ts';
+import { get } from './node-http.ts';
 
 /** Answer of the admin port to /explain. */
 export interface ExplainAnswer {

@@ -14,28 +14,26 @@ const IDLE_RATIO_MAX = 1.05;
 /** A mirror must not be felt at p99; rounds differ by more than that by themselves. */
 const MIRROR_P99_RATIO_MAX = 1.1;
 
-const load = {
-  kind: 'get',
-  connections: CONNECTIONS,
-  bodyBytes: SMALL_BODY_BYTES,
-  uploadBytes: 0,
-  pinned: true,
-} as const;
+/** With more, proxy and backend are saturated, and twice the requests take twice the time. */
+const MIRROR_CONNECTIONS = 2;
+
+const load = { kind: 'get', bodyBytes: SMALL_BODY_BYTES, uploadBytes: 0, pinned: true } as const;
 
 function scenario(
   set: TrafficSet,
   title: string,
   what: string,
   targets: (summaries: readonly LoadSummary[]) => Target[] = () => [],
+  connections = CONNECTIONS,
 ): Scenario {
   return {
     name: `traffic-${set}`,
     title,
-    description: `${CONNECTIONS} kept-alive connections, answers of ${SMALL_BODY_BYTES} bytes. ${what}`,
+    description: `${connections} kept-alive connections, answers of ${SMALL_BODY_BYTES} bytes. ${what}`,
     async run(context) {
       const wishes: ProxyWish[] = [{}, { traffic: set, variant: set }];
       const proxies = await context.fleet(wishes, ({ name }) => name === 'portcullis');
-      const summaries = await measureLoad(context, proxies, load);
+      const summaries = await measureLoad(context, proxies, { ...load, connections });
       return { table: loadTable(summaries), targets: targets(summaries) };
     },
   };
@@ -58,9 +56,19 @@ export const traffic: readonly Scenario[] = [
   scenario('rate-limit', 'Local rate limit', 'Each request takes a token of a bucket of its own address.'),
   scenario('headers', 'Header modification', 'Two fields are set and one is removed, in requests and in responses.'),
   scenario('retries', 'Retries', 'Retries and a circuit breaker are on; nothing fails.'),
-  scenario('mirror', 'Mirroring', 'Every request is also sent to a mirror.', (summaries) => [
-    atMost('p99 with mirror ÷ without', p99Ratio(summaries, 'portcullis, mirror', 'portcullis'), MIRROR_P99_RATIO_MAX),
-  ]),
+  scenario(
+    'mirror',
+    'Mirroring',
+    'Every request is also sent to a mirror, which is the same backend.',
+    (summaries) => [
+      atMost(
+        'p99 with mirror ÷ without',
+        p99Ratio(summaries, 'portcullis, mirror', 'portcullis'),
+        MIRROR_P99_RATIO_MAX,
+      ),
+    ],
+    MIRROR_CONNECTIONS,
+  ),
 ];
 
 function p99Ratio(summaries: readonly LoadSummary[], name: string, other: string): number | null {

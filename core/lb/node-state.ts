@@ -112,7 +112,7 @@ export const BackendWord = {
 /** Bytes of a node state for so many endpoints, backends and workers. */
 function stateBytes(endpointsMax: number, backendsMax: number, workers: number): number {
   const words = endpointsMax * EndpointWord.WORDS + backendsMax * BackendWord.WORDS;
-  return (Header.WORDS + words * (workers + 1)) * 4;
+  return (Header.WORDS + words + workers * (words + 1)) * 4;
 }
 
 /** Makes the state of a node with so many packet workers, all zeros. Smaller capacities are for tests. */
@@ -153,7 +153,9 @@ export class NodeState {
     const count = this.endpointsMax * EndpointWord.WORDS + this.backendsMax * BackendWord.WORDS;
     if (worker >= header[Header.WORKERS]!) throw new Error(`the node state has no share for worker ${worker}`);
     this.words = new Int32Array(buffer, Header.WORDS * 4, count);
-    this.shares = worker < 0 ? null : new Int32Array(buffer, (Header.WORDS + count * (worker + 1)) * 4, count);
+    // One word more than shares: whether a worker of this index has been here before.
+    this.shares =
+      worker < 0 ? null : new Int32Array(buffer, (Header.WORDS + count + worker * (count + 1)) * 4, count + 1);
   }
 
   /** How overloaded the gateway is: OverloadLevel (core/exchange/overload.ts). */
@@ -202,7 +204,13 @@ export class NodeState {
   reclaim(): void {
     const { shares, words } = this;
     if (shares === null) return;
-    for (let at = 0; at < shares.length; at++) {
+    const last = shares.length - 1;
+    // The first worker of its index has nothing to look for, and a start has no time for it.
+    if (shares[last] === 0) {
+      shares[last] = 1;
+      return;
+    }
+    for (let at = 0; at < last; at++) {
       const left = shares[at]!;
       if (left === 0) continue;
       Atomics.sub(words, at, left);

@@ -2,8 +2,8 @@
 // Pure functions over the tables of exchange/reasons.ts and http1/errors.ts; not for the packet path.
 
 import { DETAIL_LIMIT, DETAIL_PARSE, DETAIL_TLS, Detail, detailSentence, reasonText } from '../exchange/reasons.ts';
-import { limitName } from '../limits/limit-names.ts';
 import { parseErrorName, parseErrorSentence } from '../http1/errors.ts';
+import { limitName } from '../limits/limit-names.ts';
 import { type TlsFailure, tlsFailureName, tlsFailureSentence, tlsFailures } from '../tls/errors.ts';
 
 const names: string[] = [];

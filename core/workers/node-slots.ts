@@ -5,8 +5,8 @@
 
 import { createLatencySamples } from '../lb/latency-samples.ts';
 import { BackendWord, createNodeState, EndpointWord, NodeState } from '../lb/node-state.ts';
-import { LimitTables } from './limit-tables.ts';
 import { monotonicMs } from './clock.ts';
+import { LimitTables } from './limit-tables.ts';
 import type { BackendSettings } from './snapshot.ts';
 
 /** Time until a slot that is not used any more is given to another. Longer than nearly all exchanges. */

@@ -150,7 +150,9 @@ export class PacketWorker {
         this.stop();
         break;
       case 'compressor':
-        this.context.compression.use(message.link === null ? null : new CompressSlots(message.link.area, message.link.bell));
+        this.context.compression.use(
+          message.link === null ? null : new CompressSlots(message.link.area, message.link.bell),
+        );
         break;
       case 'rateLimitAnswers':
         this.context.limitGate.receive(message.answers);

@@ -19,9 +19,9 @@ import {
   TLS_FAILURE_CAPACITY,
 } from '../../core/telemetry/metrics.ts';
 import { parseErrorWord, tlsWord } from '../../core/telemetry/outcome-names.ts';
+import { adaptiveMetrics } from './adaptive-metrics.ts';
 import { backendMetrics } from './backend-metrics.ts';
 import { bodyMetrics } from './body-metrics.ts';
-import { adaptiveMetrics } from './adaptive-metrics.ts';
 import { overloadMetrics } from './overload-metrics.ts';
 import { processMetrics } from './process-metrics.ts';
 import { rateLimitMetrics } from './rate-limit-metrics.ts';

@@ -5,13 +5,14 @@
 // of operators, and a Host that is a name is refused, so that a web page in an operator's browser
 // cannot read it through a rebound DNS name.
 
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { type AddressInfo, isIP } from 'node:net';
 import { pipeline, Readable } from 'node:stream';
 import { ejectionCauseNames } from '../../core/lb/outlier-detection.ts';
 import { findRecord, readRecords } from '../../core/telemetry/flight-reader.ts';
 import { type ExplainAnswer, explainRecord } from '../explain.ts';
 import { endpointNow } from '../explain-endpoint.ts';
+import { createServer } from '../node-http.ts';
 import { recordingLines } from '../replay/recordings.ts';
 import { MetricsPage } from './metrics.ts';
 import type { AdminState, BackendState, ReloadRecord, WorkerState } from './state.ts';

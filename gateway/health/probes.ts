@@ -3,11 +3,11 @@
 // Control thread. Every check has a connection of its own and ends with it.
 // Spec: RFC 9110, RFC 9113; grpc.health.v1.Health.
 
-import { request } from 'node:http';
 import { connect, constants, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http2';
 import type { Socket } from 'node:net';
 import type { HealthCheckConfig } from '../../config/config.ts';
 import { formatAddress } from '../../config/names.ts';
+import { request } from '../node-http.ts';
 import type { CheckOutcome } from './check-record.ts';
 import { HEALTH_CHECK_PATH, healthRequest, readHealthResponse } from './grpc-health.ts';
 import { openConnection, type ProbePlace } from './probe-connection.ts';

@@ -1,8 +1,8 @@
 // `portcullis recorded`: writes the requests that a running gateway has recorded to standard output.
 
-import { get } from 'node:http';
 import type { CommandIo } from '../cli.ts';
 import { ExitCode, ExitError } from '../exit-codes.ts';
+import { get } from '../node-http.ts';
 
 const ADMIN_DEFAULT = '127.0.0.1:9901';
 
