@@ -131,7 +131,7 @@ export const loadBalancerSchema = mapping(
               default: 1024,
               min: 1,
               max: 8_388_608,
-              description: 'Least points on the ring: more make shares more equal.',
+              description: 'Least points on the ring, up to 262144: more make shares more equal.',
             }),
           ),
           maximumRingSize: maybe(
@@ -139,7 +139,8 @@ export const loadBalancerSchema = mapping(
               default: 8_388_608,
               min: 1,
               max: 8_388_608,
-              description: 'Most points on the ring, which very different weights ask for.',
+              description:
+                'Most points on the ring, which very different weights ask for; more than 262144 are not made. Every endpoint has at least one.',
             }),
           ),
         },

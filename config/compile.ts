@@ -7,6 +7,7 @@
 import type { HostPort } from '../core/ffi/sockaddr.ts';
 import { createNodeState } from '../core/lb/node-state.ts';
 import type { RecorderSettings } from '../core/telemetry/request-recorder.ts';
+import { monotonicMs } from '../core/workers/clock.ts';
 import { NodeSlots } from '../core/workers/node-slots.ts';
 import type { EndpointPolicySettings } from '../core/workers/policies.ts';
 import type {
@@ -92,11 +93,6 @@ export function compileSnapshot(
     flightRecords: { slowThresholdMs: config.failureRecords.slowThresholdMs },
     recorder,
   };
-}
-
-/** The clock of the workers. */
-function monotonicMs(): number {
-  return Number(process.hrtime.bigint()) / 1e6;
 }
 
 function redisSettings({ timeoutMs, failure }: RedisConfig, state: SharedArrayBuffer): RateLimitsSnapshot['redis'] {

@@ -133,7 +133,6 @@ class RuleCheck {
     const { rule, path } = this;
     const retry = isMapping(rule.retry) ? rule.retry : undefined;
     const attempts = retry === undefined ? 0 : Number(retry.attempts);
-    const hedges = isMapping(rule.hedge) ? Math.max(0, Number(rule.hedge.maxAttempts ?? 1) - 1) : 0;
     const mirrors = new Map<string, number>();
     for (const { requestMirror } of this.allFilters) {
       if (!isMapping(requestMirror) || !isMapping(requestMirror.backendRef) || mirrorShare(requestMirror) === 0)
@@ -142,7 +141,7 @@ class RuleCheck {
       mirrors.set(name, (mirrors.get(name) ?? 0) + 1);
     }
     for (const name of new Set([...this.backends, ...mirrors.keys()])) {
-      const own = this.backends.includes(name) ? 1 + attempts + hedges : 0;
+      const own = this.backends.includes(name) ? 1 + attempts : 0;
       const copies = mirrors.get(name) ?? 0;
       const total = own + copies;
       const budget = this.budgets.get(name);
@@ -153,7 +152,6 @@ class RuleCheck {
       if (total <= AMPLIFICATION_MAX && !(own > 0 && copies > 0) && !loose) continue;
       const parts: string[] = [];
       if (attempts > 0 && own > 0) parts.push(`${attempts} ${attempts === 1 ? 'retry' : 'retries'}`);
-      if (hedges > 0 && own > 0) parts.push(`${hedges} ${hedges === 1 ? 'hedge' : 'hedges'}`);
       if (copies > 0) parts.push(`${copies} ${copies === 1 ? 'mirror' : 'mirrors'}`);
       const bound =
         attempts > 0 && own > 0 && isMapping(budget)

@@ -6,6 +6,7 @@
 import { GradientController } from '../core/lb/gradient.ts';
 import { takeLatencies } from '../core/lb/latency-samples.ts';
 import { BackendWord, type NodeState } from '../core/lb/node-state.ts';
+import { monotonicMs } from '../core/workers/clock.ts';
 import type { BackendSettings } from '../core/workers/snapshot.ts';
 import type { AdaptiveConcurrencyState } from './admin/state.ts';
 
@@ -17,11 +18,6 @@ interface Watched {
   nextMs: number;
 }
 
-/** The clock of the workers, whole milliseconds; never 0, which stands for no measurement. */
-function monotonicMs(): number {
-  return Math.floor(Number(process.hrtime.bigint() / 1_000_000n));
-}
-
 /** All controllers of a gateway. */
 export class AdaptiveConcurrency {
   private readonly node: NodeState;
@@ -30,7 +26,7 @@ export class AdaptiveConcurrency {
   private watched = new Map<string, Watched>();
   private timer: NodeJS.Timeout | undefined;
 
-  constructor(node: NodeState, nowMs: () => number = monotonicMs) {
+  constructor(node: NodeState, nowMs: () => number = () => Math.floor(monotonicMs())) {
     this.node = node;
     this.nowMs = nowMs;
   }

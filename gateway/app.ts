@@ -15,6 +15,7 @@ import { raiseDescriptorLimit } from '../core/ffi/process.ts';
 import type { RecorderSettings } from '../core/telemetry/request-recorder.ts';
 import { ListeningSockets, type ListenPlan } from '../core/workers/listening-sockets.ts';
 import { NodeSlots } from '../core/workers/node-slots.ts';
+import { WORKER_FILE } from '../core/workers/prestart.ts';
 import type { Snapshot } from '../core/workers/snapshot.ts';
 import { type ApplyReport, Supervisor } from '../core/workers/supervisor.ts';
 import { AccessLogOutput } from './access-log-output.ts';
@@ -40,9 +41,6 @@ import { GatewayState } from './state.ts';
 
 /** Reads the configuration anew. */
 export type LoadConfig = () => LoadResult;
-
-/** Module that each packet thread runs. */
-const WORKER_FILE = new URL('../core/workers/worker.ts', import.meta.url);
 
 /**
  * How long an idle kept-alive connection may still bring a request once the gateway drains. It

@@ -3,6 +3,7 @@
 // Everything else is imported afterwards, so that a missing dependency or an unsupported machine
 // gives one sentence instead of a stack trace.
 
+import { startEarly } from '../core/workers/prestart.ts';
 import { ExitCode } from './exit-codes.ts';
 
 /** Oldest Node.js that runs the sources as they are; the pinned one is newer. */
@@ -37,6 +38,7 @@ async function main(): Promise<number> {
     return ExitCode.UNSUPPORTED;
   }
   try {
+    if (process.argv[2] === 'run' && !process.argv.includes('--help')) startEarly();
     const { runCli } = await import('./cli.ts');
     return await runCli(process.argv.slice(2), {
       out: (text) => process.stdout.write(text),

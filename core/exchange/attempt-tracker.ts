@@ -9,7 +9,7 @@ import { EndpointWord } from '../lb/node-state.ts';
 import { observeFailure, observeLatency } from '../lb/peak-ewma.ts';
 import { sampleAdaptive } from './adaptive-limit.ts';
 import type { Exchange } from './exchange.ts';
-import { judgeAnswer, judgeFailure } from './outlier-judge.ts';
+import { isEndpointFailure, judgeAnswer, judgeFailure } from './outlier-judge.ts';
 
 const { ACTIVE } = EndpointWord;
 
@@ -41,7 +41,7 @@ export class AttemptTracker {
     runtime.node.add(runtime.node.endpointAt(slot) + ACTIVE, 1);
   }
 
-  /** The final response head is here, with this status. */
+  /** The final response head is here, to be judged by this status. */
   answered(exchange: Exchange, status: number): void {
     const backend = exchange.runtime!.backends[exchange.backend]!;
     if (backend.settings.policy.outlierDetection !== null) judgeAnswer(exchange, status, this.clock.nowMs | 0);
@@ -57,7 +57,9 @@ export class AttemptTracker {
     if (end === AttemptEnd.FAILED && settings.policy.outlierDetection !== null) {
       judgeFailure(exchange, reason, detail, this.clock.nowMs | 0);
     }
-    if (end === AttemptEnd.FAILED && balancer.decayMs > 0) this.observe(exchange, true);
+    if (end === AttemptEnd.FAILED && balancer.decayMs > 0 && isEndpointFailure(reason, detail)) {
+      this.observe(exchange, true);
+    }
     runtime.node.add(runtime.node.endpointAt(slot) + ACTIVE, -1);
   }
 

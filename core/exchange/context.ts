@@ -170,8 +170,7 @@ export class ProxyContext {
   endExchange(exchange: Exchange): void {
     const { reactor, metrics } = this;
     if (exchange.isMirror) {
-      if (exchange.reason === UPSTREAM_CONNECT_FAILURE) this.endpointFailed(exchange);
-      else if (this.endpointsFailing > 0) this.endpointAnswered(exchange);
+      if (this.endpointsFailing > 0 && exchange.reason !== UPSTREAM_CONNECT_FAILURE) this.endpointAnswered(exchange);
       this.recycle(exchange);
       return;
     }
@@ -181,8 +180,7 @@ export class ProxyContext {
       exchange.detail = FAULT_DELAY;
     }
     metrics.countOutcome(exchange.status, exchange.reason);
-    if (exchange.reason === UPSTREAM_CONNECT_FAILURE) this.endpointFailed(exchange);
-    else if (this.endpointsFailing > 0) this.endpointAnswered(exchange);
+    if (this.endpointsFailing > 0 && exchange.reason !== UPSTREAM_CONNECT_FAILURE) this.endpointAnswered(exchange);
     if (!exchange.tunnel) metrics.recordLatency(durationMs);
     if (exchange.firstByteMs > 0) metrics.recordUpstreamLatency(exchange.firstByteMs - exchange.connectedMs);
     const isSlow = durationMs >= this.flight.slowThresholdMs;
@@ -220,7 +218,8 @@ export class ProxyContext {
     endpoint.resumption = 0;
   }
 
-  private endpointFailed(exchange: Exchange): void {
+  /** An attempt has found no connection to its endpoint. */
+  connectFailed(exchange: Exchange, detail: number, errno: number): void {
     const backend = exchange.runtime!.backends[exchange.backend];
     const endpoint = backend.endpoints[exchange.endpoint];
     if (endpoint.removed) return;
@@ -231,7 +230,7 @@ export class ProxyContext {
     if (nowMs - endpoint.failureReportedMs < ENDPOINT_REPORT_INTERVAL_MS) return;
     endpoint.failureReportedMs = nowMs;
     endpoint.failureOpen = true;
-    this.onEndpoint(endpoint, backend.settings.name, exchange.detail, exchange.errno);
+    this.onEndpoint(endpoint, backend.settings.name, detail, errno);
   }
 
   /** A connection from before the failure, kept or busy until now, proves nothing: only a newer one does. */

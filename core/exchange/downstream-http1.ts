@@ -79,7 +79,7 @@ export class DownstreamHttp1 extends Downstream {
         return;
       case ACTIVE: {
         const exchange = connection.exchange!;
-        if (!exchange.requestComplete) this.pumpRequest(exchange);
+        if (!exchange.requestComplete) this.continueRequest(connection, exchange);
         else if (connection.readHangup) this.clientHungUp(connection, exchange);
         return;
       }
@@ -345,6 +345,19 @@ export class DownstreamHttp1 extends Downstream {
     connection.state = IDLE;
     reactor.setTimer(connection, runtime.http.idleTimeoutMs);
     reactor.resume(connection);
+  }
+
+  /** More of a request body, or the end of its client, which nobody reads while the exchange waits for something. */
+  private continueRequest(connection: Connection, exchange: Exchange): void {
+    if (connection.readHangup && exchange.upstream === null) {
+      const errno = this.context.reactor.socketError(connection);
+      if (errno !== 0) {
+        connection.errno = errno;
+        this.clientLeft(connection);
+        return;
+      }
+    }
+    this.pumpRequest(exchange);
   }
 
   /** A hang-up while a response is awaited. The FIN that came with the request is no news, a reset is. */

@@ -144,7 +144,9 @@ export abstract class Downstream implements Protocol {
     if (runtime.node.overload >= SHED_LEVEL) exchange.shed = isShed(exchange, runtime.node.overload);
     const { policy } = exchange;
     // Neither what is shed nor a preflight, which browsers send by themselves, uses up a limit.
-    if (policy !== null && policy.limits !== null && !exchange.shed && (exchange.cors & PREFLIGHT) === 0) {
+    // A listener that only redirects serves nothing that a limit could be on.
+    const limited = policy !== null && policy.limits !== null && connection.listener!.settings.redirectToHttps === null;
+    if (limited && !exchange.shed && (exchange.cors & PREFLIGHT) === 0) {
       this.context.limitGate.apply(exchange, head);
     }
     return valid ? 0 : 400;
@@ -709,6 +711,8 @@ export abstract class Downstream implements Protocol {
       reason = Reason.DOWNSTREAM_TIMEOUT;
       detail = Detail.REQUEST_BODY_TIMER;
     }
+    // Requests that have no connection yet, and clients that do not send, are not the endpoint's fault.
+    const blameless = exchange.upstream === null || (!exchange.requestComplete && upstream.acceptsBody(exchange));
     upstream.timedOut(exchange);
     if (exchange.responseComplete || blockedOnClient) {
       // It has not even taken the response before, or is in the middle of this one: nobody to answer.
@@ -719,7 +723,8 @@ export abstract class Downstream implements Protocol {
       this.close(connection, CloseCause.TIMEOUT, true);
       return;
     }
-    upstream.failed(exchange, status, reason, detail, 0);
+    if (blameless) upstream.givenUp(exchange, status, reason, detail);
+    else upstream.failed(exchange, status, reason, detail, 0);
   }
 
   /** Ends what is in progress on a connection at once (shutdown, drain timeout). */

@@ -7,6 +7,7 @@ import type { HeaderTable } from '../http1/header-table.ts';
 import type { Text } from '../io/bytes.ts';
 import type { FaultSettings } from '../workers/filter-settings.ts';
 import { grpcAnswers } from './filter-texts.ts';
+import { httpStatusOfGrpc } from './grpc.ts';
 import { Reason, reasonText } from './reasons.ts';
 import type { RequestIds } from './request-id.ts';
 
@@ -24,9 +25,6 @@ const { ABORT, DELAY } = FaultState;
 
 /** Shares are of so many. */
 const WHOLE = 1_000_000;
-
-/** HTTP status for each gRPC status, as Envoy answers requests that are no RPCs. */
-const httpStatuses = [200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401];
 
 const encoder = new TextEncoder();
 
@@ -47,7 +45,8 @@ export class Fault {
     this.delayShare = delayMs > 0 ? settings.delayShare : 0;
     this.answers =
       abortGrpcStatus < 0 ? null : grpcAnswers(abortGrpcStatus, reasonText(Reason.FAULT_INJECTED).sentence);
-    this.status = abortStatus > 0 ? abortStatus : (httpStatuses[abortGrpcStatus] ?? 500);
+    // As Envoy answers requests that are no RPCs.
+    this.status = abortStatus > 0 ? abortStatus : httpStatusOfGrpc(abortGrpcStatus);
     this.abortShare = abortStatus > 0 || abortGrpcStatus >= 0 ? settings.abortShare : 0;
     this.names = headers.map(({ name }) => encoder.encode(name));
     this.values = headers.map(({ value }) => encoder.encode(value));

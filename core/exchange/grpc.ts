@@ -293,6 +293,33 @@ function grpcStatusOfHttp(status: number): number {
   }
 }
 
+/** HTTP status for each gRPC status, as Envoy has them. */
+const httpStatuses = [200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401] as const;
+
+/** HTTP status for a gRPC status; 500 for one that gRPC does not know. */
+export function httpStatusOfGrpc(status: number): number {
+  return status >= 0 && status < httpStatuses.length ? httpStatuses[status] : 500;
+}
+
+const statusField = new TextEncoder().encode('grpc-status');
+const STATUS_DIGITS_MAX = 8;
+
+/** grpc-status of an RPC that ended with its head (Trailers-Only), or -1: none, or not a number. */
+export function grpcStatusInHead(memory: Uint8Array, headers: HeaderTable): number {
+  const field = findField(memory, headers, statusField, 0);
+  if (field < 0) return -1;
+  const offset = headers.valueOffset(field);
+  const length = headers.valueLength(field);
+  if (length === 0 || length > STATUS_DIGITS_MAX) return -1;
+  let status = 0;
+  for (let i = 0; i < length; i++) {
+    const digit = memory[offset + i] - 48;
+    if (digit < 0 || digit > 9) return -1;
+    status = status * 10 + digit;
+  }
+  return status;
+}
+
 // -- answers of this proxy --------------------------------------------------------
 
 const statusLine = new Text('HTTP/1.1 200 OK\r\n');

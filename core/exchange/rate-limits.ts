@@ -58,7 +58,7 @@ export class RateLimits {
     for (let i = 0; i < all.length; i++) this.readKey(all[i], i, outcome, exchange, head);
     for (let i = 0; i < all.length; i++) {
       if (!all[i].global && !this.take(all[i], i, outcome)) {
-        this.deny(exchange, i);
+        this.deny(exchange, i, false);
         return;
       }
     }
@@ -92,7 +92,7 @@ export class RateLimits {
         allowed = this.take(limit, i, outcome);
       }
       if (!allowed) {
-        this.deny(exchange, i);
+        this.deny(exchange, i, false);
         return;
       }
     }
@@ -118,7 +118,7 @@ export class RateLimits {
     exchange.limitState = NONE;
     for (let i = 0; i < all.length; i++) {
       if (all[i].global && outcome.passed[i] === 0 && !all[i].dryRun) {
-        this.deny(exchange, i);
+        this.deny(exchange, i, true);
         return;
       }
     }
@@ -141,17 +141,19 @@ export class RateLimits {
     for (let i = 0; i < all.length; i++) all[i].table.counters[outcome.passed[i] === 1 ? ALLOWED : DENIED]++;
   }
 
-  /** The limit at place `refusing` refuses; what others have taken is given back. */
-  private deny(exchange: Exchange, refusing: number): void {
+  /**
+   * The limit at place `refusing` refuses; what others have taken here is given back. `byRedis` says that Redis
+   * has decided on the global ones: it takes from all or none.
+   */
+  private deny(exchange: Exchange, refusing: number, byRedis: boolean): void {
     const { all } = exchange.policy!.limits!;
     const outcome = exchange.limits!;
-    const { global } = all[refusing];
     exchange.limitState = STATE_DENIED;
     outcome.denied = refusing;
     all[refusing].table.counters[DENIED]++;
     for (let i = 0; i < all.length; i++) {
-      // Local ones come first; those of Redis are taken all or none.
-      if (i === refusing || all[i].global || (!global && i > refusing) || outcome.passed[i] === 0) continue;
+      // Those that were not looked at have not passed.
+      if (i === refusing || outcome.passed[i] === 0 || (byRedis && all[i].global)) continue;
       all[i].table.giveBack(outcome.hashLow[i], outcome.hashHigh[i]);
     }
     exchange.retryAfterSeconds = Math.max(1, outcome.seconds[refusing]);

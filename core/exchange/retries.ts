@@ -15,7 +15,7 @@ import { RetryCause } from '../lb/attempt-settings.ts';
 import { Counter } from '../telemetry/metrics.ts';
 import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
-import { reduceGrpcTimeout } from './grpc.ts';
+import { grpcStatusInHead, reduceGrpcTimeout } from './grpc.ts';
 import { isIdempotent } from './methods.ts';
 import { Detail, Reason } from './reasons.ts';
 import { countRequest, takeRetry } from './retry-budget.ts';
@@ -39,7 +39,6 @@ const DELAY_DIGITS_MAX = 8;
 const DELAY_MS_MAX = 0x7fff_ffff;
 
 const literalRetryAfter = lowerLiteral('retry-after');
-const literalGrpcStatus = lowerLiteral('grpc-status');
 
 export class Retries {
   private readonly context: ProxyContext;
@@ -88,7 +87,7 @@ export class Retries {
       cause = STATUS;
       exchange.attemptFailure = AttemptFailure.STATUS + status;
     } else if (exchange.grpc !== 0 && policy.settings.grpcStatuses !== 0 && status === 200) {
-      const rpcStatus = this.grpcStatus(head);
+      const rpcStatus = grpcStatusInHead(this.context.memory, head.headers);
       if (rpcStatus > 0 && rpcStatus < 32 && (policy.settings.grpcStatuses & (1 << rpcStatus)) !== 0) {
         cause = GRPC_STATUS;
         // Whoever names the statuses of RPCs knows that all RPCs are POST.
@@ -169,15 +168,9 @@ export class Retries {
   /** No further attempt can come: what was kept for it is given back, unless somebody else needs it. */
   private forgetBody(exchange: Exchange): void {
     const buffer = exchange.requestBuffer;
-    if (buffer === null || buffer.holders > 1 || exchange.replayNext >= 0) return;
+    if (buffer === null || buffer.holders > 1 || exchange.replayNext >= 0 || exchange.mirrorNext !== null) return;
     this.context.requestBuffers.release(buffer);
     exchange.requestBuffer = null;
-  }
-
-  /** Status of an RPC that ended without a message, or -1. */
-  private grpcStatus(head: ResponseHead): number {
-    const field = this.find(head, literalGrpcStatus);
-    return field < 0 ? -1 : this.wholeNumber(head.headers.valueOffset(field), head.headers.valueLength(field));
   }
 
   /** What Retry-After asks for, in milliseconds; NOT_SAID where it does not count. */

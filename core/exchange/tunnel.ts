@@ -60,6 +60,7 @@ export class Tunnel implements Protocol {
     exchange.requestFraming = BodyFraming.TUNNEL;
     exchange.responseFraming = BodyFraming.TUNNEL;
     counters[Counter.TUNNELS_OPEN]++;
+    if (exchange.tracked) this.context.upstream.joined(exchange);
     client.protocol = this;
     upstream.protocol = this;
     client.tunnelPeer = upstream;

@@ -11,6 +11,7 @@ import { CircuitBreakers } from './circuit-breaker.ts';
 import type { ProxyContext } from './context.ts';
 import { chooseEndpoint, noEndpointDetail, pickEndpoint } from './endpoint-choice.ts';
 import type { Exchange } from './exchange.ts';
+import { judgedStatus } from './outlier-judge.ts';
 import { Detail, Reason } from './reasons.ts';
 import { ResponseLines } from './response-lines.ts';
 import { Retries } from './retries.ts';
@@ -86,16 +87,19 @@ export class Upstream {
         exchange.replayNext = 0;
       }
     }
-    // What is sent again at once, since a kept connection was stale, is an attempt of its own.
-    if (exchange.tracked) this.endTracking(exchange, AttemptEnd.CANCELLED, Reason.NONE, Detail.NONE);
-    if (backend.settings.policy.adaptiveConcurrency !== null && !admitAdaptive(exchange)) {
-      this.failed(exchange, 503, Reason.UPSTREAM_OVERFLOW, Detail.ADAPTIVE_LIMIT, 0);
-      return;
-    }
-    if (backend.settings.policy.circuitBreaker !== null && !this.breakers.admitRequest(exchange, backend)) {
-      if (exchange.adaptiveHeld) releaseAdaptive(exchange);
-      this.failed(exchange, 503, Reason.UPSTREAM_OVERFLOW, Detail.REQUESTS_LIMIT, 0);
-      return;
+    if (exchange.tracked) {
+      // What is sent again at once, since a kept connection was stale, is an attempt of its own in the place it has.
+      context.tracker.ended(exchange, AttemptEnd.CANCELLED, Reason.NONE, Detail.NONE);
+    } else {
+      if (backend.settings.policy.adaptiveConcurrency !== null && !admitAdaptive(exchange)) {
+        this.failed(exchange, 503, Reason.UPSTREAM_OVERFLOW, Detail.ADAPTIVE_LIMIT, 0);
+        return;
+      }
+      if (backend.settings.policy.circuitBreaker !== null && !this.breakers.admitRequest(exchange, backend)) {
+        if (exchange.adaptiveHeld) releaseAdaptive(exchange);
+        this.failed(exchange, 503, Reason.UPSTREAM_OVERFLOW, Detail.REQUESTS_LIMIT, 0);
+        return;
+      }
     }
     exchange.attempts++;
     if (backend.tracked) {
@@ -146,7 +150,7 @@ export class Upstream {
   answered(exchange: Exchange, head: ResponseHead): boolean {
     if (exchange.tracked) {
       exchange.answered = true;
-      this.context.tracker.answered(exchange, head.status);
+      this.context.tracker.answered(exchange, judgedStatus(exchange, this.context.memory, head));
     }
     const { policy } = exchange;
     if (policy === null || policy.retry === null) return false;
@@ -154,6 +158,13 @@ export class Upstream {
     if (exchange.tracked) this.endTracking(exchange, AttemptEnd.COMPLETE, Reason.NONE, Detail.NONE);
     exchange.upstreamSide!.discard(exchange);
     return true;
+  }
+
+  /** The attempt in progress has become a tunnel: its endpoint serves, however long the tunnel lasts. */
+  joined(exchange: Exchange): void {
+    if (exchange.answered) return;
+    exchange.answered = true;
+    this.context.tracker.answered(exchange, exchange.status);
   }
 
   /** The whole response of the attempt in progress has come. */
@@ -164,10 +175,18 @@ export class Upstream {
   /** The attempt in progress has failed, and its connection has been let go: answers, or cuts what has begun. */
   failed(exchange: Exchange, status: number, reason: number, detail: number, errno: number): void {
     if (exchange.tracked) this.endTracking(exchange, AttemptEnd.FAILED, reason, detail);
+    if (reason === Reason.UPSTREAM_CONNECT_FAILURE) this.context.connectFailed(exchange, detail, errno);
     exchange.resumeMs = 0;
     const { policy } = exchange;
     if (policy !== null && policy.retry !== null && this.retries.failed(exchange, policy.retry, reason, detail)) return;
     exchange.downstreamSide!.fail(exchange, status, reason, detail, errno);
+  }
+
+  /** The attempt in progress has come to nothing, and that is not the endpoint's fault: answers at once. */
+  givenUp(exchange: Exchange, status: number, reason: number, detail: number): void {
+    if (exchange.tracked) this.endTracking(exchange, AttemptEnd.CANCELLED, reason, detail);
+    exchange.resumeMs = 0;
+    exchange.downstreamSide!.fail(exchange, status, reason, detail, 0);
   }
 
   /** Drops the upstream side of an exchange that was too slow; `failed` follows. */

@@ -13,7 +13,7 @@ import { PeakEwma } from './peak-ewma.ts';
 import { type Clock, equalWeights, type Members, type Picker, type RandomSource } from './picker.ts';
 import { type LevelHealth, levelLoads } from './priority-load.ts';
 import { WeightedRandom } from './random.ts';
-import { RingHash } from './ring-hash.ts';
+import { pointsPerWeight, RingHash } from './ring-hash.ts';
 import { RoundRobin } from './round-robin.ts';
 import type { BalancerSettings, SlowStartSettings, SubsetSettings } from './settings.ts';
 import { zoneShares } from './zone-shares.ts';
@@ -29,6 +29,8 @@ export interface EndpointTable {
   /** Levels in the order in which they are used: indexes of their endpoints. */
   levels: readonly (readonly number[])[];
   zones: readonly string[];
+  /** Without outlier detection nothing is withheld, whatever its words say: old exchanges may still count failures. */
+  detectsOutliers: boolean;
 }
 
 /** What views are made with. */
@@ -78,6 +80,8 @@ export interface View {
   levels: readonly Level[];
   /** The only group, where there is no more than one; null otherwise. */
   only: Group | null;
+  /** Usable endpoints of each level, also of those that get no requests, for attempts that find no other place. */
+  reserve: readonly Int32Array[];
   /** Bits of the levels that panic. */
   panicLevels: number;
   /** Usable endpoints, and all that are not draining. */
@@ -103,35 +107,40 @@ export function makeView(
   const { words } = context;
   const levels: LevelState[] = [];
   for (const level of table.levels) {
+    const configured = members === null ? level : level.filter((endpoint) => members.has(endpoint));
     const candidates: number[] = [];
+    const reserve: number[] = [];
     let usable = 0;
-    for (const endpoint of level) {
-      const at = table.positions[endpoint]!;
-      if (members?.has(endpoint) === false || words[at + EndpointWord.DRAINING] !== 0) continue;
+    for (const endpoint of configured) {
+      if (words[table.positions[endpoint]! + EndpointWord.DRAINING] !== 0) continue;
       candidates.push(endpoint);
-      usable += usablePermille(words, at) / 1000;
+      const permille = usablePermille(table, endpoint, words);
+      if (permille > 0) reserve.push(endpoint);
+      usable += permille / 1000;
     }
-    levels.push({ candidates, total: candidates.length, usable });
+    levels.push({ configured, candidates, reserve: Int32Array.from(reserve), total: candidates.length, usable });
   }
   const loads = levelLoads(levels, settings.overprovisioningPercent, settings.panicThresholdPercent);
   const made: Level[] = [];
   const ramp = new Ramp(settings.slowStart, context);
   let upTo = 0;
   let panicLevels = 0;
-  levels.forEach(({ candidates }, index) => {
+  levels.forEach(({ configured, candidates }, index) => {
     const { percent, panic } = loads[index]!;
     if (panic) panicLevels |= 1 << Math.min(index, 31);
     // Also for levels without a share: whose endpoints start there, start.
     const weights = panic
-      ? candidates.map((endpoint) => table.weights[endpoint]!)
+      ? candidates.map((endpoint) => table.weights[endpoint]! * WEIGHT_PARTS)
       : candidates.map((endpoint) => currentWeight(table, endpoint, words, ramp));
     if (percent === 0) return;
     upTo += percent;
-    made.push(makeLevel(table, candidates, weights, panic, upTo, settings, context));
+    const perWeight = ringPointsPerWeight(table, configured, settings) / WEIGHT_PARTS;
+    made.push(makeLevel(table, candidates, weights, panic, upTo, perWeight, settings, context));
   });
   return {
     levels: made,
     only: made.length === 1 && made[0]!.groups.length === 1 ? made[0]!.groups[0]! : null,
+    reserve: levels.map(({ reserve }) => reserve),
     panicLevels,
     usable: levels.reduce((sum, level) => sum + level.usable, 0),
     total: levels.reduce((sum, level) => sum + level.total, 0),
@@ -140,19 +149,35 @@ export function makeView(
 }
 
 interface LevelState extends LevelHealth {
+  /** All that belong to it, and those that are not draining. */
+  configured: readonly number[];
   candidates: number[];
+  reserve: Int32Array;
+}
+
+/** Points that a ring of these configured endpoints has for each unit of weight; 0: the policy has no ring. */
+export function ringPointsPerWeight(
+  table: EndpointTable,
+  configured: readonly number[],
+  { policy, ringSizeMin, ringSizeMax }: BalancerSettings,
+): number {
+  if (policy !== 'RingHash') return 0;
+  const weights = Float64Array.from(configured, (endpoint) => table.weights[endpoint]!);
+  return pointsPerWeight(weights, ringSizeMin, ringSizeMax);
 }
 
 /** Share of an endpoint that can be used, 0 to 1000. */
-export function usablePermille(words: Int32Array, at: number): number {
+export function usablePermille(table: EndpointTable, endpoint: number, words: Int32Array): number {
+  const at = table.positions[endpoint]!;
   if (words[at + EndpointWord.CHECK] === CheckState.UNHEALTHY || words[at + EndpointWord.DRAINING] !== 0) return 0;
+  if (!table.detectsOutliers) return 1000;
   return Math.max(0, 1000 - words[at + EndpointWord.WITHHELD_PERMILLE]!);
 }
 
 /** Weight of an endpoint in parts, by what passive health and slow start leave of it; 0: it cannot be used. */
 function currentWeight(table: EndpointTable, endpoint: number, words: Int32Array, ramp: Ramp): number {
   const at = table.positions[endpoint]!;
-  const permille = usablePermille(words, at);
+  const permille = usablePermille(table, endpoint, words);
   const factor = ramp.factor(words, at, permille > 0);
   if (permille === 0) return 0;
   return Math.max(1, Math.round(((table.weights[endpoint]! * permille) / 1000) * factor * WEIGHT_PARTS));
@@ -177,9 +202,10 @@ class Ramp {
       Atomics.store(words, at + EndpointWord.WAS_UNUSABLE, 1);
       return 1;
     }
-    // One worker sees the return first; the others find the start that it has noted.
-    if (Atomics.compareExchange(words, at + EndpointWord.WAS_UNUSABLE, 1, 0) === 1) {
+    // Who sees the return notes the start first: another worker may look in between. Two that see it note the same time.
+    if (Atomics.load(words, at + EndpointWord.WAS_UNUSABLE) !== 0) {
       Atomics.store(words, at + EndpointWord.STARTED_AT_MS, nowMs | 0 || 1);
+      Atomics.store(words, at + EndpointWord.WAS_UNUSABLE, 0);
     }
     const startedMs = Atomics.load(words, at + EndpointWord.STARTED_AT_MS);
     if (startedMs === 0) return 1;
@@ -200,6 +226,7 @@ function makeLevel(
   weights: readonly number[],
   panic: boolean,
   upTo: number,
+  perWeight: number,
   settings: BalancerSettings,
   context: ViewContext,
 ): Level {
@@ -213,7 +240,7 @@ function makeLevel(
   const { zoneAware } = settings;
   // Who panics needs every endpoint that still answers, wherever it is.
   if (zoneAware === null || panic || chosen.length < zoneAware.endpointsMin) {
-    return new Level(upTo, panic, [makeGroup(table, chosen, chosenWeights, settings, context)], [1]);
+    return new Level(upTo, panic, [makeGroup(table, chosen, chosenWeights, perWeight, settings, context)], [1]);
   }
   const byZone = new Map<string, number>();
   chosen.forEach((endpoint, i) => {
@@ -229,6 +256,7 @@ function makeLevel(
       table,
       indexes.map((i) => chosen[i]!),
       indexes.map((i) => chosenWeights[i]!),
+      perWeight,
       settings,
       context,
     );
@@ -240,6 +268,7 @@ function makeGroup(
   table: EndpointTable,
   endpoints: readonly number[],
   weights: readonly number[],
+  perWeight: number,
   settings: BalancerSettings,
   context: ViewContext,
 ): Group {
@@ -249,11 +278,11 @@ function makeGroup(
     positions: Int32Array.from(endpoints, (endpoint) => table.positions[endpoint]!),
     hashes: Int32Array.from(endpoints, (endpoint) => table.hashes[endpoint]!),
   };
-  return new Group(Int32Array.from(endpoints), makePicker(members, settings, context));
+  return new Group(Int32Array.from(endpoints), makePicker(members, perWeight, settings, context));
 }
 
-/** A picker of the configured policy. */
-export function makePicker(members: Members, settings: BalancerSettings, context: ViewContext): Picker {
+/** A picker of the configured policy; `perWeight`: points of a ring for each unit of the members' weights. */
+function makePicker(members: Members, perWeight: number, settings: BalancerSettings, context: ViewContext): Picker {
   const { words, random, clock } = context;
   switch (settings.policy) {
     case 'RoundRobin':
@@ -265,7 +294,7 @@ export function makePicker(members: Members, settings: BalancerSettings, context
     case 'Random':
       return new WeightedRandom(members.weights);
     case 'RingHash':
-      return new RingHash(members, settings.ringSizeMin, settings.ringSizeMax);
+      return new RingHash(members, perWeight);
     case 'Maglev':
       return new Maglev(members, settings.tableSize);
     case 'PeakEWMA':
@@ -302,6 +331,7 @@ export class SubsetView {
 export function sameData(a: BackendSettings, b: BackendSettings): boolean {
   const places = (backend: BackendSettings) => backend.endpoints.map(({ policy }) => policy.place);
   return (
+    (a.policy.outlierDetection === null) === (b.policy.outlierDetection === null) &&
     JSON.stringify(a.policy.balancer) === JSON.stringify(b.policy.balancer) &&
     JSON.stringify(places(a)) === JSON.stringify(places(b))
   );

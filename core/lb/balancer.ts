@@ -12,6 +12,7 @@ import {
   type Group,
   makeView,
   panicSentence,
+  ringPointsPerWeight,
   type Subset,
   SubsetView,
   sameData,
@@ -88,9 +89,6 @@ export class Balancer {
     this.clock = clock;
     this.context = { words: node.words, random, clock };
     this.decayMs = this.settings.policy === 'PeakEWMA' ? this.settings.decayMs : 0;
-    const { policy, tableSize, ringSizeMin } = this.settings;
-    const work = endpoints.length + (policy === 'Maglev' ? tableSize : policy === 'RingHash' ? ringSizeMin : 0) / 8;
-    this.restMs = work < WORK_FREE ? 0 : work / WORK_PER_REST_MS;
     this.generationAt = node.backendAt(backend.slot) + BackendWord.GENERATION;
     this.panicAt = node.backendAt(backend.slot) + BackendWord.PANIC_LEVELS;
     const levels = new Map<number, number[]>();
@@ -107,7 +105,10 @@ export class Balancer {
       hashes: Int32Array.from(endpoints, ({ address }) => hashText(address, 0)),
       levels: [...levels].sort(([a], [b]) => a - b).map(([, members]) => members),
       zones: endpoints.map(({ policy }) => policy.place.zone),
+      detectsOutliers: backend.policy.outlierDetection !== null,
     };
+    const work = endpoints.length + this.tablePlaces() / 8;
+    this.restMs = work < WORK_FREE ? 0 : work / WORK_PER_REST_MS;
   }
 
   /** Whether it would be the same for these settings, on this node state. */
@@ -125,7 +126,8 @@ export class Balancer {
 
   /**
    * Index of the endpoint that is to get a request (the next attempt of `exchange`); -1: there is none that can be
-   * used (see `failure`). Another one than `exchange.avoidEndpoint` where there is one.
+   * used (see `failure`). Another one than `exchange.avoidEndpoint` where there is one: in its zone and level, or
+   * else in another zone, or else in another level.
    */
   pick(exchange: Exchange): number {
     if (this.words[this.generationAt] !== this.generation || this.refreshAtMs <= this.clock.nowMs) this.refresh();
@@ -142,12 +144,12 @@ export class Balancer {
       group = this.groupOf(view, bits);
     }
     const endpoint = group.endpoints.length === 0 ? -1 : group.endpoints[group.picker.pick(bits)];
-    return endpoint === avoidEndpoint && endpoint >= 0 ? this.pickAnother(group, bits, avoidEndpoint) : endpoint;
+    return endpoint === avoidEndpoint && endpoint >= 0 ? this.pickAnother(view, group, bits, avoidEndpoint) : endpoint;
   }
 
   /** Whether an endpoint can be used for what belongs to it: healthy, not ejected, not draining. */
   isUsable(endpoint: number): boolean {
-    return usablePermille(this.words, this.table.positions[endpoint]) > 0;
+    return usablePermille(this.table, endpoint, this.words) > 0;
   }
 
   /** Whether an endpoint has the labels of a subset. */
@@ -180,11 +182,11 @@ export class Balancer {
     return groups[zone];
   }
 
-  /** A member of the group that is not `avoid`, which has just been picked; `avoid` if there is no other. */
-  private pickAnother(group: Group, bits: number, avoid: number): number {
+  /** An endpoint that is not `avoid`, which has just been picked in `group`; `avoid` if there is no other. */
+  private pickAnother(view: View, group: Group, bits: number, avoid: number): number {
     const { endpoints, picker } = group;
     const count = endpoints.length;
-    if (count < 2) return avoid;
+    if (count < 2) return this.pickElsewhere(view, group, bits, avoid);
     let word = bits;
     for (let attempt = 0; attempt < AVOIDING_PICKS; attempt++) {
       word = mix(word + AVOID_STEP);
@@ -193,6 +195,42 @@ export class Balancer {
     }
     const place = (mix(word) >>> 0) % count;
     return endpoints[place] === avoid ? endpoints[place + 1 < count ? place + 1 : 0] : endpoints[place];
+  }
+
+  /** The same where the group has no other: of another group of its level, or of what is usable in any level. */
+  private pickElsewhere(view: View, group: Group, bits: number, avoid: number): number {
+    const word = mix(bits + AVOID_STEP);
+    for (const { groups } of view.levels) {
+      if (!groups.includes(group)) continue;
+      const first = (word >>> 0) % groups.length;
+      for (let i = 0; i < groups.length; i++) {
+        const { endpoints, picker } = groups[(first + i) % groups.length];
+        const endpoint = endpoints.length === 0 ? -1 : endpoints[picker.pick(word)];
+        if (endpoint >= 0 && endpoint !== avoid) return endpoint;
+      }
+    }
+    for (const endpoints of view.reserve) {
+      const count = endpoints.length;
+      if (count === 0) continue;
+      const place = (word >>> 0) % count;
+      const endpoint = endpoints[place] === avoid ? endpoints[place + 1 < count ? place + 1 : 0] : endpoints[place];
+      if (endpoint === avoid) continue;
+      this.inPanic = false;
+      return endpoint;
+    }
+    return avoid;
+  }
+
+  /** Places of the tables that a new view takes to fill. */
+  private tablePlaces(): number {
+    const { settings, table } = this;
+    if (settings.policy === 'Maglev') return settings.tableSize * table.levels.length;
+    let places = 0;
+    for (const level of table.levels) {
+      const perWeight = ringPointsPerWeight(table, level, settings);
+      for (const endpoint of level) places += perWeight * table.weights[endpoint];
+    }
+    return places;
   }
 
   /** Makes the view anew, after a change of health or for the next step of a slow start. */

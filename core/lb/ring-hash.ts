@@ -1,42 +1,61 @@
 // Ring hash (Karger 1997; ketama), sized as Envoy documents: every endpoint has points on a ring of
 // 2^32, as many as its weight asks for, and a key goes to the next point. When one of n endpoints goes,
 // only its keys move, to its neighbours.
+//
+// How many points a weight has is worked out from all configured endpoints, whatever their health: an endpoint
+// that is worth less for a while has the first of its points only, and nobody else's change.
 // Immutable once made. Hot module: no allocation in `pick`.
 
 import { hashWord, mix } from './hash.ts';
 import type { Members, Picker } from './picker.ts';
 
+/** Most points that a ring is made for, so that no worker is held up by one; each endpoint has at least one. */
+export const RING_POINTS_MAX = 2 ** 18;
+
+/**
+ * Points for each unit of weight on a ring of about `sizeMin` to `sizeMax` points, for all `weights` (above 0) that are
+ * configured: so many that the lightest endpoint has a whole number of them.
+ */
+export function pointsPerWeight(weights: ArrayLike<number>, sizeMin: number, sizeMax: number): number {
+  let sum = 0;
+  let least = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < weights.length; i++) {
+    sum += weights[i];
+    least = Math.min(least, weights[i]);
+  }
+  if (sum === 0) return 0;
+  const share = least / sum;
+  return Math.min(Math.ceil(share * sizeMin) / share, sizeMax, RING_POINTS_MAX) / sum;
+}
+
 export class RingHash implements Picker {
   /** Points in order, and whose they are. */
   private readonly points: Uint32Array;
-  private readonly owners: Int32Array;
+  private readonly owners: Uint32Array;
 
-  /** A ring of about `sizeMin` to `sizeMax` points. */
-  constructor(members: Members, sizeMin: number, sizeMax: number) {
+  /** A ring with so many points for each unit of weight of the members. */
+  constructor(members: Members, perWeight: number) {
     const { count, weights, hashes } = members;
-    let sum = 0;
-    let least = Number.POSITIVE_INFINITY;
+    const counts = new Int32Array(count);
+    let size = 0;
     for (let i = 0; i < count; i++) {
-      sum += weights[i];
-      least = Math.min(least, weights[i]);
+      // Parts of a point are rounded by the endpoint's own hash: right on average, and the same whoever else is there.
+      const exact = perWeight * weights[i] * (1 + ROUNDING);
+      counts[i] = Math.max(1, Math.floor(exact + (mix(hashes[i]) >>> 0) / WORDS));
+      size += counts[i];
     }
-    // So many points that the lightest endpoint has a whole number of them.
-    const share = least / sum;
-    const scale = count === 0 ? 0 : Math.min(Math.ceil(share * sizeMin) / share, sizeMax);
-    const size = Math.ceil(scale - 1e-9 * scale);
-    const order = new Float64Array(size);
+    const points = new Uint32Array(size);
+    const owners = new Uint32Array(size);
     let made = 0;
-    let target = 0;
     for (let i = 0; i < count; i++) {
-      target += (scale * weights[i]) / sum;
-      // Sorted as one number: the point above, the owner below (2^53 leaves 21 bits for it).
-      for (let n = 0; made < target - 1e-6 && made < size; n++, made++) {
-        order[made] = (mix(hashWord(hashes[i], n)) >>> 0) * OWNERS + i;
+      for (let n = 0; n < counts[i]; n++, made++) {
+        points[made] = mix(hashWord(hashes[i], n));
+        owners[made] = i;
       }
     }
-    const sorted = order.subarray(0, made).sort();
-    this.points = Uint32Array.from(sorted, (value) => Math.floor(value / OWNERS));
-    this.owners = Int32Array.from(sorted, (value) => value % OWNERS);
+    sortPoints(points, owners);
+    this.points = points;
+    this.owners = owners;
   }
 
   /** Points on the ring. */
@@ -60,5 +79,36 @@ export class RingHash implements Picker {
   }
 }
 
-/** More than the endpoints of a node. */
-const OWNERS = 2 ** 20;
+const WORDS = 2 ** 32;
+/** More than what divisions may have lost of a whole number of points. */
+const ROUNDING = 1e-9;
+
+const DIGIT_BITS = 8;
+const DIGITS = 2 ** DIGIT_BITS;
+
+/** Sorts points, and their owners with them, digit by digit: in linear time; equal points stay in order. */
+function sortPoints(points: Uint32Array, owners: Uint32Array): void {
+  const otherPoints = new Uint32Array(points.length);
+  const otherOwners = new Uint32Array(points.length);
+  for (let shift = 0; shift < 32; shift += 2 * DIGIT_BITS) {
+    sortByDigit(points, owners, otherPoints, otherOwners, shift);
+    sortByDigit(otherPoints, otherOwners, points, owners, shift + DIGIT_BITS);
+  }
+}
+
+function sortByDigit(
+  points: Uint32Array,
+  owners: Uint32Array,
+  toPoints: Uint32Array,
+  toOwners: Uint32Array,
+  shift: number,
+): void {
+  const places = new Uint32Array(DIGITS + 1);
+  for (const point of points) places[((point >>> shift) & (DIGITS - 1)) + 1]++;
+  for (let digit = 1; digit < DIGITS; digit++) places[digit] += places[digit - 1];
+  for (let i = 0; i < points.length; i++) {
+    const place = places[(points[i] >>> shift) & (DIGITS - 1)]++;
+    toPoints[place] = points[i];
+    toOwners[place] = owners[i];
+  }
+}

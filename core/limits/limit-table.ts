@@ -182,15 +182,20 @@ export class LimitTable {
    */
   giveBack(hashLow: number, hashHigh: number): void {
     const { words } = this;
+    const tag = tagOf(hashHigh);
     let at = this.first + COMMON;
+    let way = -1;
     if (this.sets > 0) {
       const set = this.first + (hashLow & this.setMask) * SET_WORDS;
-      const way = this.find(set, tagOf(hashHigh));
+      way = this.find(set, tag);
       at = way < 0 ? set + COMMON : way + 1;
     }
-    const tat = Atomics.load(words, at);
-    if (tat === MOVING) return;
-    Atomics.compareExchange(words, at, tat, notMoving((tat - this.cost) | 0));
+    // Each turn but the last means that another worker has made progress.
+    for (;;) {
+      const tat = Atomics.load(words, at);
+      if (tat === MOVING || (way >= 0 && Atomics.load(words, way) !== tag)) return;
+      if (Atomics.compareExchange(words, at, tat, notMoving((tat - this.cost) | 0)) === tat) return;
+    }
   }
 
   private takeKeyed(hashLow: number, hashHigh: number, now: number): number {

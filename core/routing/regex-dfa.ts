@@ -116,7 +116,12 @@ class Nfa {
     } else {
       for (let i = min; i < max; i++) state = this.add(Op.SPLIT, this.build(node, state), next);
     }
-    for (let i = 0; i < copies; i++) state = this.build(node, state);
+    for (let i = 0; i < copies; i++) {
+      const before = this.build(node, state);
+      // An empty node adds no state, so that no limit would ever end its repetitions.
+      if (before === state) break;
+      state = before;
+    }
     return state;
   }
 

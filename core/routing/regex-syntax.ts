@@ -275,7 +275,7 @@ class Parser {
       if (this.at >= this.text.length) this.fail('a class without its end', start);
       if (this.next('[:')) {
         const posix = /^\[:(\^?)([A-Za-z]*):\]/.exec(this.text.slice(this.at, this.at + 16).join(''));
-        const set = posix === null ? undefined : posixClasses[posix[2]!];
+        const set = posix !== null && Object.hasOwn(posixClasses, posix[2]!) ? posixClasses[posix[2]!] : undefined;
         if (posix === null || set === undefined) this.fail('"[:" without the name of a class and ":]"');
         ranges.push(...(posix[1] === '' ? set : negated(set)));
         this.at += posix[0].length;

@@ -1,7 +1,9 @@
 // Gives endpoints and backends their slots of the node state, and keeps them across snapshots.
 //
-// Owned by the control thread. A slot whose endpoint has left the configuration is given out again
-// only after a time in which exchanges of old snapshots end, and is cleared then.
+// Owned by the control thread. A slot whose endpoint has left the configuration rests: it goes back to the same
+// endpoint as it is, whenever that returns (an address may be missing from one DNS answer and stand in the next). Another
+// endpoint gets it only when no fresh slot is left, after a time in which exchanges of old snapshots end,
+// and not as long as anything is still counted in it; it is cleared then.
 
 import { createLatencySamples } from '../lb/latency-samples.ts';
 import { BackendWord, createNodeState, EndpointWord, NodeState } from '../lb/node-state.ts';
@@ -12,36 +14,80 @@ import type { BackendSettings } from './snapshot.ts';
 /** Time until a slot that is not used any more is given to another. Longer than nearly all exchanges. */
 const SLOT_REST_MS = 15 * 60_000;
 
+const { ACTIVE: ENDPOINT_ACTIVE } = EndpointWord;
+const { ACTIVE, PENDING, RETRIES, CONNECTIONS, HIGH_ACTIVE, HIGH_PENDING, HIGH_RETRIES, ADAPTIVE_ACTIVE } = BackendWord;
+
+/** Words of a slot that count what is in progress: who has added to them takes it away again, however late. */
+const ENDPOINT_COUNTS = [ENDPOINT_ACTIVE];
+const BACKEND_COUNTS = [
+  ACTIVE,
+  PENDING,
+  RETRIES,
+  CONNECTIONS,
+  HIGH_ACTIVE,
+  HIGH_PENDING,
+  HIGH_RETRIES,
+  ADAPTIVE_ACTIVE,
+];
+
 /** Slots of one kind. */
 class Slots {
   private readonly capacity: number;
   private readonly what: string;
   private readonly byKey = new Map<string, number>();
-  private readonly resting: { slot: number; sinceMs: number }[] = [];
+  /** By key, those that have rested longest first. */
+  private readonly resting = new Map<string, { slot: number; sinceMs: number }>();
+  private readonly words: Int32Array;
+  private readonly positionOf: (slot: number) => number;
+  private readonly length: number;
+  /** Words that must be 0 before a slot is given to another key. */
+  private readonly counts: readonly number[];
   private used = 0;
 
-  constructor(capacity: number, what: string) {
+  constructor(
+    capacity: number,
+    what: string,
+    words: Int32Array,
+    positionOf: (slot: number) => number,
+    length: number,
+    counts: readonly number[],
+  ) {
     this.capacity = capacity;
     this.what = what;
+    this.words = words;
+    this.positionOf = positionOf;
+    this.length = length;
+    this.counts = counts;
   }
 
-  /** The slot of `key`; `clear` is called with one that begins a new life. */
-  take(key: string, nowMs: number, clear: (slot: number) => void): number {
-    const known = this.byKey.get(key);
-    if (known !== undefined) return known;
-    let slot: number;
-    const first = this.resting[0];
-    if (first !== undefined && (nowMs - first.sinceMs >= SLOT_REST_MS || this.used === this.capacity)) {
-      this.resting.shift();
-      slot = first.slot;
-      clear(slot);
-    } else if (this.used < this.capacity) {
-      slot = this.used++;
-    } else {
-      throw new Error(`more than ${this.capacity} ${this.what}`);
-    }
+  /** The slot of `key`: the one that it has or had, with all that is in it, or one of zeros. Throws when there is none. */
+  take(key: string, nowMs: number): number {
+    const slot = this.byKey.get(key) ?? this.revive(key) ?? this.takeFresh() ?? this.takeRested(nowMs);
+    if (slot === undefined) throw new Error(`more than ${this.capacity} ${this.what}`);
     this.byKey.set(key, slot);
     return slot;
+  }
+
+  private revive(key: string): number | undefined {
+    const slot = this.resting.get(key)?.slot;
+    this.resting.delete(key);
+    return slot;
+  }
+
+  private takeFresh(): number | undefined {
+    return this.used < this.capacity ? this.used++ : undefined;
+  }
+
+  private takeRested(nowMs: number): number | undefined {
+    for (const [key, { slot, sinceMs }] of this.resting) {
+      if (nowMs - sinceMs < SLOT_REST_MS) return undefined;
+      const at = this.positionOf(slot);
+      if (this.counts.some((word) => Atomics.load(this.words, at + word) !== 0)) continue;
+      this.resting.delete(key);
+      this.words.fill(0, at, at + this.length);
+      return slot;
+    }
+    return undefined;
   }
 
   /** Lets all slots rest whose key is not among `keys`. */
@@ -49,7 +95,7 @@ class Slots {
     for (const [key, slot] of this.byKey) {
       if (keys.has(key)) continue;
       this.byKey.delete(key);
-      this.resting.push({ slot, sinceMs: nowMs });
+      this.resting.set(key, { slot, sinceMs: nowMs });
     }
   }
 
@@ -71,28 +117,39 @@ export class NodeSlots {
   constructor(workers: number, state: SharedArrayBuffer = createNodeState(workers)) {
     this.state = new NodeState(state, -1);
     this.limits = new LimitTables(workers);
-    this.endpoints = new Slots(this.state.endpointsMax, 'endpoints of all backends');
-    this.backends = new Slots(this.state.backendsMax, 'backends');
+    const { state: node } = this;
+    this.endpoints = new Slots(
+      node.endpointsMax,
+      'endpoints of all backends',
+      node.words,
+      (slot) => node.endpointAt(slot),
+      EndpointWord.WORDS,
+      ENDPOINT_COUNTS,
+    );
+    this.backends = new Slots(
+      node.backendsMax,
+      'backends',
+      node.words,
+      (slot) => node.backendAt(slot),
+      BackendWord.WORDS,
+      BACKEND_COUNTS,
+    );
   }
 
   /**
-   * Sets `slot` of backends and endpoints: known ones keep theirs. An endpoint that is new to a known backend starts
-   * now (`nowMs`: the clock of the packet workers).
+   * Sets `slot` of backends and endpoints: known ones keep theirs. An endpoint that comes to a known backend, for the
+   * first time or again, starts now (`nowMs`: the clock of the packet workers). Throws when there are too many.
    */
   assign(backends: readonly BackendSettings[], nowMs: number = monotonicMs()): void {
     const { state } = this;
     for (const backend of backends) {
       // The endpoints that a backend begins with all start at once, which is no start to be slow about.
       const startsSlowly = this.backends.find(backend.name) !== undefined;
-      backend.slot = this.backends.take(backend.name, nowMs, (slot) => {
-        state.words.fill(0, state.backendAt(slot), state.backendAt(slot) + BackendWord.WORDS);
-      });
+      backend.slot = this.backends.take(backend.name, nowMs);
       for (const endpoint of backend.endpoints) {
         const key = endpointKey(backend.name, endpoint.address);
         const isNew = this.endpoints.find(key) === undefined;
-        endpoint.slot = this.endpoints.take(key, nowMs, (slot) => {
-          state.words.fill(0, state.endpointAt(slot), state.endpointAt(slot) + EndpointWord.WORDS);
-        });
+        endpoint.slot = this.endpoints.take(key, nowMs);
         if (isNew && startsSlowly) {
           Atomics.store(state.words, state.endpointAt(endpoint.slot) + EndpointWord.STARTED_AT_MS, nowMs | 0 || 1);
         }

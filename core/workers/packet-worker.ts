@@ -2,6 +2,7 @@
 // batches. Knows nothing of threads: worker.ts runs it on a real kernel in a worker thread, and the
 // simulation runs it on a simulated one.
 
+import { randomFillSync } from 'node:crypto';
 import { Acceptor } from '../exchange/acceptor.ts';
 import type { Compressor } from '../exchange/compression.ts';
 import { Connector } from '../exchange/connector.ts';
@@ -53,7 +54,8 @@ const LAG_WINDOW_MS = 1000;
 
 /** Fills words with the system's random numbers. */
 const systemRandom: RandomWords = (words) => {
-  crypto.getRandomValues(words as Uint32Array<ArrayBuffer>);
+  // The global `crypto` would load all of Web Crypto.
+  randomFillSync(words as Uint32Array<ArrayBuffer>);
 };
 
 export class PacketWorker {

@@ -15,6 +15,7 @@ import { unmapMemory } from '../ffi/memory.ts';
 import { wake } from '../ffi/process.ts';
 import type { CompressorLink } from './compressor-pool.ts';
 import type { Log } from './log.ts';
+import { RESOURCE_LIMITS, takeEarly } from './prestart.ts';
 import type {
   AcmeChallengeSettings,
   ControlMessage,
@@ -33,13 +34,6 @@ export const UNHEALTHY_AFTER_MS = 10_000;
 
 /** How long a stopping worker may take before its thread is ended from outside. */
 const STOP_GRACE_MS = 1000;
-
-/**
- * Heap limits of a packet thread. Its buffers are outside the heap (WorkerStart.memory); the
- * heap holds connection objects, at well under 1 KiB each. A thread that passes this has a leak,
- * and is better replaced than allowed to take the process down with it.
- */
-const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 1024, stackSizeMb: 4 };
 
 /** A ping token that no ordinary ping uses, see `drain`. */
 const DRAIN_TOKEN = -1;
@@ -108,11 +102,13 @@ export class WorkerSlot {
     this.ready = false;
     this.unansweredSinceMs = 0;
     this.startedMs = performance.now();
-    const thread = new Worker(this.file, {
-      workerData: this.start,
-      name: `packet-${this.index}`,
-      resourceLimits: RESOURCE_LIMITS,
-    });
+    const thread =
+      takeEarly(this.file, this.start) ??
+      new Worker(this.file, {
+        workerData: this.start,
+        name: `packet-${this.index}`,
+        resourceLimits: RESOURCE_LIMITS,
+      });
     this.thread = thread;
     thread.on('message', (message: WorkerMessage) => this.receive(message));
     thread.on('error', (error) => {

@@ -8,6 +8,7 @@ import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_thread
 import { createLinuxKernel } from '../ffi/linux.ts';
 import { TlsSessions } from '../tls/session.ts';
 import { PacketWorker } from './packet-worker.ts';
+import { awaitStart, type EarlyStart } from './prestart.ts';
 import type { ControlMessage, WorkerMessage, WorkerStart } from './protocol.ts';
 
 /** Longest time between two returns to Node's loop while there is work. */
@@ -16,9 +17,9 @@ const NODE_TURN_MS = 100;
 /** Longest sleep, so that an idle worker's housekeeping runs too; costs one wake-up per interval. */
 const SLEEP_MS_MAX = 10_000;
 
-const start = workerData as WorkerStart;
 const port = parentPort;
 if (port === null) throw new Error('core/workers/worker.ts runs as a worker thread only');
+const start = awaitStart(workerData as WorkerStart | EarlyStart);
 
 const kernel = createLinuxKernel(start.memory, start.ring);
 const sessions = new TlsSessions(start.memory);

@@ -8,8 +8,10 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { type AddressInfo, isIP } from 'node:net';
 import { pipeline, Readable } from 'node:stream';
+import type { Config } from '../../config/config.ts';
 import { ejectionCauseNames } from '../../core/lb/outlier-detection.ts';
 import { findRecord, readRecords } from '../../core/telemetry/flight-reader.ts';
+import type { HeadFilterSettings } from '../../core/workers/filter-settings.ts';
 import { type ExplainAnswer, explainRecord } from '../explain.ts';
 import { endpointNow } from '../explain-endpoint.ts';
 import { createServer } from '../node-http.ts';
@@ -199,11 +201,39 @@ function configOf(state: AdminState): object {
   };
 }
 
-/** Keys of the configuration whose values are not to be shown. */
+/** What stands for a value that is not to be shown. */
+const HIDDEN = '(hidden)';
+
+/** Keys of the configuration whose values are not to be shown, wherever they are. */
 const secretKeys = ['hmacKey', 'password', 'secret'];
 
+/** Something with a text that may hold a token or an API key. */
+type Valued = { value: string };
+
+/** The configuration as it may be shown: a copy without what might let its reader in somewhere. */
 function withoutSecrets(config: unknown): unknown {
-  return JSON.parse(JSON.stringify(config, (key, value) => (secretKeys.includes(key) ? '(hidden)' : value)));
+  const copy: Partial<Config> | null = JSON.parse(
+    JSON.stringify(config, (key, value) => (secretKeys.includes(key) ? HIDDEN : value)),
+  );
+  for (const { healthCheck } of copy?.backends ?? []) hideValues(healthCheck?.headers);
+  for (const { rules } of copy?.routes ?? []) {
+    for (const { matches, policy, backendRefs } of rules) {
+      for (const { conditions } of matches) hideValues(conditions?.headers.filter(({ type }) => type === 'Exact'));
+      hideAddedFields(policy?.filters);
+      hideValues(policy?.filters?.fault?.headers);
+      for (const ref of backendRefs) hideAddedFields(ref.policy?.filters);
+    }
+  }
+  return copy;
+}
+
+function hideAddedFields(filters: HeadFilterSettings | null | undefined): void {
+  hideValues(filters?.requestHeaders?.lines);
+  hideValues(filters?.responseHeaders?.lines);
+}
+
+function hideValues(texts: readonly Valued[] | undefined): void {
+  for (const text of texts ?? []) text.value = HIDDEN;
 }
 
 function workerOf({ lastPongMs, ...rest }: WorkerState): object {

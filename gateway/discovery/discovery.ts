@@ -9,8 +9,8 @@ import type { Config } from '../../config/config.ts';
 import type { Log } from '../../core/workers/log.ts';
 import { FileWatcher, WATCH_TIMES, type WatchTimes } from '../certificates/watch.ts';
 import { lookupBy } from './dns.ts';
-import { EndpointFiles } from './files.ts';
-import { type AnswersByQuery, EndpointResolver, type Query, queryKey, queryOf } from './resolver.ts';
+import { EndpointFiles, type FileContents } from './files.ts';
+import { type AnswersByQuery, EndpointResolver, type Names, type Query, queryKey, queryOf } from './resolver.ts';
 
 /** What changes of endpoints come from. */
 export type ChangeSource = 'dns' | 'file';
@@ -29,6 +29,8 @@ export class Discovery {
   private readonly files: EndpointFiles;
   private readonly watcher: FileWatcher;
   private readonly reread: () => void;
+  /** What the last `discover` has found; nothing of it counts before its configuration runs. */
+  private candidate: { config: Config; contents: FileContents; names: Names } | undefined;
 
   /** `onChange` is called when a new snapshot is needed; `discover` then gives what is known. */
   constructor(
@@ -47,30 +49,34 @@ export class Discovery {
 
   /**
    * Reads the files and looks up the names of a configuration that is to run. Names without an answer have no
-   * addresses. Throws an ExitError with one sentence when a file cannot be used.
+   * addresses. Without `adopt` of the same configuration it leaves no trace. Throws an ExitError with one sentence when a file cannot be used.
    */
   async discover(config: Config): Promise<Discovered> {
-    this.files.prepare(config);
-    const complete = this.files.complete(config);
-    return discovered(complete, await this.resolver.resolve(queriesOf(complete), config.dns));
+    this.candidate = undefined;
+    const contents = this.files.prepare(config);
+    const complete = this.files.complete(config, contents);
+    const queries = queriesOf(complete);
+    const names = await this.resolver.prepare(queries, config.dns);
+    this.candidate = { config, contents, names };
+    return discovered(complete, this.resolver.lastAnswers(queries, names));
   }
 
   /** The same of the running configuration, from what is known; names that are new are looked up. */
   async rediscover(config: Config): Promise<Discovered> {
     const complete = this.files.complete(config);
     const queries = queriesOf(complete);
-    const known = this.resolver.lastAnswers(queries);
-    const fresh = queries.filter((query) => !known.has(queryKey(query)) && !this.resolver.knows(query));
-    if (fresh.length > 0) await this.resolver.resolve(fresh, config.dns);
+    await this.resolver.add(queries);
     return discovered(complete, this.resolver.lastAnswers(queries));
   }
 
   /** The configuration runs: its files and names are watched, others forgotten. */
   adopt(config: Config): void {
-    this.watcher.watch(this.files.adopt(config));
+    const found = this.candidate?.config === config ? this.candidate : undefined;
+    this.candidate = undefined;
+    this.watcher.watch(this.files.adopt(config, found?.contents));
     // What has changed before it was watched.
     this.reread();
-    this.resolver.watch(queriesOf(this.files.complete(config)));
+    this.resolver.adopt(queriesOf(this.files.complete(config)), found?.names);
   }
 
   /** Stops watching. */

@@ -2,6 +2,7 @@
 //
 // A file that is broken or gone while it is in use is logged, once per content, and its endpoints of
 // before stay. At a start or a reload it is an error of the configuration that names it.
+// What a configuration finds that is to run counts once it runs: one that is refused leaves no trace.
 // Owned by the control thread.
 
 import { readFileSync } from 'node:fs';
@@ -27,6 +28,9 @@ interface Known {
   failing: boolean;
 }
 
+/** What files hold, by absolute path. */
+export type FileContents = ReadonlyMap<string, Readonly<Known>>;
+
 /** Endpoints by absolute path. */
 export class EndpointFiles {
   private readonly log: Log;
@@ -37,66 +41,77 @@ export class EndpointFiles {
   }
 
   /**
-   * Reads the files that a configuration names. Throws an ExitError with one sentence when one cannot be used;
-   * one that is in use and has turned bad stays as it was, and is logged.
+   * Reads the files that a configuration names; what they hold is for `complete`, and for `adopt` once it runs.
+   * Throws an ExitError with one sentence when one cannot be used; one that is in use and has turned bad stays
+   * as it was, and is logged.
    */
-  prepare(config: Config): void {
+  prepare(config: Config): FileContents {
+    const contents = new Map<string, Known>();
     for (const file of filesOf(config)) {
       const known = this.known.get(file);
       if (known !== undefined) {
-        this.reread(file, known);
+        contents.set(file, this.reread(file, known));
         continue;
       }
       const read = readEndpointsFile(file);
       if ('problem' in read) throw new ExitError(ExitCode.CONFIG_INVALID, `endpoints file ${read.problem}.`);
-      this.known.set(file, { text: read.text, endpoints: read.endpoints, failing: false });
+      contents.set(file, { text: read.text, endpoints: read.endpoints, failing: false });
     }
+    return contents;
   }
 
-  /** Forgets files that a configuration does not name; gives those that it does. */
-  adopt(config: Config): string[] {
+  /** A configuration runs, with the `contents` that were prepared for it or with those of before; gives its files. */
+  adopt(config: Config, contents: FileContents = this.known): string[] {
     const files = filesOf(config);
-    for (const file of this.known.keys()) if (!files.includes(file)) this.known.delete(file);
+    this.known = new Map([...contents].filter(([file]) => files.includes(file)));
     return files;
   }
 
   /** Reads all files in use again; whether any has other endpoints. */
   rereadAll(): boolean {
     let changed = false;
-    for (const [file, known] of this.known) changed = this.reread(file, known) || changed;
+    for (const [file, known] of this.known) {
+      const next = this.reread(file, known);
+      if (next === known) continue;
+      this.known.set(file, next);
+      changed = true;
+    }
     return changed;
   }
 
   /** The configuration with the endpoints of its files added to those of its backends. */
-  complete(config: Config): Config {
+  complete(config: Config, contents: FileContents = this.known): Config {
     if (config.backends.every(({ endpointsFile }) => endpointsFile === null)) return config;
     return {
       ...config,
       backends: config.backends.map((backend) => {
         if (backend.endpointsFile === null) return backend;
-        const more = this.known.get(backend.endpointsFile)?.endpoints ?? [];
+        const more = contents.get(backend.endpointsFile)?.endpoints ?? [];
         return { ...backend, endpoints: [...backend.endpoints, ...more] };
       }),
     };
   }
 
-  private reread(file: string, known: Known): boolean {
+  /** What the file is known to hold now: `known` itself, unless it has other endpoints. */
+  private reread(file: string, known: Known): Known {
     const read = readEndpointsFile(file, known.text);
-    if (read === 'unchanged') return false;
-    known.text = read.text;
+    if (read === 'unchanged') return known;
     if ('problem' in read) {
+      known.text = read.text;
       known.failing = true;
       this.log('error', 'endpoints file refused', {
         problem: read.problem,
         consequence: 'its endpoints of before stay in use',
       });
-      return false;
+      return known;
     }
-    const changed = JSON.stringify(read.endpoints) !== JSON.stringify(known.endpoints);
-    known.endpoints = read.endpoints;
-    if (known.failing && !changed) this.log('info', 'endpoints file is good again', { file });
+    if (JSON.stringify(read.endpoints) !== JSON.stringify(known.endpoints)) {
+      return { text: read.text, endpoints: read.endpoints, failing: false };
+    }
+    if (known.failing) this.log('info', 'endpoints file is good again', { file });
+    known.text = read.text;
     known.failing = false;
-    return changed;
+    return known;
   }
 }
 

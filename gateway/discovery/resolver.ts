@@ -1,12 +1,16 @@
 // Names of endpoints: looked up when a configuration is loaded, and again when their answers are old.
 //
 // A failed lookup never takes a working answer away: the last good one is kept, and the change of
-// state is logged once. Owned by the control thread.
+// state is logged once. What a configuration finds that is to run counts once it runs: one that is
+// refused changes neither answers nor name servers. Owned by the control thread.
 // Invariant: the answers of a name are sorted and distinct, so equal answers compare equal.
 
 import type { DnsConfig, EndpointConfig } from '../../config/config.ts';
 import type { Log } from '../../core/workers/log.ts';
 import { type Answer, type Lookup, lookupBy, NO_TTL_MS } from './dns.ts';
+
+/** Longest time of a timer. */
+const TIMER_MAX_MS = 0x7fff_ffff;
 
 /** Time until the next lookup after one that failed. */
 const RETRY_INTERVAL_MS = 5_000;
@@ -39,8 +43,15 @@ interface Known {
   /** Undefined: it has never been answered. */
   answers: Answer[] | undefined;
   failing: boolean;
-  /** When it is to be looked up again. */
+  /** When it is to be looked up again; infinite while it is being looked up. */
   dueMs: number;
+}
+
+/** What is known of the names of a configuration, and how they are looked up. */
+export interface Names {
+  config: DnsConfig;
+  lookup: Lookup;
+  known: Map<string, Known>;
 }
 
 /** Last answers of the names that the running configuration uses. */
@@ -49,11 +60,8 @@ export class EndpointResolver {
   private readonly log: Log;
   private readonly onChange: () => void;
   private readonly nowMs: () => number;
-  private readonly known = new Map<string, Known>();
-  private watched: ReadonlySet<string> = new Set();
-  /** How names are looked up; those that wait use what the last configuration says. */
-  private config: DnsConfig | undefined;
-  private lookup: Lookup | undefined;
+  /** Of the running configuration; undefined: none runs yet. */
+  private names: Names | undefined;
   private timer: NodeJS.Timeout | undefined;
   private closed = false;
 
@@ -70,36 +78,45 @@ export class EndpointResolver {
     this.nowMs = nowMs;
   }
 
-  /** Looks all names up now, as `config` says; names without any answer are absent from the result. */
-  async resolve(queries: readonly Query[], config: DnsConfig): Promise<AnswersByQuery> {
-    if (JSON.stringify(config) !== JSON.stringify(this.config)) {
-      this.config = config;
-      this.lookup = this.makeLookup(config);
+  /** Looks all names of a configuration up that is to run, as `config` says; for `lastAnswers` and `adopt`. */
+  async prepare(queries: readonly Query[], config: DnsConfig): Promise<Names> {
+    const { names: before } = this;
+    const same = before !== undefined && JSON.stringify(config) === JSON.stringify(before.config);
+    const names: Names = { config, lookup: same ? before.lookup : this.makeLookup(config), known: new Map() };
+    for (const query of queries) {
+      const key = queryKey(query);
+      names.known.set(key, { ...(before?.known.get(key) ?? unknown(query)) });
     }
-    await Promise.all(distinct(queries).map((query) => this.refresh(query)));
-    return this.lastAnswers(queries);
+    await Promise.all([...names.known.values()].map((known) => this.refresh(names, known)));
+    return names;
   }
 
-  /** Last good answers, without a lookup. */
-  lastAnswers(queries: readonly Query[]): AnswersByQuery {
+  /** Looks those of the names up that the running configuration has not had yet. */
+  async add(queries: readonly Query[]): Promise<void> {
+    const { names } = this;
+    if (names === undefined) return;
+    const fresh = queries.filter((query) => !names.known.has(queryKey(query))).map(unknown);
+    for (const known of fresh) names.known.set(queryKey(known.query), known);
+    await Promise.all(fresh.map((known) => this.refresh(names, known)));
+    this.schedule();
+  }
+
+  /** Last good answers, without a lookup; names without any are absent. */
+  lastAnswers(queries: readonly Query[], names: Names | undefined = this.names): AnswersByQuery {
     const result = new Map<string, readonly Answer[]>();
     for (const query of queries) {
       const key = queryKey(query);
-      const answers = this.known.get(key)?.answers;
+      const answers = names?.known.get(key)?.answers;
       if (answers !== undefined) result.set(key, answers);
     }
     return result;
   }
 
-  /** Whether a name has been looked up, with or without success. */
-  knows(query: Query): boolean {
-    return this.known.has(queryKey(query));
-  }
-
-  /** Keeps these names fresh from now on, and forgets all others. */
-  watch(queries: readonly Query[]): void {
-    this.watched = new Set(queries.map(queryKey));
-    for (const key of this.known.keys()) if (!this.watched.has(key)) this.known.delete(key);
+  /** A configuration runs, with the `names` that were prepared for it or with those of before: keeps these fresh. */
+  adopt(queries: readonly Query[], names: Names | undefined = this.names): void {
+    this.names = names;
+    const keys = new Set(queries.map(queryKey));
+    for (const key of names?.known.keys() ?? []) if (!keys.has(key)) names!.known.delete(key);
     this.schedule();
   }
 
@@ -111,35 +128,39 @@ export class EndpointResolver {
 
   private schedule(): void {
     clearTimeout(this.timer);
-    const due = [...this.known.values()].map(({ dueMs }) => dueMs);
-    if (this.closed || due.length === 0) return;
-    const waitMs = Math.max(0, Math.min(...due) - this.nowMs());
+    if (this.closed || this.names === undefined) return;
+    let dueMs = Number.POSITIVE_INFINITY;
+    for (const known of this.names.known.values()) dueMs = Math.min(dueMs, known.dueMs);
+    // Lookups that are under way end with a call of this.
+    if (dueMs === Number.POSITIVE_INFINITY) return;
+    const waitMs = Math.min(Math.max(0, dueMs - this.nowMs()), TIMER_MAX_MS);
     this.timer = setTimeout(() => void this.refreshDue(), waitMs);
     this.timer.unref();
   }
 
   private async refreshDue(): Promise<void> {
     const untilMs = this.nowMs() + TOGETHER_MS;
-    const { watched } = this;
-    const due = [...this.known.values()].filter(({ dueMs }) => dueMs <= untilMs).map(({ query }) => query);
-    const changed = await Promise.all(due.map((query) => this.refresh(query)));
+    const names = this.names!;
+    const due = [...names.known.values()].filter(({ dueMs }) => dueMs <= untilMs);
+    const lookups = due.map((known) => this.refresh(names, known));
+    // Names that come due while these are looked up do not wait for them.
+    this.schedule();
+    const changed = await Promise.all(lookups);
     if (this.closed) return;
-    if (changed.includes(true)) this.onChange();
-    // A reload meanwhile has set its own timer, which knows of these lookups too.
-    if (watched === this.watched) this.schedule();
+    // A reload meanwhile has asked for itself.
+    if (names === this.names && changed.includes(true)) this.onChange();
+    this.schedule();
   }
 
   /** Looks one name up; whether its addresses are other ones than before. */
-  private async refresh(query: Query): Promise<boolean> {
-    const key = queryKey(query);
-    const known = this.known.get(key) ?? { query, answers: undefined, failing: false, dueMs: 0 };
-    this.known.set(key, known);
-    const { timeoutMs, ttlMinMs, ttlMaxMs } = this.config!;
+  private async refresh({ config, lookup }: Names, known: Known): Promise<boolean> {
+    const { query } = known;
+    const { timeoutMs, ttlMinMs, ttlMaxMs } = config;
     // Nobody else asks for it meanwhile.
     known.dueMs = Number.POSITIVE_INFINITY;
     let answers: Answer[];
     try {
-      const found = await withTimeout(this.lookup!(query.name, query.srv, known.answers ?? []), timeoutMs);
+      const found = await withTimeout(lookup(query.name, query.srv, known.answers ?? []), timeoutMs);
       answers = sorted(found.answers);
       if (answers.length === 0) throw new Error('no addresses');
       const ttlMs = Math.min(Math.max(found.ttlMs ?? NO_TTL_MS, ttlMinMs), ttlMaxMs);
@@ -149,7 +170,7 @@ export class EndpointResolver {
       this.noteFailure(known, error as NodeJS.ErrnoException);
       return false;
     }
-    if (known.failing) this.log('info', 'endpoint name resolves again', { name: key });
+    if (known.failing) this.log('info', 'endpoint name resolves again', { name: queryKey(query) });
     known.failing = false;
     const before = known.answers;
     known.answers = answers;
@@ -180,8 +201,8 @@ function sorted(answers: readonly Answer[]): Answer[] {
   return [...byAddress].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, answer]) => answer);
 }
 
-function distinct(queries: readonly Query[]): Query[] {
-  return [...new Map(queries.map((query) => [queryKey(query), query])).values()];
+function unknown(query: Query): Known {
+  return { query, answers: undefined, failing: false, dueMs: 0 };
 }
 
 /** The library bounds its questions, but not all that one lookup takes. */

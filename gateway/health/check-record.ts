@@ -28,16 +28,20 @@ export interface Thresholds {
 /** State of one endpoint's checks. */
 export class CheckRecord {
   health: Health;
-  private thresholds: Thresholds;
+  thresholds: Thresholds;
   /** The next result decides alone. */
-  private first = true;
+  private first: boolean;
   /** Results in a row that speak against the state. */
   private streak = 0;
 
-  /** `health` is what is known from before; the first result decides all the same. */
+  /**
+   * `health` is what is known from before, by another check. The first result decides alone all the same,
+   * unless that would take a healthy endpoint out for one lost check.
+   */
   constructor(thresholds: Thresholds, health: Health = 'unknown') {
     this.thresholds = thresholds;
     this.health = health;
+    this.first = health !== 'healthy';
   }
 
   /** Takes a result; whether the state is another one now. */

@@ -1,7 +1,8 @@
 // Active health checks of all endpoints, once per node: schedules them, keeps their results, tells balancers.
 //
 // Owned by the control thread. Results go to EndpointWord.CHECK; what an endpoint was found to be outlives
-// a reload that leaves its check as it is. The checks of an endpoint never overlap.
+// a reload that leaves what is asked as it is: other times, thresholds or certificates change the next
+// checks only. The checks of an endpoint never overlap.
 
 import type { HealthCheckConfig } from '../../config/config.ts';
 import { CheckState, EndpointWord, type NodeState } from '../../core/lb/node-state.ts';
@@ -51,7 +52,7 @@ interface Checker {
   backendSlot: number;
   slot: number;
   target: ProbeTarget;
-  /** Tells whether the check is still the same. */
+  /** Tells whether the same is asked still. */
   identity: string;
   record: CheckRecord;
   cause: string;
@@ -91,36 +92,37 @@ export class HealthChecks {
         const known = before.get(key);
         before.delete(key);
         if (check === null) {
-          if (known !== undefined) {
-            stop(known);
-            this.setWord(settings.slot, endpoint.slot, 'unknown');
-          }
+          if (known !== undefined) stop(known);
+          // Also what is left of a time when it was checked, before it came back.
+          if (this.healthOf(endpoint.slot) !== 'unknown') this.setWord(settings.slot, endpoint.slot, 'unknown');
           continue;
         }
-        const identity = JSON.stringify([check, settings.protocol, settings.proxyProtocol, settings.tls]);
+        const ofPort = check.port === 0 || check.port === endpoint.port;
+        const target: ProbeTarget = {
+          host: endpoint.host,
+          port: check.port === 0 ? endpoint.port : check.port,
+          proxyProtocol: settings.proxyProtocol,
+          tls: check.type === 'HTTP' ? null : settings.tls,
+          http2: settings.protocol === 'h2' && ofPort,
+          check,
+        };
+        const identity = identityOf(target);
         if (known?.identity === identity) {
           known.slot = endpoint.slot;
           known.backendSlot = settings.slot;
+          this.retarget(known, target);
           this.checkers.set(key, known);
           continue;
         }
         if (known !== undefined) stop(known);
-        const ofPort = check.port === 0 || check.port === endpoint.port;
         const checker: Checker = {
           backend: settings.name,
           address: endpoint.address,
           backendSlot: settings.slot,
           slot: endpoint.slot,
           identity,
-          target: {
-            host: endpoint.host,
-            port: check.port === 0 ? endpoint.port : check.port,
-            proxyProtocol: settings.proxyProtocol,
-            tls: check.type === 'HTTP' ? null : settings.tls,
-            http2: settings.protocol === 'h2' && ofPort,
-            check,
-          },
-          record: new CheckRecord(check, known?.record.health),
+          target,
+          record: new CheckRecord(check, known?.record.health ?? this.healthOf(endpoint.slot)),
           cause: '',
           checked: false,
           timer: undefined,
@@ -161,7 +163,22 @@ export class HealthChecks {
     checker.timer = setTimeout(() => this.begin(checker), delayMs).unref();
   }
 
+  /** The same is asked from the next check on with other times, thresholds or certificates. */
+  private retarget(checker: Checker, target: ProbeTarget): void {
+    const { intervalMs } = checker.target.check;
+    checker.target = target;
+    checker.record.thresholds = target.check;
+    if (intervalMs === target.check.intervalMs || !checker.checked) return;
+    // Endpoints whose interval changes together part ways again.
+    checker.checked = false;
+    if (checker.timer === undefined) return;
+    clearTimeout(checker.timer);
+    this.schedule(checker, this.nextDelayMs(checker));
+    checker.checked = true;
+  }
+
   private begin(checker: Checker): void {
+    checker.timer = undefined;
     if (this.running >= CHECKS_MAX) this.waiting.push(checker);
     else void this.run(checker);
   }
@@ -211,10 +228,31 @@ export class HealthChecks {
     }
   }
 
+  /** What the node state says of an endpoint. */
+  private healthOf(slot: number): Health {
+    const state = Atomics.load(this.node.words, this.node.endpointAt(slot) + EndpointWord.CHECK);
+    return state === CheckState.UNHEALTHY ? 'unhealthy' : state === CheckState.HEALTHY ? 'healthy' : 'unknown';
+  }
+
   private setWord(backendSlot: number, slot: number, health: Health): void {
     Atomics.store(this.node.words, this.node.endpointAt(slot) + EndpointWord.CHECK, words[health]);
     this.node.changed(backendSlot);
   }
+}
+
+/** All that decides what is asked and what counts as well; not when, how often, and with which certificates. */
+function identityOf({ check, tls, ...place }: ProbeTarget): string {
+  const {
+    intervalMs: _interval,
+    timeoutMs: _timeout,
+    jitterPercent: _jitter,
+    healthyThreshold: _healthy,
+    unhealthyThreshold: _unhealthy,
+    ...asked
+  } = check;
+  if (tls === null) return JSON.stringify([place, asked]);
+  const { key: _key, caPem: _ca, certificate: _certificate, ...verified } = tls;
+  return JSON.stringify([place, asked, verified]);
 }
 
 function stop(checker: Checker): void {

@@ -80,7 +80,8 @@ export class Health {
     const at = this.node.endpointAt(slot);
     const word = (index: number): number => Atomics.load(this.node.words, at + index);
     const checked = this.checks.stateOf(name, address);
-    const withheld = word(EndpointWord.WITHHELD_PERMILLE);
+    // Exchanges of before may still eject where nothing is withheld any more.
+    const withheld = policy.outlierDetection === null ? 0 : word(EndpointWord.WITHHELD_PERMILLE);
     const ejectedTimes = word(EndpointWord.EJECTED_TIMES);
     return {
       address,

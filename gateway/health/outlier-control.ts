@@ -42,6 +42,8 @@ export class OutlierControl {
   private readonly node: NodeState;
   private readonly log: Log;
   private watched = new Map<string, Watched>();
+  /** Backends that have outlier detection no more: exchanges of before may still eject, for as long as they last. */
+  private released = new Map<string, { slot: number; slots: number[] }>();
 
   constructor(node: NodeState, log: Log) {
     this.node = node;
@@ -50,21 +52,23 @@ export class OutlierControl {
 
   /** Whether there is anything to do at a tick. */
   get active(): boolean {
-    return this.watched.size > 0;
+    return this.watched.size > 0 || this.released.size > 0;
   }
 
   /** These backends are in force now. */
   use(backends: readonly BackendSettings[], nowMs: number): void {
     const before = this.watched;
+    const releasedBefore = this.released;
     this.watched = new Map();
+    this.released = new Map();
     for (const { name, slot, endpoints, policy } of backends) {
       const known = before.get(name);
       if (policy.outlierDetection === null) {
-        if (known !== undefined)
-          this.release(
-            slot,
-            endpoints.map((endpoint) => endpoint.slot),
-          );
+        const slots = endpoints.map((endpoint) => endpoint.slot);
+        // Endpoints that come back may have left while they were ejected; old exchanges may have ejected others since.
+        const left = slots.some((one) => this.word(one, EndpointWord.WITHHELD_PERMILLE) !== 0);
+        if (known !== undefined || left) this.release(slot, slots);
+        if (known !== undefined || left || releasedBefore.has(name)) this.released.set(name, { slot, slots });
         continue;
       }
       const membersBefore = new Map(known?.members.map((member) => [member.slot, member]));
@@ -91,6 +95,9 @@ export class OutlierControl {
 
   /** Does what is due. */
   tick(nowMs: number): void {
+    for (const { slot, slots } of this.released.values()) {
+      if (slots.some((one) => this.word(one, EndpointWord.WITHHELD_PERMILLE) !== 0)) this.release(slot, slots);
+    }
     for (const watched of this.watched.values()) {
       for (const member of watched.members) {
         this.logEjection(watched, member);

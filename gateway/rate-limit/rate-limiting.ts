@@ -4,6 +4,7 @@
 
 import type { Config } from '../../config/config.ts';
 import type { RateLimitSettings } from '../../core/limits/limit-settings.ts';
+import { monotonicMs } from '../../core/workers/clock.ts';
 import { LIMIT_SWEEP_INTERVAL_MS, type LimitTables } from '../../core/workers/limit-tables.ts';
 import type { Log } from '../../core/workers/log.ts';
 import type { LimitQuestion } from '../../core/workers/protocol.ts';
@@ -24,7 +25,7 @@ export class RateLimiting {
   constructor(tables: LimitTables, log: Log) {
     this.tables = tables;
     this.log = log;
-    this.sweepTimer = setInterval(() => tables.sweep(Number(process.hrtime.bigint()) / 1e6), LIMIT_SWEEP_INTERVAL_MS);
+    this.sweepTimer = setInterval(() => tables.sweep(monotonicMs()), LIMIT_SWEEP_INTERVAL_MS);
     this.sweepTimer.unref();
   }
 

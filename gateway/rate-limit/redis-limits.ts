@@ -7,6 +7,8 @@
 //   away --connected, and the script works--> up
 //   up --connection lost, script refused, or SILENT_MAX turns without an answer in time--> away
 //
+// What comes late is as good as no answer, also to a probe: a Redis that is too slow for its timeout stays away.
+//
 // Away is logged once, and so is the return. Owned by the control thread.
 
 import { readFileSync } from 'node:fs';
@@ -59,20 +61,26 @@ export class RedisLimits {
   readonly state: RedisLimitsState = { up: false, answered: 0, unanswered: 0, outages: 0 };
   private readonly shared: Int32Array;
   private readonly log: Log;
+  private readonly nowMs: () => number;
   private config: RedisConfig | null = null;
   private client: Client | null = null;
   private limits = new Map<string, ScriptLimit>();
   private silentTurns = 0;
+  /** When the connection last brought a reply, whatever it said; by `nowMs`. */
+  private lastHeardMs = 0;
+  /** The last authorities that could be read. */
+  private authorities: Buffer | null = null;
   /** Whether its absence has been logged. */
   private absenceLogged = false;
   private probeTimer: NodeJS.Timeout | undefined;
   private answers = new Map<AnswerLimits, LimitAnswer[]>();
   private answering = false;
 
-  /** `shared` has RedisWord for all workers. */
-  constructor(shared: SharedArrayBuffer, log: Log) {
+  /** `shared` has RedisWord for all workers; `nowMs` is a clock that never goes back. */
+  constructor(shared: SharedArrayBuffer, log: Log, nowMs: () => number = () => performance.now()) {
     this.shared = new Int32Array(shared);
     this.log = log;
+    this.nowMs = nowMs;
   }
 
   /** From now on these limits are counted there. Null: nowhere. The connection is kept where it is the same. */
@@ -89,6 +97,7 @@ export class RedisLimits {
       return;
     }
     this.close();
+    this.authorities = null;
     this.config = wanted;
     if (wanted !== null) this.connect(wanted);
   }
@@ -124,7 +133,25 @@ export class RedisLimits {
   }
 
   private connect(config: RedisConfig): void {
+    this.open(config);
+    this.probeTimer = setInterval(() => this.look(), PROBE_INTERVAL_MS);
+    this.probeTimer.unref();
+  }
+
+  /** Starts a connection; none (`client` stays null) while the file of its authorities cannot be read. */
+  private open(config: RedisConfig): void {
     const { host, port, tls } = config;
+    if (tls !== null && tls.caFile !== null) {
+      try {
+        this.authorities = readFileSync(tls.caFile);
+      } catch (error) {
+        // What it held before will do.
+        if (this.authorities === null) {
+          this.away(causeOf(error));
+          return;
+        }
+      }
+    }
     const reconnectStrategy = (retries: number): number =>
       Math.min(50 * 2 ** Math.min(retries, 10), RECONNECT_MS_MAX) * (0.75 + Math.random() / 2);
     const base = { host, port, connectTimeout: CONNECT_TIMEOUT_MS, reconnectStrategy };
@@ -136,7 +163,7 @@ export class RedisLimits {
               ...base,
               tls: true as const,
               ...(tls.serverName === '' ? {} : { servername: tls.serverName }),
-              ...(tls.caFile === null ? {} : { ca: readFileSync(tls.caFile) }),
+              ...(tls.caFile === null ? {} : { ca: this.authorities! }),
             },
       ...(config.username === null ? {} : { username: config.username }),
       ...(config.password === null ? {} : { password: config.password }),
@@ -147,31 +174,32 @@ export class RedisLimits {
       RESP: 2,
     });
     this.client = client as unknown as Client;
-    let lastHeardMs = 0;
     client.on('error', (error: Error) => {
       // What a connection from before still has to say is of no interest once there is another.
       if (!client.isReady) this.away(causeOf(error));
     });
     client.on('ready', () => {
-      lastHeardMs = performance.now();
+      this.lastHeardMs = this.nowMs();
       void this.probe(this.client!);
     });
     // Rejects only when it is closed meanwhile: it tries again by itself.
     client.connect().catch(() => {});
-    this.probeTimer = setInterval(() => {
-      if (this.state.up || this.client === null || !this.client.isReady) {
-        lastHeardMs = performance.now();
-        return;
-      }
-      if (performance.now() - lastHeardMs > SILENCE_MS) {
-        // Perhaps only this connection is dead.
-        const { config: current } = this;
-        this.reconnect(current!);
-        return;
-      }
-      void this.probe(this.client);
-    }, PROBE_INTERVAL_MS);
-    this.probeTimer.unref();
+  }
+
+  /** Every PROBE_INTERVAL_MS: is there a connection, and does it still say something? */
+  private look(): void {
+    const { client } = this;
+    const config = this.config!;
+    if (client === null) {
+      this.open(config);
+    } else if (this.state.up || !client.isReady) {
+      this.lastHeardMs = this.nowMs();
+    } else if (this.nowMs() - this.lastHeardMs > SILENCE_MS) {
+      // Perhaps only this connection is dead.
+      this.reconnect(config);
+    } else {
+      void this.probe(client);
+    }
   }
 
   /** A new connection instead of one that is silent. What is known of its absence stays. */
@@ -187,13 +215,23 @@ export class RedisLimits {
   private async probe(client: Client): Promise<void> {
     const { config } = this;
     if (config === null) return;
-    try {
-      await evaluate(client, [`${config.keyPrefix}probe`], ['0.001', '1', '1', '1']);
-    } catch (error) {
-      if (client === this.client) this.away(causeOf(error));
+    let late = true;
+    // The first one may have to bring the script along: the second tells how long it takes.
+    for (let tries = 0; tries < 2 && late; tries++) {
+      const startMs = this.nowMs();
+      try {
+        await this.evaluate(client, [`${config.keyPrefix}probe`], ['0.001', '1', '1', '1']);
+      } catch (error) {
+        if (client === this.client) this.away(causeOf(error));
+        return;
+      }
+      if (client !== this.client) return;
+      late = this.nowMs() - startMs > this.config!.timeoutMs;
+    }
+    if (late) {
+      this.awayLate();
       return;
     }
-    if (client !== this.client) return;
     this.silentTurns = 0;
     if (this.state.up) return;
     this.setUp(true);
@@ -209,7 +247,7 @@ export class RedisLimits {
     const keys = limits.map(({ key }, index) => scripts[index]!.bucket(key));
     const args = scripts.flatMap((script) => script!.args);
     try {
-      const reply = (await evaluate(client, keys, args)) as number[];
+      const reply = (await this.evaluate(client, keys, args)) as number[];
       return scripts.flatMap((script, index) => script!.result(Number(reply[index * 2]), Number(reply[index * 2 + 1])));
     } catch (error) {
       if (client === this.client) this.away(causeOf(error));
@@ -218,11 +256,14 @@ export class RedisLimits {
   }
 
   private settle(asked: Asked, results: number[] | null): void {
-    if (results !== null) this.silentTurns = 0;
     if (!asked.open) return;
     asked.open = false;
-    if (results === null) this.state.unanswered++;
-    else this.state.answered++;
+    if (results === null) {
+      this.state.unanswered++;
+    } else {
+      this.state.answered++;
+      this.silentTurns = 0;
+    }
     const { answers } = this;
     const list = answers.get(asked.answer);
     if (list === undefined) answers.set(asked.answer, [{ ask: asked.ask, results }]);
@@ -243,7 +284,11 @@ export class RedisLimits {
     for (const asked of late) this.settle(asked, null);
     if (late.length === 0 || late.length < turn.length || client !== this.client) return;
     this.silentTurns++;
-    if (this.silentTurns >= SILENT_MAX) this.away(`no answer within ${this.config!.timeoutMs} ms`);
+    if (this.silentTurns >= SILENT_MAX) this.awayLate();
+  }
+
+  private awayLate(): void {
+    this.away(`no answer within ${this.config!.timeoutMs} ms`);
   }
 
   private away(cause: string): void {
@@ -264,6 +309,16 @@ export class RedisLimits {
   private setUp(up: boolean): void {
     this.state.up = up;
     Atomics.store(this.shared, RedisWord.UP, up ? 1 : 0);
+  }
+
+  /** Runs the script; rejects with what Redis says instead, or when the connection ends. */
+  private async evaluate(client: Client, keys: readonly string[], args: readonly string[]): Promise<unknown> {
+    try {
+      return await evaluate(client, keys, args);
+    } finally {
+      // Also a refusal (LOADING, READONLY) shows that the connection lives; one that has ended is not ready anyway.
+      if (client === this.client) this.lastHeardMs = this.nowMs();
+    }
   }
 }
 

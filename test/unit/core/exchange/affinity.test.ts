@@ -16,6 +16,7 @@ import type { BalancerSettings, HashKeySettings, SessionPersistenceSettings } fr
 import { defaultBalancer } from '../../../../core/lb/settings.ts';
 import { noRulePolicy } from '../../../../core/workers/policies.ts';
 import type { BackendSettings } from '../../../../core/workers/snapshot.ts';
+import { outlierDetection } from '../lb/fixture.ts';
 import {
   clientFrom,
   endpointSettings,
@@ -185,6 +186,7 @@ class Sessions {
     let slot = 0;
     const backend = (name: string, addresses: string[], index: number): BackendSettings => ({
       ...plainBackend,
+      policy: { ...plainBackend.policy, outlierDetection },
       name,
       slot: index,
       endpoints: addresses.map((one) => ({ ...endpointSettings(one), slot: slot++ })),

@@ -3,9 +3,15 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Exchange } from '../../../../core/exchange/exchange.ts';
-import { isEndpointFailure, judgeAnswer, judgeFailure } from '../../../../core/exchange/outlier-judge.ts';
+import { GrpcKind } from '../../../../core/exchange/grpc.ts';
+import { isEndpointFailure, judgeAnswer, judgedStatus, judgeFailure } from '../../../../core/exchange/outlier-judge.ts';
 import { Detail, Reason } from '../../../../core/exchange/reasons.ts';
+import { ResponseHead } from '../../../../core/http1/message.ts';
+import { parseResponseHead } from '../../../../core/http1/response-parser.ts';
 import { createNodeState, EndpointWord, NodeState } from '../../../../core/lb/node-state.ts';
+import { memoryReactor, wideLimits } from './support.ts';
+
+const reactor = memoryReactor();
 
 test('the endpoint is to blame for failures to connect, to answer and to end, not for those of others', () => {
   const blamed: [reason: number, detail: number][] = [
@@ -81,4 +87,24 @@ test('an answer that is cut counts as a failure once, whatever its status', () =
     judgeFailure(exchange, Reason.UPSTREAM_CONNECTION_TERMINATION, Detail.UPSTREAM_RESET, 0);
     assert.deepEqual(counts(), expected);
   }
+});
+
+test('an RPC that ends with its head is judged by its gRPC status', () => {
+  const { memory, arena } = reactor;
+  const judged = (grpc: number, status: number, grpcStatus: string): number => {
+    const text = `HTTP/1.1 ${status} x\r\ncontent-type: application/grpc\r\n${grpcStatus}\r\n`;
+    memory.set(Buffer.from(text, 'latin1'), arena.receiveOffset);
+    const head = new ResponseHead();
+    assert.equal(parseResponseHead(memory, arena.receiveOffset, text.length, wideLimits, head), text.length);
+    return judgedStatus({ grpc } as Exchange, memory, head);
+  };
+  assert.equal(judged(GrpcKind.GRPC, 200, 'grpc-status: 14\r\n'), 503);
+  assert.equal(judged(GrpcKind.GRPC, 200, 'Grpc-Status: 4\r\n'), 504);
+  assert.equal(judged(GrpcKind.WEB, 200, 'grpc-status: 13\r\n'), 500);
+  assert.equal(judged(GrpcKind.GRPC, 200, 'grpc-status: 99\r\n'), 500);
+  assert.equal(judged(GrpcKind.GRPC, 200, 'grpc-status: 5\r\n'), 404);
+  assert.equal(judged(GrpcKind.GRPC, 200, 'grpc-status: 0\r\n'), 200);
+  assert.equal(judged(GrpcKind.GRPC, 503, ''), 503);
+  assert.equal(judged(GrpcKind.GRPC, 200, 'grpc-status: x\r\n'), 200);
+  assert.equal(judged(GrpcKind.NONE, 200, 'grpc-status: 14\r\n'), 200);
 });

@@ -238,6 +238,30 @@ test('without Redis: open lets pass, closed refuses, local counts here', () => {
   assert.deepEqual(states(trial, LimitFailure.CLOSED), [LimitState.NONE, LimitState.NONE]);
 });
 
+test('without Redis, what a global limit has taken here is given back when another one refuses', () => {
+  const bench = new Bench(
+    limit('local', { burst: 5 }),
+    limit('first', { global: true, burst: 5 }),
+    limit('second', { global: true, burst: 1 }),
+  );
+  assert.deepEqual(bench.passes(4), [true, false, false, false]);
+  const { limits } = bench.ask();
+  assert.equal(limits!.denied, 2);
+  // Of five one is gone, and one would be for this request.
+  assert.deepEqual(Array.from(limits!.remaining.slice(0, 3)), [3, 3, 0]);
+});
+
+test('what Redis has counted is not given back to the buckets of this node', () => {
+  const bench = new Bench(limit('first', { global: true, burst: 5 }), limit('second', { global: true, burst: 5 }));
+  bench.passes(2);
+  const exchange = bench.ask([], '/', true);
+  bench.limits.answer(exchange, 0, true, 4, 1);
+  bench.limits.answer(exchange, 1, false, 0, 9);
+  bench.limits.settled(exchange);
+  assert.equal(exchange.limitState, LimitState.DENIED);
+  assert.equal(bench.ask().limits!.remaining[0], 2, 'the third of five');
+});
+
 test('with Redis: it is asked about global limits once the local ones have passed, and its answers decide', () => {
   const bench = new Bench(
     limit('local', { burst: 1 }),

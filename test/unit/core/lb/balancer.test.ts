@@ -7,9 +7,9 @@ import { hashText } from '../../../../core/lb/hash.ts';
 import { CheckState, createNodeState, EndpointWord } from '../../../../core/lb/node-state.ts';
 import type { BalancerPolicy } from '../../../../core/lb/settings.ts';
 import { NodeSlots } from '../../../../core/workers/node-slots.ts';
-import { Bench } from './fixture.ts';
+import { Bench, countPicks } from './fixture.ts';
 
-const { ACTIVE, CHECK, DRAINING, STARTED_AT_MS, WITHHELD_PERMILLE } = EndpointWord;
+const { ACTIVE, CHECK, DRAINING, STARTED_AT_MS, WAS_UNUSABLE, WITHHELD_PERMILLE } = EndpointWord;
 const { HEALTHY, UNHEALTHY } = CheckState;
 
 const policies: BalancerPolicy[] = ['RoundRobin', 'LeastRequest', 'Random', 'RingHash', 'Maglev', 'PeakEWMA'];
@@ -51,6 +51,88 @@ for (const policy of policies) {
     near(bench.shares(), [20 / 41, 20 / 41, 1 / 41], 0.03);
   });
 }
+
+test('withheld shares are those of outlier detection: a backend without it knows none', () => {
+  const bench = new Bench([{}, {}, {}], { policy: 'Random' });
+  bench.backend.policy.outlierDetection = null;
+  const balancer = bench.another();
+  bench.set(0, WITHHELD_PERMILLE, 1000);
+  bench.set(1, WITHHELD_PERMILLE, 500);
+  const counts = countPicks(3, 6000, () => balancer.pick(bench.exchange));
+  near(
+    counts.map((count) => count / 6000),
+    [1 / 3, 1 / 3, 1 / 3],
+    0.03,
+  );
+  assert.equal(balancer.isUsable(0), true);
+});
+
+for (const policy of ['RingHash', 'Maglev'] as const) {
+  test(`${policy}: an endpoint that returns by steps takes and gives keys of its own share, and hardly any others move`, () => {
+    const bench = new Bench(new Array<object>(100).fill({}), { policy });
+    bench.exchange.hashed = true;
+    const places = (): number[] =>
+      Array.from({ length: 10_000 }, (_, key) => {
+        bench.exchange.hash = hashText(`${key}`, 0);
+        return bench.pick();
+      });
+    const whole = places();
+    let before = 0;
+    for (const withheld of [1000, 990, 900, 500]) {
+      bench.set(7, WITHHELD_PERMILLE, withheld);
+      const now = places();
+      const own = now.filter((endpoint) => endpoint === 7).length;
+      // A hundredth of 1/100 of the keys is hardly one of these; a point of the ring is more.
+      const least = withheld === 1000 || policy === 'Maglev' ? 0 : 1;
+      assert.ok(withheld === 1000 ? own === 0 : own >= Math.max(least, before), `${withheld}: ${own} after ${before}`);
+      before = own;
+      const others = now.filter((endpoint, key) => whole[key] !== 7 && endpoint !== whole[key]).length;
+      if (policy === 'RingHash') assert.equal(others, 0, `${withheld}`);
+      else assert.ok(others < 500, `${withheld}: ${others}`);
+    }
+    bench.set(7, WITHHELD_PERMILLE, 0);
+    assert.deepEqual(places(), whole);
+  });
+}
+
+test('RingHash: a whole ring rests after it was made for as long as its real size asks', () => {
+  // The lightest has one point, so that the ring has 80,001 of them and not 1024.
+  const bench = new Bench([{ weight: 1 }, { weight: 40_000 }, { weight: 40_000 }], { policy: 'RingHash' });
+  bench.pick();
+  bench.set(1, CHECK, UNHEALTHY);
+  assert.equal(bench.shares(1000)[1], 0);
+  bench.node.words[bench.node.endpointAt(1) + CHECK] = HEALTHY;
+  bench.node.changed(bench.backend.slot);
+  bench.clock.nowMs += 90;
+  assert.equal(bench.shares(1000)[1], 0);
+  bench.clock.nowMs += 20;
+  assert.notEqual(bench.shares(1000)[1], 0);
+});
+
+test('a retry leaves its level and its zone when nothing else is there', () => {
+  const levels = new Bench([{}, { priority: 1 }, { priority: 2 }]);
+  levels.exchange.avoidEndpoint = 0;
+  for (let i = 0; i < 20; i++) assert.equal(levels.pick(), 1);
+  levels.set(1, CHECK, UNHEALTHY);
+  for (let i = 0; i < 20; i++) assert.equal(levels.pick(), 2);
+  levels.set(2, DRAINING, 1);
+  assert.equal(levels.pick(), 0, 'there is no other');
+  // Zone a keeps two thirds of its requests, and b gets the rest.
+  const zones = new Bench(
+    [...'abb'].map((zone) => ({ zone })),
+    { zoneAware: { zone: 'a', endpointsMin: 1 } },
+  );
+  zones.exchange.avoidEndpoint = 0;
+  for (const share of zones.shares(300).slice(1)) assert.ok(share > 0.3, `${share}`);
+  // It keeps all of them, so that b has no group.
+  const rich = new Bench(
+    [...'ab'].map((zone) => ({ zone })),
+    { zoneAware: { zone: 'a', endpointsMin: 1 } },
+  );
+  assert.deepEqual(rich.shares(100), [1, 0]);
+  rich.exchange.avoidEndpoint = 0;
+  assert.deepEqual(rich.shares(100), [0, 1]);
+});
 
 test('health that changes without a new generation is not looked at: a pick costs one load', () => {
   const bench = new Bench([{}, {}]);
@@ -225,6 +307,31 @@ test('slow start: an endpoint that is usable again starts anew, once for all wor
   assert.equal(bench.word(1, STARTED_AT_MS), 50_000);
 });
 
+test('slow start: a worker that looks while another one notes a return finds the start', (t) => {
+  const bench = new Bench([{}, {}], {
+    panicThresholdPercent: 0,
+    slowStart: { windowMs: 10_000, aggression: 1, minWeightPercent: 10 },
+  });
+  bench.set(1, CHECK, UNHEALTHY);
+  bench.pick();
+  const flag = bench.node.endpointAt(1) + WAS_UNUSABLE;
+  const seen: number[] = [];
+  const look = (at: number): void => {
+    if (at === flag && bench.node.words[flag] === 0) seen.push(bench.word(1, STARTED_AT_MS));
+  };
+  for (const name of ['store', 'compareExchange'] as const) {
+    const original = Atomics[name] as (...words: unknown[]) => number;
+    t.mock.method(Atomics, name, (words: Int32Array, at: number, ...rest: number[]) => {
+      const result = original(words, at, ...rest);
+      look(at);
+      return result;
+    });
+  }
+  bench.set(1, CHECK, HEALTHY);
+  bench.pick();
+  assert.deepEqual(seen, [bench.clock.nowMs]);
+});
+
 test('slow start: endpoints that come to a known backend start now, those that it begins with do not', () => {
   const { backend } = new Bench([{}, {}, {}]);
   const slots = new NodeSlots(1, createNodeState(1, 8, 2));
@@ -260,6 +367,7 @@ test('a balancer suits a backend that has not changed, and no other', () => {
     (backend) => void (backend.endpoints[0]!.policy.place.zone = 'b'),
     (backend) => void (backend.endpoints[1]!.policy.place.labels.v = '2'),
     (backend) => void (backend.policy.balancer!.policy = 'Random'),
+    (backend) => void (backend.policy.outlierDetection = null),
     (backend) => void (backend.name = 'other'),
   ];
   for (const change of changes) {

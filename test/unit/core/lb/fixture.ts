@@ -5,6 +5,7 @@ import { RefPolicy } from '../../../../core/exchange/rule-policy.ts';
 import { Balancer } from '../../../../core/lb/balancer.ts';
 import { hashText } from '../../../../core/lb/hash.ts';
 import { BackendWord, createNodeState, EndpointWord, NodeState } from '../../../../core/lb/node-state.ts';
+import type { OutlierSettings } from '../../../../core/lb/outlier-detection.ts';
 import type { Members } from '../../../../core/lb/picker.ts';
 import { type BalancerSettings, defaultBalancer, type EndpointPlace } from '../../../../core/lb/settings.ts';
 import { noEndpointPolicy, noRefPolicy } from '../../../../core/workers/policies.ts';
@@ -42,7 +43,21 @@ export function countPicks(count: number, picks: number, pick: () => number): nu
 /** An endpoint of a test backend. */
 export type Sketch = Partial<EndpointPlace> & { weight?: number };
 
-/** A backend with a balancer, whose node state, clock and log the test holds. */
+/** Outlier detection of a backend whose endpoints are withheld by hand. */
+export const outlierDetection: OutlierSettings = {
+  consecutive5xx: 5,
+  consecutiveGatewayFailures: 0,
+  intervalMs: 10_000,
+  baseEjectionMs: 30_000,
+  maxEjectionMs: 300_000,
+  maxEjectionPercent: 10,
+  successRate: null,
+  failurePercentage: null,
+  ramp: [100],
+  rampStepMs: 1000,
+};
+
+/** A backend with a balancer and outlier detection, whose node state, clock and log the test holds. */
 export class Bench {
   readonly node: NodeState;
   readonly clock = { nowMs: 1000 };
@@ -58,7 +73,7 @@ export class Bench {
     this.backend = {
       ...plainBackend,
       slot: 1,
-      policy: { ...plainBackend.policy, balancer: { ...defaultBalancer, ...settings } },
+      policy: { ...plainBackend.policy, outlierDetection, balancer: { ...defaultBalancer, ...settings } },
       endpoints: endpoints.map(
         ({ weight = 1, ...place }, slot): EndpointSettings => ({
           ...endpointSettings(addressOf(slot), weight),

@@ -2,10 +2,12 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { BackendWord, createNodeState, EndpointWord, NodeState } from '../../../../core/lb/node-state.ts';
+import { BackendWord, CheckState, createNodeState, EndpointWord, NodeState } from '../../../../core/lb/node-state.ts';
 import { NodeSlots } from '../../../../core/workers/node-slots.ts';
 import type { BackendSettings } from '../../../../core/workers/snapshot.ts';
 import { endpointSettings, plainBackend } from '../exchange/support.ts';
+
+const { UNHEALTHY } = CheckState;
 
 function backend(name: string, ...addresses: string[]): BackendSettings {
   return { ...plainBackend, name, endpoints: addresses.map((address) => endpointSettings(address)) };
@@ -57,7 +59,8 @@ test('a reload keeps the slots of what it still names, and gives those of others
     [0, 0, 1],
     [1, 2],
   ]);
-  slots.state.words[slots.state.endpointAt(1)] = 7;
+  const checkAt = slots.state.endpointAt(1) + EndpointWord.CHECK;
+  slots.state.words[checkAt] = UNHEALTHY;
   const after = [backend('a', '10.0.0.3:1', '10.0.0.1:1')];
   slots.assign(after, 1000);
   slots.keepOnly(after, 1000);
@@ -65,12 +68,54 @@ test('a reload keeps the slots of what it still names, and gives those of others
   const soon = [backend('a', '10.0.0.4:1')];
   slots.assign(soon, 2000);
   assert.deepEqual(slotsOf(soon[0]!), [0, 4], 'exchanges of the old snapshot may still count');
-  assert.equal(slots.state.words[slots.state.endpointAt(1)], 7);
+  assert.equal(slots.state.words[checkAt], UNHEALTHY);
   slots.keepOnly(after, 2000);
-  const later = [backend('a', '10.0.0.5:1')];
+  const later = [backend('a', '10.0.0.5:1', '10.0.0.6:1', '10.0.0.7:1', '10.0.0.8:1')];
   slots.assign(later, 60 * 60_000);
-  assert.deepEqual(slotsOf(later[0]!), [0, 1]);
-  assert.equal(slots.state.words[slots.state.endpointAt(1)], 0, 'a new life begins with zeros');
+  assert.deepEqual(slotsOf(later[0]!), [0, 5, 6, 7, 1], 'fresh ones first');
+  assert.equal(slots.state.words[checkAt], 0, 'a new life begins with zeros');
+});
+
+test('an address that is missing for a while comes back to its slot and its health, however late', () => {
+  const slots = new NodeSlots(1, createNodeState(1, 3, 2));
+  const both = [backend('a', '10.0.0.1:1', '10.0.0.2:1')];
+  const one = [backend('a', '10.0.0.1:1')];
+  const checkAt = slots.state.endpointAt(1) + EndpointWord.CHECK;
+  slots.assign(both, 0);
+  slots.keepOnly(both, 0);
+  slots.state.words[checkAt] = UNHEALTHY;
+  for (const nowMs of [1000, 60 * 60_000]) {
+    slots.assign(one, nowMs);
+    slots.keepOnly(one, nowMs);
+    slots.assign(both, 2 * nowMs);
+    slots.keepOnly(both, 2 * nowMs);
+    assert.deepEqual(slotsOf(both[0]!), [0, 0, 1]);
+    assert.equal(slots.state.words[checkAt], UNHEALTHY);
+  }
+});
+
+test('a slot in which something is still counted is nobody else’s, and neither is one that has not rested', () => {
+  const slots = new NodeSlots(1, createNodeState(1, 2, 2));
+  const worker = new NodeState(slots.state.buffer, 0);
+  const before = [backend('a', '10.0.0.1:1', '10.0.0.2:1')];
+  const other = [backend('b', '10.0.0.3:1')];
+  slots.assign([...before, backend('c')], 0);
+  // A tunnel that outlives its endpoint.
+  const endpointActive = worker.endpointAt(0) + EndpointWord.ACTIVE;
+  const connections = worker.backendAt(0) + BackendWord.CONNECTIONS;
+  worker.add(endpointActive, 1);
+  worker.add(connections, 1);
+  slots.keepOnly([], 0);
+  assert.throws(() => slots.assign(other, 1000), /more than 2 backends/);
+  slots.assign(other, 60 * 60_000);
+  assert.deepEqual(slotsOf(other[0]!), [1, 1]);
+  const more = [backend('b', '10.0.0.3:1', '10.0.0.4:1')];
+  assert.throws(() => slots.assign(more, 60 * 60_000), /more than 2 endpoints of all/);
+  worker.add(endpointActive, -1);
+  worker.add(connections, -1);
+  slots.assign(more, 60 * 60_000);
+  assert.deepEqual(slotsOf(more[0]!), [1, 1, 0]);
+  assert.equal(slots.state.words[endpointActive], 0);
 });
 
 test('more endpoints than there is room for are refused with a sentence', () => {

@@ -9,7 +9,7 @@ import { EndpointWord } from '../../../../core/lb/node-state.ts';
 import { observeFailure, observeLatency, PeakEwma } from '../../../../core/lb/peak-ewma.ts';
 import type { Members, Picker } from '../../../../core/lb/picker.ts';
 import { WeightedRandom } from '../../../../core/lb/random.ts';
-import { RingHash } from '../../../../core/lb/ring-hash.ts';
+import { pointsPerWeight, RING_POINTS_MAX, RingHash } from '../../../../core/lb/ring-hash.ts';
 import { RoundRobin } from '../../../../core/lb/round-robin.ts';
 import { bitsOf, countPicks, membersOf } from './fixture.ts';
 
@@ -17,6 +17,11 @@ const { ACTIVE, LATENCY_US, WORDS } = EndpointWord;
 
 /** Keys of requests. */
 const keys = Int32Array.from({ length: 20_000 }, (_, i) => hashText(`user-${i}`, 0));
+
+/** A ring of all that is configured. */
+function ring(members: Members, sizeMin: number, sizeMax: number): RingHash {
+  return new RingHash(members, pointsPerWeight(members.weights, sizeMin, sizeMax));
+}
 
 function without(members: Members, gone: number): Members {
   const left = [...members.hashes.keys()].filter((i) => i !== gone);
@@ -51,7 +56,7 @@ test('no policy picks among no endpoints, and every policy picks the only one', 
     (members) => new WeightedRandom(members.weights),
     (members) => new LeastRequest(members, words, 3),
     (members) => new WeightedLeastRequest(members, words, 5),
-    (members) => new RingHash(members, 1024, 8192),
+    (members) => ring(members, 1024, 8192),
     (members) => new Maglev(members, 251),
     (members) => new PeakEwma(members, words, clock, 1000),
   ];
@@ -133,31 +138,35 @@ test('LeastRequest with weights: shares by weight while idle, and by weight / (r
 });
 
 test('RingHash: the size follows minimum, maximum and weights', () => {
-  assert.equal(new RingHash(membersOf([1, 1, 1, 1]), 1024, 8192).size, 1024);
+  assert.equal(ring(membersOf([1, 1, 1, 1]), 1024, 8192).size, 1024);
   // Envoy's scale: the lightest gets a whole number of points.
-  assert.equal(new RingHash(membersOf([1, 1, 1]), 1024, 8192).size, 1026);
-  assert.equal(new RingHash(membersOf([1, 999]), 10, 1 << 20).size, 1000);
-  assert.equal(new RingHash(membersOf([1, 999]), 10, 500).size, 500);
+  assert.equal(ring(membersOf([1, 1, 1]), 1024, 8192).size, 1026);
+  assert.equal(ring(membersOf([1, 999]), 10, 1 << 20).size, 1000);
+  // The lightest has its half a point or a whole one.
+  assert.ok(Math.abs(ring(membersOf([1, 999]), 10, 500).size - 500) <= 1);
+  const many = ring(membersOf([...new Array<number>(999).fill(1000), 1]), 1024, 1 << 23);
+  assert.ok(Math.abs(many.size / RING_POINTS_MAX - 1) < 0.01, `${many.size}`);
+  assert.equal(ring(membersOf(new Array<number>(1000).fill(1)), 1, 10).size, 1000, 'nobody is left out');
 });
 
 test('RingHash: shares come near the weights, and a key stays where it is', () => {
   const members = membersOf([1, 1, 2, 4]);
-  const ring = new RingHash(members, 8192, 1 << 20);
+  const whole = ring(members, 8192, 1 << 20);
   const counts = [0, 0, 0, 0];
-  for (const key of keys) counts[ring.pick(key)]!++;
+  for (const key of keys) counts[whole.pick(key)]!++;
   [1, 1, 2, 4].forEach((weight, i) => {
     const expected = weight / 8;
     assert.ok(Math.abs(counts[i]! / keys.length - expected) < 0.1 * expected + 0.01, `${i}: ${counts[i]}`);
   });
-  const again = new RingHash(members, 8192, 1 << 20);
-  for (const key of keys) assert.equal(again.pick(key), ring.pick(key));
+  const again = ring(members, 8192, 1 << 20);
+  for (const key of keys) assert.equal(again.pick(key), whole.pick(key));
 });
 
 test('RingHash: when one of ten goes, its keys move and no others', () => {
   const members = membersOf(new Array<number>(10).fill(1));
   for (let gone = 0; gone < 10; gone++) {
     // As many points for each whether there are ten or nine, so that only the owner's go.
-    const make = (some: Members): Picker => new RingHash(some, 200 * some.count, 1 << 20);
+    const make = (some: Members): Picker => ring(some, 200 * some.count, 1 << 20);
     const { own, others } = moved(make, members, gone);
     assert.ok(own > 0.07 && own < 0.13, `${gone}: ${own}`);
     assert.equal(others, 0);

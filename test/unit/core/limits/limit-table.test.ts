@@ -117,6 +117,29 @@ test('what is given back can be taken again, and no more than that', () => {
   }
 });
 
+test('what is given back arrives also when another worker charges the bucket at that moment', (t) => {
+  for (const more of [{}, byHeader]) {
+    const settings = settingsOf({ burst: 3, ...more });
+    const buffer = createLimitTable(settings, 2, 0, random);
+    const table = new LimitTable(buffer, settings, 0);
+    const other = new LimitTable(buffer, settings, 1);
+    assert.ok(table.take(7, 9, 10));
+    const exchange = Atomics.compareExchange;
+    let interfering = true;
+    const mocked = t.mock.method(Atomics, 'compareExchange', (...args: Parameters<typeof exchange>) => {
+      if (interfering) {
+        interfering = false;
+        assert.ok(other.take(7, 9, 10));
+      }
+      return exchange(...args);
+    });
+    table.giveBack(7, 9);
+    mocked.mock.restore();
+    assert.ok(!interfering);
+    assert.equal(passing(table, 10, 5, 7, 9), 2);
+  }
+});
+
 test('each key has a bucket of its own', () => {
   const table = tableOf(settingsOf({ burst: 3, ...byHeader }), 0);
   for (let key = 1; key <= 200; key++) {

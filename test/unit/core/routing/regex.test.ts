@@ -54,6 +54,21 @@ test('classes: ranges, negation, escapes and the names of POSIX', () => {
   assertMatches('\\x41\\x{e9}\\.', ['Aé.'], ['Aéx']);
 });
 
+test('names that every object has are no classes', () => {
+  for (const name of ['constructor', 'toString', 'valueOf']) {
+    assert.match(regexProblem(`[[:${name}:]]`)!, /"\[:" without the name of a class/, name);
+    assert.match(regexProblem(`[[:^${name}:]]`)!, /"\[:" without the name of a class/, name);
+  }
+});
+
+test('counting nothing costs nothing, however often', () => {
+  // A thousand times a thousand times ... of an empty text: nobody would live to see the end of it.
+  const many = (inner: string): string => `${'('.repeat(9)}${inner}${'){1000}'.repeat(9)}`;
+  assertMatches(many(''), [''], ['a']);
+  assertMatches(`a${many('b{0}')}c`, ['ac'], ['abc', '']);
+  assert.match(regexProblem(many('a'))!, /too large/);
+});
+
 test('a dot is one character of UTF-8, but not a line feed unless s is set', () => {
   assertMatches('.', ['a', 'é', '€', '😀', '\r'], ['', 'ab', '\n']);
   assertMatches('(?s).', ['\n'], ['']);

@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { loadConfig } from '../../../../config/load.ts';
 import { Reason } from '../../../../core/exchange/reasons.ts';
 import { startAdminServer } from '../../../../gateway/admin/server.ts';
 import { exampleSource } from '../../core/telemetry/support.ts';
@@ -49,6 +50,51 @@ test('HEAD gives the head of GET without its body', async (t) => {
   assert.equal(head.status, 200);
   assert.equal(head.headers['content-length'], String((await ask('/healthz')).body.length));
   assert.equal(head.body, '');
+});
+
+test('the configuration is shown without what may be a password, a token or an API key', async (t) => {
+  const modifiers = (name: string): string => `
+            - type: RequestHeaderModifier
+              requestHeaderModifier:
+                set: [{name: x-set, value: secret-${name}-request-set}]
+                add: [{name: x-add, value: secret-${name}-request-add}]
+            - type: ResponseHeaderModifier
+              responseHeaderModifier:
+                set: [{name: x-set, value: secret-${name}-response-set}]
+                add: [{name: x-add, value: secret-${name}-response-add}]`;
+  const yaml = `
+listeners: [{name: http, address: "127.0.0.1:8080"}]
+redis: {address: "127.0.0.1:6379", password: secret-password}
+routes:
+  - name: r
+    rules:
+      - matches:
+          - headers: [{name: x-key, value: secret-match}, {name: x-form, type: RegularExpression, value: "seen-[a-z]+"}]
+        filters:${modifiers('rule')}
+            - type: FaultInjection
+              faultInjection: {abort: {percent: 1, statusCode: 503}, headers: [{name: x-fault, value: secret-fault}]}
+        sessionPersistence: {type: Cookie, secret: "secret-cookie-of-thirty-two-characters"}
+        rateLimits: [{name: all, global: true, requests: 1, period: 1s}]
+        backendRefs:
+          - name: app
+            filters:${modifiers('ref')}
+backends:
+  - name: app
+    endpoints: ["127.0.0.1:1"]
+    healthCheck: {path: /seen-path, headers: [{name: x-token, value: secret-health}]}
+`;
+  const loaded = loadConfig(yaml, '/gateway.yaml', {});
+  assert.ok('config' in loaded, JSON.stringify(loaded));
+  const { config } = loaded;
+  assert.equal(new Set(JSON.stringify(config).match(/"secret-[a-z-]+"/g)).size, 13, 'all of them are in it');
+  const { ask } = await startAdmin(t, { ...fakeState(), config });
+  const { body } = await ask('/config');
+  assert.deepEqual(body.match(/"secret-[a-z-]+"/g), null);
+  for (const seen of ['seen-[a-z]+', '/seen-path', 'x-key', 'x-set', 'x-fault', 'x-token']) {
+    assert.ok(body.includes(seen), seen);
+  }
+  assert.equal(config.redis!.password, 'secret-password', 'what runs stays as it is');
+  assert.equal(config.backends[0]!.healthCheck!.headers[0]!.value, 'secret-health');
 });
 
 test('a Host that is a name is refused, addresses and localhost are not', async (t) => {

@@ -33,7 +33,7 @@ function harness(t: TestContext, text: string) {
 
 test('a file is taken with the defaults of endpoints, and only other endpoints count as a change', (t) => {
   const { files, config, write, weights } = harness(t, '["10.0.0.1:80", {"address": "a.test:81", "weight": 3}]');
-  files.prepare(config);
+  files.adopt(config, files.prepare(config));
   assert.deepEqual(weights(), ['10.0.0.1:80 1', 'a.test:81 3']);
   write('# the same\n- 10.0.0.1:80\n- {address: "a.test:81", weight: 3}\n');
   assert.equal(files.rereadAll(), false);
@@ -44,11 +44,11 @@ test('a file is taken with the defaults of endpoints, and only other endpoints c
 
 test('a broken file is told of once, and the endpoints of before stay until it is good', (t) => {
   const { files, config, write, weights, lines } = harness(t, '- "10.0.0.1:80"\n');
-  files.prepare(config);
+  files.adopt(config, files.prepare(config));
   write('- "10.0.0.1:80"\n- "10.0.0.1:80"\n');
   assert.equal(files.rereadAll(), false);
   assert.equal(files.rereadAll(), false);
-  files.prepare(config);
+  files.adopt(config, files.prepare(config));
   assert.deepEqual(lines, [
     'error endpoints file refused list.yaml:2:3: [1]: the endpoint "10.0.0.1:80" is used already by [0], expected each endpoint once, with a weight for a larger share',
   ]);
@@ -60,7 +60,7 @@ test('a broken file is told of once, and the endpoints of before stay until it i
 
 test('a file that is gone is told of once, and so is one that is no list, or not of endpoints', (t) => {
   const { files, file, config, write, lines } = harness(t, '[]');
-  files.prepare(config);
+  files.adopt(config, files.prepare(config));
   rmSync(file);
   files.rereadAll();
   files.rereadAll();
@@ -84,8 +84,20 @@ test('a file that is gone is told of once, and so is one that is no list, or not
 
 test('a file that cannot be used at the start is an error in one sentence', (t) => {
   const { files, config } = harness(t, '- nothing\n');
-  assert.throws(
-    () => files.prepare(config),
-    /^Error: endpoints file \S+list\.yaml:1:3: \[0\]: "nothing" has no port/,
-  );
+  assert.throws(() => files.prepare(config), /^Error: endpoints file \S+list\.yaml:1:3: \[0\]: "nothing" has no port/);
+});
+
+test('what a refused configuration has read is still news, and is told once', (t) => {
+  const { files, config, write, weights, lines } = harness(t, '- "10.0.0.1:80"\n');
+  files.adopt(config, files.prepare(config));
+  write('- "10.0.0.2:80"\n');
+  const contents = files.prepare(config);
+  assert.equal(files.complete(config, contents).backends[0]!.endpoints[0]!.address, '10.0.0.2:80');
+  assert.deepEqual(weights(), ['10.0.0.1:80 1']);
+  assert.equal(files.rereadAll(), true);
+  assert.deepEqual(weights(), ['10.0.0.2:80 1']);
+  write('nonsense');
+  files.prepare(config);
+  assert.equal(files.rereadAll(), false);
+  assert.equal(lines.length, 1);
 });

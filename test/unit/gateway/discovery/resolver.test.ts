@@ -13,28 +13,31 @@ function harness() {
   const table = new Map<string, { hosts: string[]; ttlMs?: number }>();
   const lines: string[] = [];
   const asked: string[] = [];
+  /** Lookups of these names wait. */
+  const held = new Map<string, Promise<void>>();
   const state = { changes: 0, nowMs: 0 };
   const resolver = new EndpointResolver(
     (level, message, fields?: LogFields) =>
       lines.push(`${level} ${message} ${fields?.name} ${fields?.consequence ?? ''}`.trim()),
     () => state.changes++,
-    () => async (name, srv) => {
-      asked.push(queryKey(query(name, srv)));
-      const found = table.get(name);
-      if (found === undefined) throw Object.assign(new Error('no such name'), { code: 'ENOTFOUND' });
-      const answers = found.hosts.map((host): Answer => ({ host, port: srv ? 80 : 0, weight: 3, priority: 0 }));
-      return { answers, ttlMs: found.ttlMs };
-    },
+    ({ servers }) =>
+      async (name, srv) => {
+        asked.push(queryKey(query(name, srv)) + servers.map((server) => `@${server}`).join(''));
+        await held.get(name);
+        const found = table.get(name);
+        if (found === undefined) throw Object.assign(new Error('no such name'), { code: 'ENOTFOUND' });
+        const answers = found.hosts.map((host): Answer => ({ host, port: srv ? 80 : 0, weight: 3, priority: 0 }));
+        return { answers, ttlMs: found.ttlMs };
+      },
     () => state.nowMs,
   );
   const resolve = async (...names: string[]) => {
-    const answers = await resolver.resolve(
-      names.map((name) => query(name)),
-      config,
-    );
+    const queries = names.map((name) => query(name));
+    resolver.adopt(queries, await resolver.prepare(queries, config));
+    const answers = resolver.lastAnswers(queries);
     return names.map((name) => answers.get(name)?.map(({ host }) => host));
   };
-  return { table, lines, asked, resolver, state, resolve };
+  return { table, lines, asked, held, resolver, state, resolve };
 }
 
 test('answers are sorted and free of duplicates, so their order never looks like a change', async () => {
@@ -46,7 +49,8 @@ test('answers are sorted and free of duplicates, so their order never looks like
 test('SRV records that name an address twice add up their weights', async () => {
   const { table, resolver } = harness();
   table.set('s.internal', { hosts: ['10.0.0.1', '10.0.0.1'] });
-  const answers = await resolver.resolve([query('s.internal', true)], config);
+  const queries = [query('s.internal', true)];
+  const answers = resolver.lastAnswers(queries, await resolver.prepare(queries, config));
   assert.deepEqual(answers.get('srv:s.internal'), [{ host: '10.0.0.1', port: 80, weight: 6, priority: 0 }]);
 });
 
@@ -85,7 +89,6 @@ test('names are looked up again when their TTL is over, within the bounds, and o
   table.set('untold', { hosts: ['10.0.0.1'] });
   const names = ['short', 'middle', 'long', 'untold'];
   await resolve(...names);
-  resolver.watch(names.map((name) => query(name)));
 
   assert.deepEqual(await pass(999), []);
   assert.deepEqual(await pass(1), ['short']);
@@ -109,9 +112,8 @@ test('names are looked up again when their TTL is over, within the bounds, and o
 
 test('a name without an answer is tried again after five seconds', async (t) => {
   t.mock.timers.enable({ apis: ['setTimeout'] });
-  const { table, resolver, state, resolve } = harness();
+  const { table, state, resolve } = harness();
   await resolve('late.internal');
-  resolver.watch([query('late.internal')]);
   table.set('late.internal', { hosts: ['10.0.0.1'] });
   state.nowMs = 4999;
   t.mock.timers.tick(4999);
@@ -127,7 +129,58 @@ test('names that no endpoint has any more are forgotten', async () => {
   const { table, resolver, resolve } = harness();
   table.set('a.internal', { hosts: ['10.0.0.1'] });
   await resolve('a.internal');
-  resolver.watch([]);
-  assert.equal(resolver.knows(query('a.internal')), false);
+  resolver.adopt([]);
   assert.equal(resolver.lastAnswers([query('a.internal')]).size, 0);
+});
+
+test('names of a configuration that is refused leave no trace, nor do its name servers', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  const { table, asked, resolver, state, resolve } = harness();
+  table.set('a.internal', { hosts: ['10.0.0.1'], ttlMs: 5000 });
+  table.set('b.internal', { hosts: ['10.0.0.3'], ttlMs: 5000 });
+  await resolve('a.internal');
+  table.set('a.internal', { hosts: ['10.0.0.2'], ttlMs: 5000 });
+  const queries = [query('a.internal'), query('b.internal')];
+  const names = await resolver.prepare(queries, { ...config, servers: ['192.0.2.1'] });
+  assert.equal(resolver.lastAnswers(queries, names).get('a.internal')?.[0]?.host, '10.0.0.2');
+  assert.deepEqual(
+    [...resolver.lastAnswers(queries)].map(([name, [answer]]) => [name, answer?.host]),
+    [['a.internal', '10.0.0.1']],
+  );
+  asked.length = 0;
+  state.nowMs = 5000;
+  t.mock.timers.tick(5000);
+  await settle();
+  assert.deepEqual(asked, ['a.internal']);
+  // What the refused configuration has seen is news all the same.
+  assert.equal(state.changes, 1);
+});
+
+test('no timer runs while all names are being looked up, and the last answer sets it again', async (t) => {
+  const { table, asked, held, resolver, state, resolve } = harness();
+  table.set('a.internal', { hosts: ['10.0.0.1'], ttlMs: 5000 });
+  await resolve('a.internal');
+  const delays: (number | undefined)[] = [];
+  const mocked = t.mock.method(globalThis, 'setTimeout', (fire: () => void, delayMs?: number) => {
+    delays.push(delayMs);
+    fires.push(fire);
+    return { unref: () => {} };
+  });
+  t.mock.method(globalThis, 'clearTimeout', () => {});
+  const fires: (() => void)[] = [];
+  resolver.adopt([query('a.internal')]);
+  assert.deepEqual(delays, [5000]);
+  const { promise, resolve: release } = Promise.withResolvers<void>();
+  held.set('a.internal', promise);
+  state.nowMs = 5000;
+  asked.length = 0;
+  delays.length = 0;
+  fires[0]!();
+  // A reload comes while the lookup is under way: the only timer is the bound of the lookup.
+  resolver.adopt([query('a.internal')]);
+  assert.deepEqual(delays, [config.timeoutMs]);
+  release();
+  await settle();
+  assert.deepEqual([asked, delays], [['a.internal'], [config.timeoutMs, 5000]]);
+  mocked.mock.restore();
 });

@@ -42,7 +42,15 @@ test('good checks in a row make healthy again', () => {
   ]);
 });
 
-test('what is known from another check holds until the first result of this one', () => {
+test('one lost check does not take out what another check has found healthy', () => {
+  assert.deepEqual(after(new CheckRecord(thresholds, 'healthy'), 'timeout', 'failure', 'timeout'), [
+    ...['healthy', 'healthy'],
+    'unhealthy',
+  ]);
+  assert.deepEqual(after(new CheckRecord(thresholds, 'healthy'), 'refusal'), ['unhealthy']);
+});
+
+test('what is known from another check holds until the first good result of this one', () => {
   const record = new CheckRecord(thresholds, 'unhealthy');
   assert.equal(record.health, 'unhealthy');
   assert.deepEqual(after(record, 'success'), ['healthy']);

@@ -145,6 +145,39 @@ test('the same check goes on over a reload; another one keeps what is known unti
   assert.equal(word(1), CheckState.HEALTHY);
 });
 
+test('other certificates, timeouts and thresholds change the next checks, and not what is known or when they come', async (t) => {
+  const { use, pass, results, word, probed } = harness(t);
+  const tls = (key: string, serverName = 'a') =>
+    ({ tls: { key, serverName, certificate: null, caPem: key } }) as unknown as Partial<BackendSettings>;
+  const check: HealthCheckConfig = { ...base, type: 'HTTPS' };
+  use([1], check, tls('old'));
+  await pass(0);
+  results.set(1, bad);
+  assert.deepEqual(await pass(750), [1]);
+  use([1], { ...check, timeoutMs: 400, unhealthyThreshold: 3 }, tls('new'));
+  assert.deepEqual(await pass(1049), []);
+  assert.deepEqual(await pass(1), [1]);
+  assert.deepEqual([probed[0]!.tls!.key, probed[0]!.check.timeoutMs], ['new', 400]);
+  assert.equal(word(1), CheckState.HEALTHY);
+  await pass(1050);
+  assert.equal(word(1), CheckState.UNHEALTHY);
+  // Another name is another question.
+  use([1], check, tls('new', 'b'));
+  assert.deepEqual(await pass(0), [1]);
+});
+
+test('another interval counts at once, and spreads the checks again', async (t) => {
+  const { use, pass } = harness(t);
+  use([1], { ...base, intervalMs: 3_600_000 });
+  await pass(0);
+  await pass(2_700_000);
+  use([1], { ...base, intervalMs: 2000 });
+  assert.deepEqual(await pass(1499), []);
+  assert.deepEqual(await pass(1), [1]);
+  assert.deepEqual(await pass(2099), []);
+  assert.deepEqual(await pass(1), [1]);
+});
+
 test('checks end with their endpoint, and with their check the endpoint is as good as any', async (t) => {
   const { use, pass, results, word, checks } = harness(t);
   results.set(2, bad);
@@ -158,6 +191,31 @@ test('checks end with their endpoint, and with their check the endpoint is as go
   assert.deepEqual(await pass(5000), []);
   assert.equal(checks.stateOf('app', 'e:2'), undefined);
   assert.equal(checks.countsOf('app'), undefined);
+});
+
+test('an endpoint that was away is what it was until its first result, or as good as any without a check', async (t) => {
+  const { use, pass, results, word, checks, lines } = harness(t);
+  results.set(2, bad);
+  use([1, 2]);
+  await pass(2);
+  await pass(2);
+  assert.equal(word(2), CheckState.UNHEALTHY);
+  use([1]);
+  use([1, 2]);
+  assert.equal(checks.stateOf('app', 'e:2')!.health, 'unhealthy');
+  lines.length = 0;
+  results.set(2, good);
+  await pass(5);
+  assert.equal(word(2), CheckState.HEALTHY);
+  assert.deepEqual(lines, ['info endpoint healthy e:2']);
+  results.set(2, bad);
+  await pass(5000);
+  assert.equal(word(2), CheckState.HEALTHY, 'one failure');
+  await pass(5000);
+  assert.equal(word(2), CheckState.UNHEALTHY);
+  use([1]);
+  use([1, 2], null);
+  assert.equal(word(2), CheckState.UNKNOWN);
 });
 
 test('a check that is stopped while it runs says nothing any more', async (t) => {

@@ -191,11 +191,31 @@ test('a backend without outlier detection has no ejected endpoints any more', ()
   assert.equal(withheld(0), 0);
   assert.equal(ejected(), 0);
   assert.equal(generation(), before + 1);
-  assert.equal(control.active, false);
+  // Exchanges of before go on counting failures.
+  fail(1, 2);
+  assert.equal(ejected(), 1);
+  assert.equal(control.active, true);
+  pass(1000);
+  assert.deepEqual([withheld(1), ejected()], [0, 0]);
+  control.use([backend([0, 1, 2, 3], null)], now());
+  fail(1, 2);
+  pass(1000);
+  assert.equal(withheld(1), 0);
   // When it has it again, what was before is no news.
   control.use([backend([0, 1, 2, 3])], now());
   pass(1000);
   assert.deepEqual(lines, []);
+  control.use([], now());
+  assert.equal(control.active, false);
+});
+
+test('an ejected endpoint that comes back to a backend without outlier detection is not ejected', () => {
+  const { fail, control, backend, withheld, ejected, now } = harness();
+  fail(0, 2);
+  control.use([], now());
+  assert.equal(withheld(0), 1000);
+  control.use([backend([0, 1, 2, 3], null)], now());
+  assert.deepEqual([withheld(0), ejected()], [0, 0]);
 });
 
 test('a count that a dead worker left wrong is put right at the second look', () => {
