@@ -4,7 +4,9 @@
 // Control thread. Like semantics.ts it takes nothing for granted about shapes and skips what is wrong already.
 // Spec: Gateway API HTTPRouteFilter (validation rules), HTTPPathModifier, HTTPCORSFilter; Fetch standard §3.2.3.
 
+import { Cors } from '../core/exchange/cors.ts';
 import { RESPONSE_LINES_BYTES_MAX } from '../core/io/arena.ts';
+import type { CorsSettings } from '../core/workers/filter-settings.ts';
 import { describeValue } from './errors.ts';
 import { composed, headEdits, linesBytes } from './filter-normalise.ts';
 import { isMapping, items, type Mapping, mappings, type Report, refuse } from './semantics-walk.ts';
@@ -27,6 +29,9 @@ const answering = ['RequestRedirect', 'DirectResponse'];
 
 /** Most bytes of the lines that the filters of one kind of head add: half of what there is room for. */
 const LINES_BYTES_MAX = RESPONSE_LINES_BYTES_MAX / 2;
+
+/** Most bytes of the lines of CORS. What is left of the room is for sessions, cookies and rate limits. */
+const CORS_BYTES_MAX = RESPONSE_LINES_BYTES_MAX / 4 + 1024;
 
 /** Statuses whose responses have no body. */
 const bodyless = [204, 205, 304];

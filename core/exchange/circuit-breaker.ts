@@ -6,19 +6,20 @@
 // Counts are words of the backend's slot in the node state, with shares. A count is taken first and given back
 // if it was one too many, so that all workers together keep to the limit. What an exchange has taken is noted
 // in `held`, what a connection has in `breakerSlot`.
-// HTTP/1 requests that wait are queued here, per worker and backend, first come first served; those that wait
+// HTTP/1 requests that wait are queued here, per worker and backend, those of priority high before the others,
+// otherwise first come first served; those that wait
 // for a stream of HTTP/2 in lb/http2-pool.ts, and are counted here. A worker whose requests wait hears of its
 // own connections at the end of the batch, and looks for what other workers gave up every POLL_MS.
 // Owned by one worker. Hot module where a backend has a breaker: no allocation per request.
 
 import type { Connection, Protocol } from '../io/connection.ts';
-import type { Transport } from '../io/transport.ts';
+import { noTransport } from '../io/transport.ts';
 import { type BreakerLimits, Priority } from '../lb/attempt-settings.ts';
 import { BackendWord } from '../lb/node-state.ts';
 import type { ProxyContext } from './context.ts';
 import type { Exchange } from './exchange.ts';
 import { Detail, Reason } from './reasons.ts';
-import type { BackendRuntime } from './runtime.ts';
+import type { BackendRuntime, Runtime } from './runtime.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { ACTIVE, PENDING, RETRIES, CONNECTIONS, HIGH_ACTIVE, HIGH_PENDING, HIGH_RETRIES, OVERFLOWS } = BackendWord;
@@ -51,28 +52,27 @@ const POLL_MS = 10;
 /** How often an unused connection looks whether requests wait for its place. */
 export const IDLE_LOOK_MS = 250;
 
-/** Bytes of a timer: there are none. */
-const noTransport: Transport = {
-  recv: () => 0,
-  send: () => 0,
-  hasMore: () => false,
-  shutdownWrite: () => {},
-  error: () => 0,
-  close: () => {},
-};
-
-/** Requests of one worker that wait for a connection to one backend. */
+/** Requests of one worker and class that wait for a connection to one backend. */
 class PendingQueue {
   first: Exchange | null = null;
   last: Exchange | null = null;
   count = 0;
 }
 
+/** Those of both classes. */
+class PendingQueues {
+  readonly high = new PendingQueue();
+  readonly normal = new PendingQueue();
+}
+
 export class CircuitBreakers implements Protocol {
   private readonly context: ProxyContext;
   /** By slot of the backend; made with the first request that waits. */
-  private readonly queues = new Map<number, PendingQueue>();
-  private readonly all: PendingQueue[] = [];
+  private readonly queues = new Map<number, PendingQueues>();
+  private readonly all: PendingQueues[] = [];
+  /** Backends of the runtime in force by slot, and whose they are. */
+  private readonly backends = new Map<number, BackendRuntime>();
+  private backendsOf: Runtime | null = null;
   private waiting = 0;
   /** Whose timer and batch end serve the queues; made at first use. */
   private clock: Connection | null = null;
@@ -143,8 +143,8 @@ export class CircuitBreakers implements Protocol {
     const high = exchange !== null && isHigh(exchange);
     const { connectionsMax } = limitsOf(backend, high);
     if (this.take(backend, CONNECTIONS, connectionsMax)) return true;
-    // An unused connection to another endpoint gives way.
-    if (this.closeOneIdle(backend) && this.take(backend, CONNECTIONS, connectionsMax)) return true;
+    // Unused connections to other endpoints give way.
+    if (this.makeRoom(backend, connectionsMax) && this.take(backend, CONNECTIONS, connectionsMax)) return true;
     this.overflowed(backend, BreakerLimit.CONNECTIONS, high);
     return false;
   }
@@ -172,25 +172,73 @@ export class CircuitBreakers implements Protocol {
     this.wake();
   }
 
-  /** Whether somebody else has more use for the place of an unused connection to a backend. */
-  isWanted(backend: BackendRuntime): boolean {
-    const breaker = backend.settings.policy.circuitBreaker;
-    if (breaker === null) return false;
-    const { words } = this.context.runtime.node;
-    const at = this.context.runtime.node.backendAt(backend.settings.slot);
-    const { connectionsMax } = breaker.normal;
-    const isFull = connectionsMax > 0 && words[at + CONNECTIONS] >= connectionsMax;
-    const own = this.queues.get(backend.settings.slot)?.count ?? 0;
-    return isFull && words[at + PENDING] + words[at + HIGH_PENDING] > own;
+  /**
+   * Whether an unused connection that is counted in a slot had better be closed: more are open than the limits in
+   * force allow, as after a reload, or requests of other workers wait for its place.
+   */
+  isUnwanted(slot: number): boolean {
+    const backend = this.backendInForce(slot);
+    if (backend === null) return false;
+    const { circuitBreaker } = backend.settings.policy;
+    if (circuitBreaker === null) return false;
+    const { normal, high } = circuitBreaker;
+    const { node } = this.context.runtime;
+    const { words } = node;
+    const at = node.backendAt(slot);
+    const open = words[at + CONNECTIONS];
+    const queues = this.queues.get(slot);
+    const normalMax = normal.connectionsMax;
+    const othersWait = words[at + PENDING] > (queues === undefined ? 0 : queues.normal.count);
+    if (high === null) return normalMax > 0 && (open > normalMax || (open === normalMax && othersWait));
+    const highMax = high.connectionsMax;
+    // What one class may have open is not too much because the other may not.
+    if (normalMax > 0 && highMax > 0 && open > normalMax && open > highMax) return true;
+    if (normalMax > 0 && open >= normalMax && othersWait) return true;
+    const othersWaitHigh = words[at + HIGH_PENDING] > (queues === undefined ? 0 : queues.high.count);
+    return highMax > 0 && open >= highMax && othersWaitHigh;
   }
 
-  private closeOneIdle(backend: BackendRuntime): boolean {
-    for (const endpoint of backend.endpoints) {
-      if (endpoint.idle === null) continue;
-      this.context.upstreamHttp1.closeIdle(endpoint.idle);
-      return true;
+  private backendInForce(slot: number): BackendRuntime | null {
+    const { runtime } = this.context;
+    if (this.backendsOf !== runtime) {
+      this.backendsOf = runtime;
+      this.backends.clear();
+      for (let i = 0; i < runtime.backends.length; i++) {
+        this.backends.set(runtime.backends[i].settings.slot, runtime.backends[i]);
+      }
     }
-    return false;
+    const backend = this.backends.get(slot);
+    return backend === undefined ? null : backend;
+  }
+
+  /**
+   * Closes as many unused connections as it takes for one more to be within the limit. Where this worker has not so
+   * many it closes none: that would help nobody.
+   */
+  private makeRoom(backend: BackendRuntime, connectionsMax: number): boolean {
+    const { node } = this.context.runtime;
+    const { slot } = backend.settings;
+    const excess = node.words[node.backendAt(slot) + CONNECTIONS] - connectionsMax + 1;
+    return this.idleOf(backend, excess, false) >= excess && this.idleOf(backend, excess, true) >= excess;
+  }
+
+  /** Counts unused connections that have a place of the backend, up to `most`, and closes them if asked to. */
+  private idleOf(backend: BackendRuntime, most: number, close: boolean): number {
+    const { slot } = backend.settings;
+    const { endpoints } = backend;
+    let count = 0;
+    for (let i = 0; i < endpoints.length; i++) {
+      let connection = endpoints[i].idle;
+      while (connection !== null && count < most) {
+        const next: Connection | null = connection.idleNext;
+        if (connection.breakerSlot === slot) {
+          count++;
+          if (close) this.context.upstreamHttp1.closeIdle(connection);
+        }
+        connection = next;
+      }
+    }
+    return count;
   }
 
   // -- those who wait ------------------------------------------------------------------------
@@ -224,12 +272,13 @@ export class CircuitBreakers implements Protocol {
       return;
     }
     const { slot } = backend.settings;
-    let queue = this.queues.get(slot);
-    if (queue === undefined) {
-      queue = new PendingQueue();
-      this.queues.set(slot, queue);
-      this.all.push(queue);
+    let queues = this.queues.get(slot);
+    if (queues === undefined) {
+      queues = new PendingQueues();
+      this.queues.set(slot, queues);
+      this.all.push(queues);
     }
+    const queue = isHigh(exchange) ? queues.high : queues.normal;
     exchange.waiting = true;
     exchange.waitingPrevious = queue.last;
     exchange.waitingNext = null;
@@ -244,8 +293,8 @@ export class CircuitBreakers implements Protocol {
 
   /** Takes an exchange that waits for a connection out of its queue. */
   withdraw(exchange: Exchange): void {
-    const queue = this.queues.get(exchange.runtime!.backends[exchange.backend].settings.slot)!;
-    this.unlink(queue, exchange);
+    const { high, normal } = this.queues.get(exchange.runtime!.backends[exchange.backend].settings.slot)!;
+    this.unlink(isHigh(exchange) ? high : normal, exchange);
     this.pendingEnded(exchange);
   }
 
@@ -281,7 +330,7 @@ export class CircuitBreakers implements Protocol {
   private admitWaiting(exchange: Exchange, backend: BackendRuntime): boolean {
     const { connectionsMax } = limitsOf(backend, isHigh(exchange));
     if (this.take(backend, CONNECTIONS, connectionsMax)) return true;
-    return this.closeOneIdle(backend) && this.take(backend, CONNECTIONS, connectionsMax);
+    return this.makeRoom(backend, connectionsMax) && this.take(backend, CONNECTIONS, connectionsMax);
   }
 
   // -- when to look again -------------------------------------------------------------------
@@ -295,7 +344,12 @@ export class CircuitBreakers implements Protocol {
 
   batchEnd(): void {
     this.served = false;
-    for (let i = 0; i < this.all.length; i++) this.serve(this.all[i]);
+    for (let i = 0; i < this.all.length; i++) {
+      const { high, normal } = this.all[i];
+      this.serve(high);
+      // Their limit may be another one: what is too much for the former may do for these.
+      this.serve(normal);
+    }
   }
 
   private startClock(): void {

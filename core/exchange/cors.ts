@@ -35,6 +35,9 @@ const ORIGIN_BYTES_MAX = 512;
 /** Longer lists of field names are not repeated, and so not allowed. */
 const REQUEST_HEADERS_BYTES_MAX = 4096;
 
+/** The same for methods. */
+const REQUEST_METHOD_BYTES_MAX = 128;
+
 const encoder = new TextEncoder();
 const originName = encoder.encode('origin');
 const requestMethodName = encoder.encode('access-control-request-method');
@@ -91,13 +94,10 @@ export class Cors {
     this.headersLine = listLine('access-control-allow-headers', this.repeatHeaders ? [] : settings.allowHeaders);
     this.exposeLine = listLine('access-control-expose-headers', settings.exposeHeaders);
     this.maxAgeLine = new Text(`access-control-max-age: ${settings.maxAgeSeconds}\r\n`);
+    const methodsBytes = this.repeatMethod ? REQUEST_METHOD_BYTES_MAX : this.methodsLine.length;
+    const headersBytes = this.repeatHeaders ? REQUEST_HEADERS_BYTES_MAX : this.headersLine.length;
     this.linesBytesMax =
-      FIXED_BYTES +
-      ORIGIN_BYTES_MAX +
-      REQUEST_HEADERS_BYTES_MAX +
-      this.methodsLine.length +
-      this.headersLine.length +
-      this.exposeLine.length;
+      FIXED_BYTES + ORIGIN_BYTES_MAX + Math.max(methodsBytes + headersBytes, this.exposeLine.length);
   }
 
   /**
@@ -113,6 +113,7 @@ export class Cors {
     if (head.method === OPTIONS) methodField = findField(memory, headers, requestMethodName, 0);
     if (methodField >= 0) {
       exchange.cors = PREFLIGHT;
+      if (headers.valueLength(methodField) > REQUEST_METHOD_BYTES_MAX) methodField = -1;
       headersField = findField(memory, headers, requestHeadersName, 0);
       if (headersField >= 0 && headers.valueLength(headersField) > REQUEST_HEADERS_BYTES_MAX) headersField = -1;
     }
@@ -154,7 +155,7 @@ export class Cors {
       }
       if (this.credentials) dest = putText(view, dest, credentialsLine);
       if (preflight) {
-        if (this.repeatMethod) {
+        if (this.repeatMethod && corsMethodLength > 0) {
           dest = putText(view, dest, allowMethods);
           dest = putLineEnd(view, putRange(memory, dest, corsOffset + corsOriginLength, corsMethodLength));
         } else dest = putText(view, dest, this.methodsLine);

@@ -10,7 +10,7 @@
 import { PING_BYTES, writePing } from '../http2/frames.ts';
 import type { Http2Limits, Http2Session } from '../http2/session.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
-import type { Transport } from '../io/transport.ts';
+import { noTransport } from '../io/transport.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
 import { type Http2Member, Http2Pool } from '../lb/http2-pool.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
@@ -44,16 +44,6 @@ export interface StreamOpener extends ConnectOwner {
   openStream(exchange: Exchange, member: Http2Member): void;
   open(connection: Connection, limits: Http2Limits): Http2Session;
 }
-
-/** Bytes of a timer: there are none. */
-const noTransport: Transport = {
-  recv: () => 0,
-  send: () => 0,
-  hasMore: () => false,
-  shutdownWrite: () => {},
-  error: () => 0,
-  close: () => {},
-};
 
 export class Http2Connections implements Protocol {
   private readonly context: ProxyContext;

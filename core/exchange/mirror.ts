@@ -14,7 +14,7 @@
 
 import { Method, type ResponseHead } from '../http1/message.ts';
 import type { Connection } from '../io/connection.ts';
-import type { Transport } from '../io/transport.ts';
+import { noTransport } from '../io/transport.ts';
 import { Counter } from '../telemetry/metrics.ts';
 import type { BodyPiece } from './body.ts';
 import { Downstream } from './downstream.ts';
@@ -31,16 +31,6 @@ const { MIRRORS_DROPPED_BODY, MIRRORS_DROPPED_INCOMPLETE, MIRRORS_DROPPED_LIMIT,
 
 /** Most mirrored requests of one worker at a time, those that wait for their body included. */
 export const MIRRORS_MAX = 256;
-
-/** What carries no bytes: nobody sends or reads anything on it. */
-const nowhere: Transport = {
-  recv: () => 0,
-  send: (_connection, _offset, length) => length,
-  hasMore: () => false,
-  shutdownWrite: () => {},
-  error: () => 0,
-  close: () => {},
-};
 
 export class Mirrors extends Downstream {
   /** Mirrored requests that wait or are under way. */
@@ -95,7 +85,7 @@ export class Mirrors extends Downstream {
     const end = usedEnd(parent);
     const block = reactor.arena.allocate(end - start);
     if (block === 0) return null;
-    const connection = reactor.openVirtual(this, nowhere);
+    const connection = reactor.openVirtual(this, noTransport);
     if (connection === null) {
       reactor.arena.free(block);
       return null;

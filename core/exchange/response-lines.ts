@@ -50,7 +50,6 @@ export function editResponseHead(
   const { reactor } = context;
   const at = reactor.arena.editOffset;
   const end = putResponseLines(context, exchange, at);
-  if (end - at > RESPONSE_LINES_BYTES_MAX) throw new Error('the lines added to a response are longer than their room');
   putLineEnd(reactor.view, end);
   edit.linesOffset = at;
   edit.linesLength = end - at;
@@ -60,15 +59,23 @@ export function editResponseHead(
 /**
  * Writes the additional lines of a final response (`name: value\r\n`, names in lower case, values as in a valid
  * message) at `at`, where there are RESPONSE_LINES_BYTES_MAX bytes of room for all of them. The status is
- * `exchange.status`. Returns the offset after them.
+ * `exchange.status`. Returns the offset after them. What would go beyond the room is left out: configuration keeps
+ * CORS and header modifiers far below it, but not all that come together. Nobody writes more than there is behind
+ * the room in the edit area.
  */
 export function putResponseLines(context: ProxyContext, exchange: Exchange, at: number): number {
   const { responseLines } = exchange;
+  const limit = at + RESPONSE_LINES_BYTES_MAX;
   let end = at;
-  if ((responseLines & FILTERS) !== 0) end = putFilterLines(context, exchange, end);
-  if ((responseLines & SESSION) !== 0) end = putSessionLine(context, exchange, end);
-  if ((responseLines & AFFINITY) !== 0) end = putAffinityLine(context.memory, end, exchange);
-  if ((responseLines & RATE_LIMIT) !== 0) end = putRateLimitLines(context.reactor, exchange, end);
-  if ((responseLines & RETRY_AFTER) !== 0) end = putRetryAfterLine(context.reactor, exchange, end);
+  if ((responseLines & FILTERS) !== 0) end = fitting(end, putFilterLines(context, exchange, end), limit);
+  if ((responseLines & SESSION) !== 0) end = fitting(end, putSessionLine(context, exchange, end), limit);
+  if ((responseLines & AFFINITY) !== 0) end = fitting(end, putAffinityLine(context.memory, end, exchange), limit);
+  if ((responseLines & RATE_LIMIT) !== 0) end = fitting(end, putRateLimitLines(context.reactor, exchange, end), limit);
+  if ((responseLines & RETRY_AFTER) !== 0) end = fitting(end, putRetryAfterLine(context.reactor, exchange, end), limit);
   return end;
+}
+
+/** The end of lines written from `start` to `end`, or `start` if they do not fit. */
+function fitting(start: number, end: number, limit: number): number {
+  return end > limit ? start : end;
 }

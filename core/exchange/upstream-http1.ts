@@ -184,8 +184,8 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     const { reactor, upstream } = this.context;
     const { settings } = connection.backend!;
     const leftMs = connection.idleSinceMs + settings.idleTimeoutMs - reactor.nowMs;
-    // One that a circuit breaker counts looks now and then whether its place is wanted.
-    if (connection.breakerSlot < 0 || leftMs <= 0 || upstream.breakers.isWanted(connection.backend!)) {
+    // One that a circuit breaker counts looks now and then whether its place is wanted, or is one too many.
+    if (connection.breakerSlot < 0 || leftMs <= 0 || upstream.breakers.isUnwanted(connection.breakerSlot)) {
       this.closeIdle(connection);
     } else {
       reactor.setTimer(connection, Math.ceil(Math.min(leftMs, IDLE_LOOK_MS)));
@@ -493,9 +493,16 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     const { reactor, counters, draining, upstream } = this.context;
     const connection = exchange.upstream!;
     const endpoint = connection.endpoint!;
-    const { settings } = exchange.runtime!.backends[exchange.backend];
+    const backend = exchange.runtime!.backends[exchange.backend];
+    const { settings } = backend;
     const usesMax = settings.requestsPerConnectionMax;
     exchange.upstream = null;
+    // It may be older than the configuration.
+    connection.backend = backend;
+    if (connection.breakerSlot < 0 && settings.policy.circuitBreaker !== null) {
+      upstream.breakers.countConnection(backend);
+      upstream.breakers.opened(connection, backend);
+    }
     if (connection.tls !== 0 && connection.exchanges === 1) this.context.connector.saveResumption(connection);
     if (
       connection.reusable &&
@@ -510,7 +517,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
       !draining &&
       endpoint.idleCount < settings.idleConnectionsMax &&
       (usesMax === 0 || connection.exchanges < usesMax) &&
-      (connection.breakerSlot < 0 || !upstream.breakers.isWanted(connection.backend!))
+      (connection.breakerSlot < 0 || !upstream.breakers.isUnwanted(connection.breakerSlot))
     ) {
       reactor.freeInput(connection);
       connection.exchange = null;

@@ -19,3 +19,13 @@ export interface Transport {
   /** Lets go of everything, the descriptor included; with `abort` the peer can tell that it was cut. */
   close(connection: Connection, abort: boolean): void;
 }
+
+/** What carries no bytes, for timers and for connections that stand for nobody: takes whatever it is given. */
+export const noTransport: Transport = {
+  recv: () => 0,
+  send: (_connection, _offset, length) => length,
+  hasMore: () => false,
+  shutdownWrite: () => {},
+  error: () => 0,
+  close: () => {},
+};

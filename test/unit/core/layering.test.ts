@@ -169,6 +169,8 @@ const COSTLY = [
 const SELDOM: [path: string, name: string, why: string][] = [
   ['core/exchange/body.ts', 'startRequestChunks', 'a pooled exchange makes its decoder at its first chunked body'],
   ['core/exchange/body.ts', 'startResponseChunks', 'a pooled exchange makes its decoder at its first chunked body'],
+  ['core/lb/ring-hash.ts', 'sortPoints', 'when a ring is built'],
+  ['core/lb/ring-hash.ts', 'sortByDigit', 'when a ring is built'],
   ['core/exchange/compression.ts', 'addBody', 'once per slot of a compressor'],
   ['core/exchange/compression.ts', 'use', 'once per compressor thread'],
   ['core/exchange/context.ts', 'beginExchange', 'the pool grows to the most exchanges at one time'],
@@ -186,7 +188,6 @@ const SELDOM: [path: string, name: string, why: string][] = [
   ['core/lb/balancer.ts', 'viewOf', 'once per subset'],
   ['core/exchange/hash-key.ts', 'hashKeysOf', 'once per backend and snapshot'],
   ['core/exchange/session-persistence.ts', 'names', 'once per rule, backend and snapshot'],
-  ['core/exchange/response-lines.ts', 'editResponseHead', 'lines beyond their room are a broken invariant'],
   ['core/exchange/downstream.ts', 'answerLocally', 'only a broken invariant throws'],
   ['core/exchange/generated.ts', 'parseSentence', 'once per kind of error'],
   ['core/exchange/grpc.ts', 'parseSentence', 'once per kind of error'],
