@@ -89,12 +89,16 @@ export function sessionSettings(input: RuleInput, place: string): SessionPersist
   };
 }
 
+/** Browsers take no notice of a longer attribute (RFC 6265bis §5.6). */
+export const COOKIE_PATH_BYTES_MAX = 1024;
+
 /** The path of the rule's only match, so that rules with different paths keep different sessions (GEP-1619); or all. */
 function cookiePath({ matches }: RuleInput): string {
   const path = matches?.length === 1 ? matches[0]!.path : undefined;
   if (path === undefined || (path.type !== 'Exact' && path.type !== 'PathPrefix')) return '/';
   // A semicolon would end the attribute.
-  const value = path.value!.includes(';') ? '/' : path.value!;
+  const isGood = !path.value!.includes(';') && path.value!.length <= COOKIE_PATH_BYTES_MAX;
+  const value = isGood ? path.value! : '/';
   return value.length > 1 ? value.replace(/\/$/, '') : value;
 }
 

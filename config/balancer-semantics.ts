@@ -3,6 +3,7 @@
 // Control thread. Like semantics.ts it takes nothing for granted about shapes and skips what is wrong
 // already.
 
+import { COOKIE_PATH_BYTES_MAX } from './balancer-normalise.ts';
 import { loadBalancerSchema } from './balancer-schema.ts';
 import { describeValue } from './errors.ts';
 import { nodeOf } from './schema-builder.ts';
@@ -80,6 +81,12 @@ function checkBalancer(balancer: Mapping, path: Path, zone: unknown, report: Rep
 
 function checkHashOn(hashOn: unknown, path: Path, report: Report): void {
   for (const [item, at] of mappings(hashOn, path)) {
+    if (isMapping(item.cookie) && typeof item.cookie.path === 'string') {
+      const { length } = item.cookie.path;
+      const problem = `is ${length} characters long, which browsers take no notice of`;
+      const expected = `a path of at most ${COOKIE_PATH_BYTES_MAX} characters`;
+      if (length > COOKIE_PATH_BYTES_MAX) refuse(report, [...at, 'cookie', 'path'], problem, expected);
+    }
     const used = hashKeys.filter((key) => item[key] !== undefined && item[key] !== false);
     const known = Object.keys(item).every((key) => hashKeys.includes(key));
     if (used.length === 1 || !known) continue;

@@ -31,7 +31,7 @@ const answering = ['RequestRedirect', 'DirectResponse'];
 const LINES_BYTES_MAX = RESPONSE_LINES_BYTES_MAX / 2;
 
 /** Most bytes of the lines of CORS. What is left of the room is for sessions, cookies and rate limits. */
-const CORS_BYTES_MAX = RESPONSE_LINES_BYTES_MAX / 4 + 1024;
+const CORS_BYTES_MAX = (RESPONSE_LINES_BYTES_MAX * 3) / 8;
 
 /** Statuses whose responses have no body. */
 const bodyless = [204, 205, 304];
@@ -169,6 +169,25 @@ function checkCors(settings: Mapping, path: Path, report: Report): void {
     const problem = '"*" means nothing to browsers where allowCredentials is true';
     refuse(report, [...path, 'exposeHeaders', exposed.indexOf('*')], problem, 'the names of the fields');
   }
+  const bytes = corsBytes(settings);
+  if (bytes <= CORS_BYTES_MAX) return;
+  const problem = `the fields of a response may take ${bytes} bytes`;
+  refuse(report, path, problem, `at most ${CORS_BYTES_MAX} bytes: fewer or shorter names`, undefined, 'key');
+}
+
+/** Most bytes of the lines that CORS adds to a response; lists that are no lists of texts count for nothing. */
+function corsBytes(settings: Mapping): number {
+  const texts = (key: string): string[] =>
+    [...items(settings[key], [])].map(([item]) => item).filter((item) => typeof item === 'string');
+  const whole: CorsSettings = {
+    allowOrigins: texts('allowOrigins'),
+    allowMethods: texts('allowMethods'),
+    allowHeaders: texts('allowHeaders'),
+    exposeHeaders: texts('exposeHeaders'),
+    maxAgeSeconds: 0,
+    allowCredentials: settings.allowCredentials === true,
+  };
+  return new Cors(whole).linesBytesMax;
 }
 
 function checkFault(settings: Mapping, path: Path, report: Report): void {

@@ -96,8 +96,7 @@ export class Cors {
     this.maxAgeLine = new Text(`access-control-max-age: ${settings.maxAgeSeconds}\r\n`);
     const methodsBytes = this.repeatMethod ? REQUEST_METHOD_BYTES_MAX : this.methodsLine.length;
     const headersBytes = this.repeatHeaders ? REQUEST_HEADERS_BYTES_MAX : this.headersLine.length;
-    this.linesBytesMax =
-      FIXED_BYTES + ORIGIN_BYTES_MAX + Math.max(methodsBytes + headersBytes, this.exposeLine.length);
+    this.linesBytesMax = FIXED_BYTES + ORIGIN_BYTES_MAX + Math.max(methodsBytes + headersBytes, this.exposeLine.length);
   }
 
   /**

@@ -41,7 +41,9 @@ export interface ChaosReport {
   exitCode: number | null;
 }
 
-const BACKENDS = 4;
+const BACKENDS = 6;
+/** Most backends in trouble at a time. With more, the balancer would have to use all of them (panic threshold). */
+const IN_TROUBLE_MAX = 2;
 /** Requests in progress at a time, of each kind. */
 const SAFE_CLIENTS = 8;
 const PLAIN_CLIENTS = 4;
@@ -137,13 +139,13 @@ class ChaosRun {
     }
   }
 
-  /** One trouble after the other, at most half of the backends at a time. */
+  /** One trouble after the other. */
   private async makeTrouble(): Promise<void> {
     const running = new Set<Promise<void>>();
     while (!this.over) {
       await pause(100 + this.random.int(0, 300));
       const well = this.backends.filter((backend) => !backend.inTrouble);
-      if (well.length <= BACKENDS / 2) continue;
+      if (BACKENDS - well.length >= IN_TROUBLE_MAX) continue;
       const trouble = this.trouble(this.random.pick(well));
       running.add(trouble);
       trouble.finally(() => running.delete(trouble));
@@ -277,7 +279,7 @@ backends:
   - name: app
     endpoints: [${endpoints.join(', ')}]
     connectTimeout: 200ms
-    loadBalancer: {policy: LeastRequest}
+    loadBalancer: {policy: LeastRequest, panicThreshold: 20}
     healthCheck: {type: HTTP, path: /healthz, interval: 200ms, timeout: 100ms, unhealthyThreshold: 2, healthyThreshold: 1}
     outlierDetection: {consecutive5xx: 5, interval: 500ms, baseEjectionTime: 300ms, maxEjectionPercent: 50}
     circuitBreaker: {maxConnections: 1000, maxPendingRequests: 1000, maxRetries: 1000}

@@ -156,3 +156,15 @@ test('wildcards are said as such, and with credentials, where they mean nothing,
   const { lines } = judged({ ...wanted, allowCredentials: true }, 'OPTIONS', [...preflight.slice(0, 2), ...long]);
   assert.ok(lines.every((line) => !line.startsWith('access-control-allow-headers')));
 });
+
+test('a method that is longer than any is not repeated, and not allowed', () => {
+  const { state, lines } = judged({ allowMethods: ['*'], allowCredentials: true }, 'OPTIONS', [
+    'Origin: https://shop.example.com',
+    `Access-Control-Request-Method: ${'M'.repeat(20_000)}`,
+  ]);
+  assert.equal(state, ALLOWED | PREFLIGHT);
+  assert.deepEqual(
+    lines.filter((line) => line.startsWith('access-control-allow-methods')),
+    [],
+  );
+});
