@@ -16,10 +16,10 @@ import {
   type RefPolicySettings,
   type RulePolicySettings,
 } from '../core/workers/policies.ts';
+import { adaptiveSettings } from './adaptive-schema.ts';
 import { balancerSettings, endpointPlaceSettings, sessionSettings, subsetSettings } from './balancer-normalise.ts';
 import { breakerSettings } from './breaker-normalise.ts';
 import { compressionSettings, mirrorSettings } from './compression-normalise.ts';
-import { adaptiveSettings } from './adaptive-schema.ts';
 import type {
   AcmeConfig,
   AdminConfig,

@@ -7,8 +7,8 @@
 // Spec: Gateway API v1 HTTPRoute; JSON Schema draft 2020-12.
 
 import type { Static } from 'typebox';
-import { adaptiveConcurrencySchema } from './adaptive-schema.ts';
 import { validateAccessLogTemplate } from '../core/telemetry/access-log-format.ts';
+import { adaptiveConcurrencySchema } from './adaptive-schema.ts';
 import { loadBalancerSchema, sessionPersistenceSchema, subsetSchema, zoneSchema } from './balancer-schema.ts';
 import { breakerSchema } from './breaker-schema.ts';
 import { dnsSchema, endpointListSchema, endpointsFileSchema } from './endpoint-schema.ts';
