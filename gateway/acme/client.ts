@@ -62,7 +62,8 @@ interface Directory {
   meta?: { termsOfService?: string; externalAccountRequired?: boolean };
 }
 
-const NONCE_ATTEMPTS_MAX = 5;
+/** Most tries with nonces that the server refuses: Pebble refuses some at random, and five tries were once too few. */
+const NONCE_ATTEMPTS_MAX = 10;
 
 /** How long the CA may take over a challenge or an order before the attempt counts as failed. */
 const POLL_TIMEOUT_MS = 300_000;
