@@ -133,6 +133,8 @@ export class Exchange {
   endpoint = -1;
   /** Index of an endpoint that has failed the exchange: another one is chosen where there is one; -1: none. */
   avoidEndpoint = -1;
+  /** Endpoints that attempts have failed at: bit `index & 31` of each. */
+  triedEndpoints = 0;
   /** Hash of what the backend's `hashOn` found in the request; valid if `hashed`. */
   hash = 0;
   hashed = false;
@@ -295,6 +297,7 @@ export class Exchange {
     this.backend = -1;
     this.endpoint = -1;
     this.avoidEndpoint = -1;
+    this.triedEndpoints = 0;
     this.hash = 0;
     this.hashed = false;
     this.affinityHigh = 0;

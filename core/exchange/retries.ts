@@ -155,6 +155,7 @@ export class Retries {
     exchange.retryPending = true;
     exchange.resent = false;
     exchange.avoidEndpoint = exchange.endpoint;
+    exchange.triedEndpoints |= 1 << (exchange.endpoint & 31);
     exchange.attemptDeadlineMs = 0;
     exchange.downstreamSide!.progress(exchange);
   }

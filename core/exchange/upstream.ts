@@ -17,6 +17,9 @@ import { ResponseLines } from './response-lines.ts';
 import { Retries } from './retries.ts';
 import { resumeSession } from './session-persistence.ts';
 
+/** Picks for an endpoint that no attempt has failed at, before one that failed earlier has to do. */
+const UNTRIED_PICKS = 8;
+
 export class Upstream {
   readonly retries: Retries;
   readonly breakers: CircuitBreakers;
@@ -61,7 +64,11 @@ export class Upstream {
 
   /** Chooses another endpoint of the same backend for a further attempt; the same one where there is no other. */
   private chooseAgain(exchange: Exchange): void {
-    pickEndpoint(this.context, exchange);
+    // `avoidEndpoint` keeps it from the last one; of two dead ones, the other would be next in turn.
+    for (let pick = 0; pick < UNTRIED_PICKS; pick++) {
+      pickEndpoint(this.context, exchange);
+      if (exchange.endpoint < 0 || (exchange.triedEndpoints & (1 << (exchange.endpoint & 31))) === 0) return;
+    }
   }
 
   /** Begins an attempt: sends the exchange to its endpoint. */

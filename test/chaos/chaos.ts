@@ -42,11 +42,8 @@ export interface ChaosReport {
 }
 
 const BACKENDS = 6;
-/**
- * Most backends in trouble at a time. A retry avoids the endpoint of the attempt before, and no earlier ones: with two
- * dead endpoints, which have the fewest requests, it can go back and forth between them until they are ejected.
- */
-const IN_TROUBLE_MAX = 1;
+/** Most backends in trouble at a time. With more, the balancer would have to use all of them (panic threshold). */
+const IN_TROUBLE_MAX = 2;
 /** Requests in progress at a time, of each kind. */
 const SAFE_CLIENTS = 8;
 const PLAIN_CLIENTS = 4;
