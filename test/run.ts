@@ -67,6 +67,13 @@ function runFile(file: string): Promise<FileResult> {
   });
 }
 
+/** The output without the tests that passed: the end of a long log is often all that one gets to see. */
+function failures(output: string): string {
+  return output
+    .replace(/^# Subtest: .*\n(?=(?: .*\n)*ok )/gm, '')
+    .replace(/^ok \d+ - .*\n {2}---\n(?: .*\n)*? {2}\.\.\.\n/gm, '');
+}
+
 function report(result: FileResult): void {
   const { file, passed, skipped, durationMs, output, ok } = result;
   const seconds = (durationMs / 1000).toFixed(1);
@@ -76,7 +83,7 @@ function report(result: FileResult): void {
   for (const [, name, reason] of output.matchAll(/^ *ok \d+ - (.*?) # SKIP ?(.*)$/gm)) {
     console.log(`       skipped: ${name}${reason ? ` (${reason})` : ''}`);
   }
-  if (!ok) console.log(output.replace(/^/gm, '       '));
+  if (!ok) console.log(failures(output).replace(/^/gm, '       '));
 }
 
 async function runAll(files: string[], concurrency: number): Promise<FileResult[]> {

@@ -8,10 +8,11 @@ import { once } from 'node:events';
 import { existsSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage } from 'node:http';
 import { get } from 'node:https';
-import { type AddressInfo, createServer as createTcpServer, type Server } from 'node:net';
+import { type AddressInfo, connect as connectTcp, createServer as createTcpServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
 import { connect, createSecureContext, createServer as createTlsServer } from 'node:tls';
 import type { ChallengeAnswer } from '../../gateway/acme/issue.ts';
 import type { DeliveredCertificate } from '../../gateway/acme/manager.ts';
@@ -62,11 +63,7 @@ async function startPebble(t: TestContext, extra: object = {}): Promise<Pebble> 
   const caPem = writeServerCertificate(directory);
   const httpPort = await listen(t, httpResponder(answers));
   const tlsPort = await listen(t, tlsAlpnResponder(answers));
-  // Both take their ports by number only: free ones are asked for and given back just before.
-  const [apiPort, managementPort, dnsPort, dnsManagementPort] = await freePorts(4);
-  const config = {
-    listenAddress: `127.0.0.1:${apiPort}`,
-    managementListenAddress: `127.0.0.1:${managementPort}`,
+  const base = {
     certificate: join(directory, 'cert.pem'),
     privateKey: join(directory, 'key.pem'),
     httpPort,
@@ -76,6 +73,33 @@ async function startPebble(t: TestContext, extra: object = {}): Promise<Pebble> 
     keyAlgorithm: 'ecdsa',
     profiles: { default: { description: 'default', validityPeriod: (90 * DAY_MS) / 1000 } },
     ...extra,
+  };
+  const { apiPort, managementPort } = await startPrograms(t, path, directory, base);
+  const directoryUrl = `https://localhost:${apiPort}/dir`;
+  const rootPem = await fetchText(`https://localhost:${managementPort}/roots/0`, caPem);
+  return { directoryUrl, caPem, rootPem, answers };
+}
+
+/** Starts Pebble and its DNS server, and waits until both listen. */
+async function startPrograms(
+  t: TestContext,
+  path: string,
+  directory: string,
+  base: object,
+  triesLeft = 3,
+): Promise<{ apiPort: number; managementPort: number }> {
+  // Both take their ports by number only: free ones are asked for and given back just before, and
+  // somebody else may be faster.
+  const [apiPort, managementPort, dnsPort, dnsManagementPort] = (await freePorts(4)) as [
+    number,
+    number,
+    number,
+    number,
+  ];
+  const config = {
+    listenAddress: `127.0.0.1:${apiPort}`,
+    managementListenAddress: `127.0.0.1:${managementPort}`,
+    ...base,
   };
   writeFileSync(join(directory, 'config.json'), JSON.stringify({ pebble: config }));
   const dns = spawn(
@@ -96,17 +120,21 @@ async function startPebble(t: TestContext, extra: object = {}): Promise<Pebble> 
     ['-strict', '-config', join(directory, 'config.json'), '-dnsserver', `127.0.0.1:${dnsPort}`],
     { env: { ...process.env, PEBBLE_VA_NOSLEEP: '1', PEBBLE_CHAIN_LENGTH: '2', PEBBLE_WFE_NONCEREJECT: '20' } },
   );
-  for (const child of [dns, pebble]) {
-    t.after(async () => {
-      if (child.exitCode !== null) return;
-      child.kill('SIGKILL');
-      await once(child, 'exit');
-    });
+  const stop = async (child: ChildProcess): Promise<void> => {
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+  };
+  try {
+    // The ports are tried, since both say that they listen before they do.
+    await Promise.all([listens(dns, [dnsPort, dnsManagementPort]), listens(pebble, [apiPort, managementPort])]);
+  } catch (error) {
+    await Promise.all([dns, pebble].map(stop));
+    if (triesLeft <= 1) throw error;
+    return startPrograms(t, path, directory, base, triesLeft - 1);
   }
-  await Promise.all([said(dns, /Starting management server/), said(pebble, /Listening on: /)]);
-  const directoryUrl = `https://localhost:${apiPort}/dir`;
-  const rootPem = await fetchText(`https://localhost:${managementPort}/roots/0`, caPem);
-  return { directoryUrl, caPem, rootPem, answers };
+  for (const child of [dns, pebble]) t.after(() => stop(child));
+  return { apiPort, managementPort };
 }
 
 /** Certificate of Pebble's servers for `localhost`; returns its authority. */
@@ -169,19 +197,33 @@ async function freePorts(count: number): Promise<number[]> {
   return ports;
 }
 
-/** Resolves when a program has written a line; rejects with its output when it ends before. */
-function said(child: ChildProcess, line: RegExp): Promise<void> {
-  return new Promise((resolve, reject) => {
-    let output = '';
-    const read = (chunk: Buffer): void => {
-      output += chunk;
-      if (line.test(output)) resolve();
-    };
-    child.stdout!.on('data', read);
-    child.stderr!.on('data', read);
-    child.on('exit', (code) => reject(new Error(`ended with ${code}: ${output}`)));
-    child.on('error', reject);
-  });
+/** Resolves once the program accepts connections on the ports; rejects with what it said when it ends before. */
+async function listens(child: ChildProcess, ports: number[]): Promise<void> {
+  let output = '';
+  child.stdout!.on('data', (chunk) => (output += chunk));
+  child.stderr!.on('data', (chunk) => (output += chunk));
+  let ended: string | undefined;
+  child.on('error', (error) => (ended = error.message));
+  child.on('exit', (code) => (ended = `ended with ${code}: ${output}`));
+  for (const port of ports) {
+    while (!(await acceptsConnection(port))) {
+      if (ended !== undefined) throw new Error(ended);
+      await setTimeout(10);
+    }
+  }
+  if (ended !== undefined) throw new Error(ended);
+}
+
+async function acceptsConnection(port: number): Promise<boolean> {
+  const socket = connectTcp(port, '127.0.0.1');
+  try {
+    await once(socket, 'connect');
+    return true;
+  } catch {
+    return false;
+  } finally {
+    socket.destroy();
+  }
 }
 
 async function fetchText(url: string, ca: string): Promise<string> {
