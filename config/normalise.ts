@@ -40,7 +40,7 @@ import { matchConfig } from './match-normalise.ts';
 import { canonicalHostname, listenAddress } from './names.ts';
 import { overloadConfig, rateLimits, redisConfig } from './rate-limit-normalise.ts';
 import { recorderConfig } from './recorder-schema.ts';
-import { priorityNumber, retryBudgetSettings, retrySettings } from './retry-normalise.ts';
+import { hedgeSettings, priorityNumber, retryBudgetSettings, retrySettings } from './retry-normalise.ts';
 import { type ConfigInput, configSchema } from './schema.ts';
 import { nodeOf, type SchemaNode } from './schema-builder.ts';
 import { backendTlsConfig, listenerProtocols, listenerTlsConfig } from './tls-normalise.ts';
@@ -235,6 +235,7 @@ function refConfig(
 function rulePolicy(input: RuleInput, filters: RuleFilterSettings | null, place: string): RulePolicySettings | null {
   const policy: RulePolicySettings = {
     retry: retrySettings(input.retry),
+    hedge: hedgeSettings(input.hedge, place),
     priority: priorityNumber(input.priority!),
     filters,
     sessionPersistence: sessionSettings(input, place),

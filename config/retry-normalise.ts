@@ -1,12 +1,19 @@
 // Retries, retry budgets and priorities from the configuration as written to what workers use.
 // Control thread. Runs on valid input with its defaults.
 
-import { Priority, type RetryBudgetSettings, RetryCause, type RetrySettings } from '../core/lb/attempt-settings.ts';
+import {
+  type HedgeSettings,
+  Priority,
+  type RetryBudgetSettings,
+  RetryCause,
+  type RetrySettings,
+} from '../core/lb/attempt-settings.ts';
 import type { ConfigInput } from './schema.ts';
 import { parseDurationMs, parseSizeBytes } from './units.ts';
 
 type RuleInput = ConfigInput['routes'][number]['rules'][number];
 type RetryInput = NonNullable<RuleInput['retry']>;
+type HedgeInput = NonNullable<RuleInput['hedge']>;
 type BudgetInput = NonNullable<ConfigInput['backends'][number]['retryBudget']>;
 type Condition = NonNullable<RetryInput['conditions']>[number];
 
@@ -58,6 +65,18 @@ export function retrySettings(input: RetryInput | undefined): RetrySettings | nu
     retryUnsafe: input.retryUnsafe!,
     bodyBufferBytes: parseSizeBytes(String(input.bodyBuffer!))!,
     retryAfterMaxMs: input.retryAfter! ? durationMs(input.maxRetryAfter!) : 0,
+  };
+}
+
+/** Hedging of a rule, whose name is `place`; null: none. */
+export function hedgeSettings(input: HedgeInput | undefined, place: string): HedgeSettings | null {
+  if (input === undefined) return null;
+  const quantile = input.quantile ?? 0;
+  return {
+    key: quantile > 0 ? place : '',
+    delayMs: durationMs(quantile > 0 ? input.minDelay! : input.delay!),
+    quantile,
+    budgetPercent: input.budgetPercent!,
   };
 }
 

@@ -2,7 +2,7 @@
 //
 // Control thread. Spec: Gateway API HTTPRouteRetry (attempts, codes, backoff); Envoy's retry_on for conditions.
 
-import { boolean, duration, integer, oneOf, size } from './kinds.ts';
+import { boolean, decimal, duration, integer, oneOf, size } from './kinds.ts';
 import { list, mapping, maybe } from './schema-builder.ts';
 
 /** Conditions for a further attempt. */
@@ -94,6 +94,47 @@ export const retrySchema = mapping(
     ),
   },
   { description: 'Further attempts at a backend when one has failed. Absent: none.' },
+);
+
+export const hedgeSchema = mapping(
+  {
+    delay: maybe(
+      duration({
+        minMs: 1,
+        maxMs: 600_000,
+        description:
+          'The second attempt is sent when there is no answer after this time. Absent: `quantile` says when, which is required then.',
+      }),
+    ),
+    quantile: maybe(
+      decimal({
+        min: 0.5,
+        max: 0.999,
+        description:
+          'The second attempt is sent when there is no answer after the time in which this share of the requests of the rule are answered: `0.95` hedges the slowest twentieth. Learned by each worker from its last half to whole minute, as soon as it has 100 requests. Absent: `delay` says when.',
+      }),
+    ),
+    minDelay: maybe(
+      duration({
+        default: '10ms',
+        maxMs: 600_000,
+        description: 'With `quantile`: the least time, whatever was learned.',
+      }),
+    ),
+    budgetPercent: maybe(
+      integer({
+        default: 2,
+        min: 1,
+        max: 100,
+        description:
+          'Most second attempts, as a share of the requests to the backend of the last ten seconds that have `hedge` or `retry`, all workers together: so much load hedging may add, not more.',
+      }),
+    ),
+  },
+  {
+    description:
+      'A second attempt at another endpoint for a request that takes long, while the first goes on; the first good answer is used. For requests without body whose method is GET, HEAD, OPTIONS or TRACE. Absent: none.',
+  },
 );
 
 export const retryBudgetSchema = mapping(

@@ -10,6 +10,7 @@ import type { Path } from './yaml.ts';
 export function checkRetries(root: Mapping, report: Report): void {
   for (const [route, path] of mappings(root.routes, ['routes'])) {
     for (const [rule, rulePath] of mappings(route.rules, [...path, 'rules'])) {
+      if (isMapping(rule.hedge)) checkHedge(rule, rule.hedge, [...rulePath, 'hedge'], report);
       if (isMapping(rule.retry)) checkRetry(rule, rule.retry, [...rulePath, 'retry'], report);
     }
   }
@@ -41,6 +42,33 @@ function checkRetry(rule: Mapping, retry: Mapping, path: Path, report: Report): 
   if (requestMs > 0 && backoffMs !== undefined && backoffMs >= requestMs * 2) {
     const problem = `${describeValue(retry.backoff)} is a wait that timeouts.request (${describeValue(timeouts.request)}) hardly ever leaves time for`;
     refuse(report, [...path, 'backoff'], problem, 'less than timeouts.request');
+  }
+}
+
+function checkHedge(rule: Mapping, hedge: Mapping, path: Path, report: Report): void {
+  const { delay, quantile } = hedge;
+  if (delay === undefined && quantile === undefined) {
+    refuse(report, path, 'does not say when the second attempt is sent', 'delay or quantile', undefined, 'key');
+  }
+  if (delay !== undefined && quantile !== undefined) {
+    refuse(report, [...path, 'quantile'], 'contradicts delay', 'one of the two', undefined, 'key');
+  }
+  if (delay !== undefined && hedge.minDelay !== undefined) {
+    refuse(report, [...path, 'minDelay'], 'has no meaning with delay', 'quantile, or no minDelay', undefined, 'key');
+  }
+  if (rule.sessionPersistence !== undefined) {
+    const problem = 'sends requests of a session to another endpoint than sessionPersistence does';
+    refuse(report, path, problem, 'one of the two', undefined, 'key');
+  }
+  const timeouts = isMapping(rule.timeouts) ? rule.timeouts : {};
+  for (const name of ['request', 'backendRequest']) {
+    const endMs = durationOf(timeouts[name]) ?? 0;
+    for (const key of ['delay', 'minDelay']) {
+      const waitMs = durationOf(hedge[key]);
+      if (waitMs === undefined || endMs === 0 || waitMs < endMs) continue;
+      const problem = `${describeValue(hedge[key])} is when timeouts.${name} (${describeValue(timeouts[name])}) has ended the attempt`;
+      refuse(report, [...path, key], problem, `less than timeouts.${name}`);
+    }
   }
 }
 

@@ -34,7 +34,7 @@ import { matchSchema } from './match-schema.ts';
 import { overloadSchema } from './overload-schema.ts';
 import { rateLimitsSchema, redisSchema } from './rate-limit-schema.ts';
 import { recorderSchema } from './recorder-schema.ts';
-import { prioritySchema, retryBudgetSchema, retrySchema } from './retry-schema.ts';
+import { hedgeSchema, prioritySchema, retryBudgetSchema, retrySchema } from './retry-schema.ts';
 import { flag, list, literal, mapping, maybe, union } from './schema-builder.ts';
 import { acmeSchema, backendTlsSchema, listenerTlsSchema } from './tls-schema.ts';
 
@@ -243,6 +243,7 @@ const ruleSchema = mapping(
       ),
     ),
     retry: maybe(retrySchema),
+    hedge: maybe(hedgeSchema),
     priority: maybe(prioritySchema),
     filters: maybe(filtersSchema),
     sessionPersistence: maybe(sessionPersistenceSchema),

@@ -85,7 +85,16 @@ function checkRules(route: Mapping, kind: Kind, path: Path, report: Report): voi
       refuse(report, at, `a route of kind ${kind} has one rule`, 'one rule with all backendRefs');
       return;
     }
-    for (const key of ['matches', 'timeouts', 'retry', 'priority', 'filters', 'rateLimits', 'sessionPersistence']) {
+    for (const key of [
+      'matches',
+      'timeouts',
+      'retry',
+      'hedge',
+      'priority',
+      'filters',
+      'rateLimits',
+      'sessionPersistence',
+    ]) {
       if (rule[key] === undefined) continue;
       const problem = `has no meaning in a route of kind ${kind}`;
       refuse(report, [...at, key], problem, 'backendRefs only', undefined, 'key');

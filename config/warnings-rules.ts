@@ -16,6 +16,7 @@ const AMPLIFICATION_MAX = 3;
 const BUDGET_PERCENT_MAX = 50;
 
 /** Methods that may be sent twice without harm (RFC 9110 §9.2.2). */
+const safeMethods = ['GET', 'HEAD', 'OPTIONS', 'TRACE'];
 const idempotentMethods = ['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE'];
 
 /** Statuses of RPCs after which the server may have acted. */
@@ -39,6 +40,7 @@ export function warnOfRules({ config, input }: Judged, warn: Warn): void {
       const check = new RuleCheck(rule, ['routes', index, 'rules', number], backends, budgets, warn);
       check.timeouts();
       check.retries();
+      check.hedging();
       check.copies();
       check.filters();
       check.subsets();
@@ -80,6 +82,18 @@ class RuleCheck {
       if (connectTimeoutMs < limitMs || connectTimeoutMs === CONNECT_TIMEOUT_DEFAULT_MS) continue;
       const message = `connectTimeout of backend ${quoted(name)} (${connectTimeoutMs} ms) never runs out, because ${key} does so first; make connectTimeout shorter`;
       this.warn('timeout-nesting', [...path, 'timeouts', key], message);
+    }
+  }
+
+  hedging(): void {
+    const at = [...this.path, 'hedge'];
+    if (!isMapping(this.rule.hedge)) return;
+    if (this.backends.length === 0) {
+      const message = 'the gateway itself answers the requests of this rule, so none is ever sent twice; remove it';
+      this.warn('ineffective-policy', at, message, 'key');
+    } else if (this.methods()?.every((method) => !safeMethods.includes(method))) {
+      const message = 'no method of this rule is safe, so no request is ever sent twice; remove it';
+      this.warn('ineffective-policy', at, message, 'key');
     }
   }
 

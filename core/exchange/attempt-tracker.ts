@@ -19,8 +19,10 @@ export const AttemptEnd = {
   COMPLETE: 0,
   /** It failed; the reason and detail that are given with it say how. */
   FAILED: 1,
-  /** Nobody wants its answer any more: the client has left, or another attempt was faster. */
+  /** Nobody wants its answer any more: the client has left, or has another. */
   CANCELLED: 2,
+  /** Another attempt was faster, and this one has had no answer yet. */
+  OUTRUN: 3,
 } as const;
 
 /** What the tracker needs of a reactor. */
@@ -60,6 +62,7 @@ export class AttemptTracker {
     if (end === AttemptEnd.FAILED && balancer.decayMs > 0 && isEndpointFailure(reason, detail)) {
       this.observe(exchange, true);
     }
+    if (end === AttemptEnd.OUTRUN && balancer.decayMs > 0) this.observe(exchange, false);
     runtime.node.add(runtime.node.endpointAt(slot) + ACTIVE, -1);
   }
 

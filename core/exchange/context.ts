@@ -169,7 +169,7 @@ export class ProxyContext {
   /** Counts, logs and frees an exchange that is over. Its connections are the caller's business. */
   endExchange(exchange: Exchange): void {
     const { reactor, metrics } = this;
-    if (exchange.isMirror) {
+    if (exchange.isMirror || exchange.isHedge) {
       if (this.endpointsFailing > 0 && exchange.reason !== UPSTREAM_CONNECT_FAILURE) this.endpointAnswered(exchange);
       this.recycle(exchange);
       return;
@@ -197,6 +197,7 @@ export class ProxyContext {
   /** Frees what an exchange has, and takes it back into the pool. */
   private recycle(exchange: Exchange): void {
     const { arena } = this.reactor;
+    if (exchange.rival !== null) this.upstream.hedges.drop(exchange);
     if (exchange.mirrorNext !== null) this.mirrors.parentEnded(exchange);
     // Tunnels, and whatever else ends without an answer.
     if (exchange.tracked) this.upstream.completed(exchange);

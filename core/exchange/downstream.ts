@@ -670,6 +670,7 @@ export abstract class Downstream implements Protocol {
       delayMs = Math.min(delayMs, wholeMs(exchange.requestDeadlineMs - reactor.nowMs));
     if (exchange.attemptDeadlineMs > 0)
       delayMs = Math.min(delayMs, wholeMs(exchange.attemptDeadlineMs - reactor.nowMs));
+    if (exchange.hedgeAtMs > 0) delayMs = Math.min(delayMs, wholeMs(exchange.hedgeAtMs - reactor.nowMs));
     reactor.setTimer(exchange.downstream!, delayMs);
   }
 
@@ -690,6 +691,10 @@ export abstract class Downstream implements Protocol {
         return;
       }
       upstream.resume(exchange);
+      return;
+    }
+    if (exchange.hedgeAtMs > 0 && exchange.hedgeAtMs <= reactor.nowMs && !isDue(exchange, reactor.nowMs)) {
+      upstream.hedges.due(exchange);
       return;
     }
     let status = 504;
@@ -747,6 +752,14 @@ export abstract class Downstream implements Protocol {
 function bulkBytes(exchange: Exchange): number {
   const remaining = exchange.requestFraming === LENGTH ? exchange.requestRemaining : 0;
   return Math.max(RECEIVE_BYTES_MAX, Math.min(remaining, BULK_RECEIVE_BYTES_MAX));
+}
+
+/** Whether a deadline that ends the exchange, or its attempt, has come. */
+function isDue(exchange: Exchange, nowMs: number): boolean {
+  const { requestDeadlineMs, attemptDeadlineMs, pendingDeadlineMs } = exchange;
+  if (requestDeadlineMs > 0 && requestDeadlineMs <= nowMs) return true;
+  if (attemptDeadlineMs > 0 && attemptDeadlineMs <= nowMs) return true;
+  return pendingDeadlineMs > 0 && pendingDeadlineMs <= nowMs;
 }
 
 /** Whole milliseconds until a deadline, never too few. */

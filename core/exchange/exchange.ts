@@ -158,6 +158,10 @@ export class Exchange {
   retryPending = false;
   /** The attempt repeats one on a connection that had been closed: it gets one that nothing has used. */
   resent = false;
+  /** A second attempt is under way (hedges.ts): each of the two exchanges has the other; null: none is. */
+  rival: Exchange | null = null;
+  /** The exchange is that second attempt, and has no client of its own. */
+  isHedge = false;
   /** RetryEnd, and the last attempt that was not passed on (AttemptFailure, see retry-outcome.ts). */
   retryEnd = 0;
   attemptFailure = 0;
@@ -241,6 +245,9 @@ export class Exchange {
   attemptDeadlineMs = 0;
   /** The exchange goes on at this time: it is delayed, or waits before it is tried again; 0: it does not wait. */
   resumeMs = 0;
+  /** When a second attempt is due; 0: none is. When the first began, of a rule that has them; 0: it is over. */
+  hedgeAtMs = 0;
+  hedgeStartMs = 0;
 
   /** Back to the state of a new exchange. The decoders stay with it; the head block must be freed before. */
   reset(): void {
@@ -312,6 +319,8 @@ export class Exchange {
     this.retries = 0;
     this.retryPending = false;
     this.resent = false;
+    this.rival = null;
+    this.isHedge = false;
     this.retryEnd = 0;
     this.attemptFailure = 0;
     this.held = 0;
@@ -354,5 +363,7 @@ export class Exchange {
     this.requestDeadlineMs = 0;
     this.attemptDeadlineMs = 0;
     this.resumeMs = 0;
+    this.hedgeAtMs = 0;
+    this.hedgeStartMs = 0;
   }
 }

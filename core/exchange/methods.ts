@@ -2,6 +2,11 @@
 
 import { Method } from '../http1/message.ts';
 
+/** Methods that only ask (RFC 9110 §9.2.1). */
+export function isSafe(method: number): boolean {
+  return method === Method.GET || method === Method.HEAD || method === Method.OPTIONS || method === Method.TRACE;
+}
+
 /** Methods that may be sent twice (RFC 9110 §9.2.2). */
 export function isIdempotent(method: number): boolean {
   switch (method) {

@@ -18,7 +18,7 @@ import { BodyFraming, type Exchange } from './exchange.ts';
 import { grpcStatusInHead, reduceGrpcTimeout } from './grpc.ts';
 import { isIdempotent } from './methods.ts';
 import { Detail, Reason } from './reasons.ts';
-import { countRequest, takeRetry } from './retry-budget.ts';
+import { takeRetry } from './retry-budget.ts';
 import { AttemptFailure, RetryEnd } from './retry-outcome.ts';
 import type { RetryPolicy } from './retry-policy.ts';
 
@@ -49,9 +49,7 @@ export class Retries {
 
   /** The first attempt of an exchange with retries begins. */
   began(exchange: Exchange, policy: RetryPolicy): void {
-    const { reactor, requestBuffers } = this.context;
-    const runtime = exchange.runtime!;
-    countRequest(runtime.node, runtime.backends[exchange.backend].settings.slot, reactor.nowMs);
+    const { requestBuffers } = this.context;
     const { bodyBufferBytes } = policy.settings;
     if (exchange.requestComplete || bodyBufferBytes === 0) return;
     const { requestFraming } = exchange;

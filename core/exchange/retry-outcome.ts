@@ -21,6 +21,10 @@ export const RetryEnd = {
   BODY: 6,
   /** The wait before another attempt would have been longer than timeouts.request or maxRetryAfter allow. */
   TIME: 7,
+  /** The first attempt was slow, and a second one brought the answer before it. */
+  HEDGE_WON: 8,
+  /** The first attempt was slow, and its answer came before that of a second one. */
+  HEDGE_LOST: 9,
 } as const;
 
 /** Word of each RetryEnd; empty for NONE. */
@@ -37,6 +41,8 @@ const sentences: readonly string[] = [
   'It was not tried again: its method is not idempotent, and the backend may have acted on it (retry.retryUnsafe).',
   'It was not tried again: its body was too long to be kept (retry.bodyBuffer), or had trailers.',
   'It was not tried again: the wait would have been longer than timeouts.request or retry.maxRetryAfter allow.',
+  'The first attempt was slow; a second one, sent meanwhile, brought this answer (hedge).',
+  'The first attempt was slow; a second one was sent meanwhile, and was not needed (hedge).',
 ];
 
 /** One plain sentence for a RetryEnd; empty for NONE. */

@@ -5,6 +5,7 @@ import { Subset } from '../lb/balancer-view.ts';
 import type { RefPolicySettings, RulePolicySettings } from '../workers/policies.ts';
 import { CompressionPolicy } from './content-coding.ts';
 import { HeadFilters, RuleFilters } from './filters.ts';
+import { HedgePolicy } from './hedge-policy.ts';
 import { MirrorTarget } from './mirror-target.ts';
 import { RetryPolicy } from './retry-policy.ts';
 import type { RuleLimits } from './rule-limits.ts';
@@ -19,6 +20,8 @@ export class RulePolicy {
   readonly streamIdleTimeoutMs: number;
   /** Null: what fails is not tried again. */
   readonly retry: RetryPolicy | null;
+  /** Null: a slow request is waited for. */
+  readonly hedge: HedgePolicy | null;
   /** Null: every request is balanced anew. */
   readonly session: SessionPersistence | null;
   /** Null: responses are not compressed. */
@@ -35,6 +38,7 @@ export class RulePolicy {
     this.session = settings.sessionPersistence === null ? null : new SessionPersistence(settings.sessionPersistence);
     this.streamIdleTimeoutMs = settings.streamIdleTimeoutMs;
     this.retry = settings.retry === null ? null : new RetryPolicy(settings.retry);
+    this.hedge = settings.hedge === null ? null : new HedgePolicy(settings.hedge);
     this.mirrors = settings.mirrors.length === 0 ? null : settings.mirrors.map((mirror) => new MirrorTarget(mirror));
     this.compression = settings.compression === null ? null : new CompressionPolicy(settings.compression);
   }

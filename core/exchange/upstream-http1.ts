@@ -81,7 +81,13 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     const { breakers } = this.context.upstream;
     if (backend.settings.policy.circuitBreaker === null) this.connect(exchange, endpoint, false);
     else if (breakers.admitConnection(exchange, backend)) this.connect(exchange, endpoint, true);
+    // A second attempt is for speed: it must not wait, least of all before others.
+    else if (exchange.isHedge) this.refuseToWait(exchange);
     else breakers.wait(exchange, backend);
+  }
+
+  private refuseToWait(exchange: Exchange): void {
+    this.context.upstream.failed(exchange, 503, Reason.UPSTREAM_OVERFLOW, Detail.PENDING_LIMIT, 0);
   }
 
   private useKept(exchange: Exchange, kept: Connection): void {
@@ -398,6 +404,22 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
         return true;
       }
     }
+    if (exchange.rival !== null) {
+      const winner = this.context.upstream.hedges.answered(exchange, head);
+      if (winner === null) return false;
+      if (winner !== exchange) {
+        // Who reads on must do so for the client's exchange.
+        if (this.takeResponse(connection, winner, offset, length)) reactor.enqueue(connection);
+        return false;
+      }
+    }
+    return this.takeResponse(connection, exchange, offset, length);
+  }
+
+  /** Takes a final head, which has been read, and the first body bytes. Returns whether to read on. */
+  private takeResponse(connection: Connection, exchange: Exchange, offset: number, length: number): boolean {
+    const { memory, responseHead: head } = this.context;
+    const downstream = exchange.downstreamSide!;
     this.frameResponse(exchange);
     connection.state = BODY;
     const { piece } = this;

@@ -257,7 +257,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
   head(stream: Http2Stream, block: HeaderBlock): number {
     const { reactor, memory } = this.context;
     const connection = stream.connection!;
-    const exchange = connection.exchange!;
+    let exchange = connection.exchange!;
     const status = responseStatus(memory, block);
     if (status < 0) {
       this.headFault = status === HEAD_TOO_LARGE ? Detail.RESPONSE_HEAD_TOO_LARGE : Detail.RESPONSE_HEAD_INVALID;
@@ -297,6 +297,14 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
       reactor.freeSent(at);
       if (sent) exchange.downstreamSide!.progress(exchange);
       return 0;
+    }
+    if (exchange.rival !== null) {
+      const winner = this.context.upstream.hedges.answered(exchange, head);
+      if (winner === null) {
+        reactor.freeSent(at);
+        return 0;
+      }
+      exchange = winner;
     }
     if (this.context.upstream.answered(exchange, head)) {
       reactor.freeSent(at);

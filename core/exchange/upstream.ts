@@ -11,11 +11,17 @@ import { CircuitBreakers } from './circuit-breaker.ts';
 import type { ProxyContext } from './context.ts';
 import { chooseEndpoint, noEndpointDetail, pickEndpoint } from './endpoint-choice.ts';
 import type { Exchange } from './exchange.ts';
+import { Hedges } from './hedges.ts';
 import { judgedStatus } from './outlier-judge.ts';
 import { Detail, Reason } from './reasons.ts';
 import { ResponseLines } from './response-lines.ts';
 import { Retries } from './retries.ts';
+import { countRequest } from './retry-budget.ts';
+import { RetryEnd } from './retry-outcome.ts';
+import type { RulePolicy } from './rule-policy.ts';
 import { resumeSession } from './session-persistence.ts';
+
+const { HEDGE_WON, NONE } = RetryEnd;
 
 /** Picks for an endpoint that no attempt has failed at, before one that failed earlier has to do. */
 const UNTRIED_PICKS = 8;
@@ -23,12 +29,14 @@ const UNTRIED_PICKS = 8;
 export class Upstream {
   readonly retries: Retries;
   readonly breakers: CircuitBreakers;
+  readonly hedges: Hedges;
   private readonly context: ProxyContext;
 
   constructor(context: ProxyContext) {
     this.context = context;
     this.retries = new Retries(context);
     this.breakers = new CircuitBreakers(context);
+    this.hedges = new Hedges(context, this);
   }
 
   /**
@@ -63,12 +71,24 @@ export class Upstream {
   }
 
   /** Chooses another endpoint of the same backend for a further attempt; the same one where there is no other. */
-  private chooseAgain(exchange: Exchange): void {
+  chooseAgain(exchange: Exchange): void {
     // `avoidEndpoint` keeps it from the last one; of two dead ones, the other would be next in turn.
     for (let pick = 0; pick < UNTRIED_PICKS; pick++) {
       pickEndpoint(this.context, exchange);
       if (exchange.endpoint < 0 || (exchange.triedEndpoints & (1 << (exchange.endpoint & 31))) === 0) return;
     }
+  }
+
+  /** The first attempt begins. */
+  private began(exchange: Exchange, policy: RulePolicy): void {
+    const { retry, hedge, mirrors } = policy;
+    if (retry !== null || hedge !== null) {
+      const runtime = exchange.runtime!;
+      countRequest(runtime.node, runtime.backends[exchange.backend].settings.slot, this.context.reactor.nowMs);
+    }
+    if (retry !== null) this.retries.began(exchange, retry);
+    if (hedge !== null) this.hedges.began(exchange, hedge);
+    if (mirrors !== null) this.context.mirrors.began(exchange, mirrors);
   }
 
   /** Begins an attempt: sends the exchange to its endpoint. */
@@ -85,8 +105,7 @@ export class Upstream {
     const timeoutMs = runtime.routes.backendRequestTimeoutMs(exchange.rule);
     if (exchange.attempts === 0) {
       const { policy } = exchange;
-      if (policy !== null && policy.retry !== null) this.retries.began(exchange, policy.retry);
-      if (policy !== null && policy.mirrors !== null) context.mirrors.began(exchange, policy.mirrors);
+      if (policy !== null) this.began(exchange, policy);
     } else {
       exchange.requestSent = false;
       if (exchange.bodyStreamed) {
@@ -155,16 +174,22 @@ export class Upstream {
    * has been dropped, and the exchange waits until it is tried again.
    */
   answered(exchange: Exchange, head: ResponseHead): boolean {
-    if (exchange.tracked) {
-      exchange.answered = true;
-      this.context.tracker.answered(exchange, judgedStatus(exchange, this.context.memory, head));
-    }
+    this.judge(exchange, head);
     const { policy } = exchange;
-    if (policy === null || policy.retry === null) return false;
+    if (policy === null) return false;
+    if (exchange.hedgeStartMs > 0) this.hedges.settled(exchange);
+    if (policy.retry === null) return false;
     if (!this.retries.answered(exchange, policy.retry, head)) return false;
     if (exchange.tracked) this.endTracking(exchange, AttemptEnd.COMPLETE, Reason.NONE, Detail.NONE);
     exchange.upstreamSide!.discard(exchange);
     return true;
+  }
+
+  /** Has the endpoint judged by the response head of the attempt in progress. */
+  judge(exchange: Exchange, head: ResponseHead): void {
+    if (!exchange.tracked) return;
+    exchange.answered = true;
+    this.context.tracker.answered(exchange, judgedStatus(exchange, this.context.memory, head));
   }
 
   /** The attempt in progress has become a tunnel: its endpoint serves, however long the tunnel lasts. */
@@ -183,7 +208,10 @@ export class Upstream {
   failed(exchange: Exchange, status: number, reason: number, detail: number, errno: number): void {
     if (exchange.tracked) this.endTracking(exchange, AttemptEnd.FAILED, reason, detail);
     if (reason === Reason.UPSTREAM_CONNECT_FAILURE) this.context.connectFailed(exchange, detail, errno);
+    if (exchange.rival !== null && this.hedges.failed(exchange)) return;
     exchange.resumeMs = 0;
+    exchange.hedgeAtMs = 0;
+    if (exchange.retryEnd >= HEDGE_WON) exchange.retryEnd = NONE;
     const { policy } = exchange;
     if (policy !== null && policy.retry !== null && this.retries.failed(exchange, policy.retry, reason, detail)) return;
     exchange.downstreamSide!.fail(exchange, status, reason, detail, errno);
@@ -192,7 +220,9 @@ export class Upstream {
   /** The attempt in progress has come to nothing, and that is not the endpoint's fault: answers at once. */
   givenUp(exchange: Exchange, status: number, reason: number, detail: number): void {
     if (exchange.tracked) this.endTracking(exchange, AttemptEnd.CANCELLED, reason, detail);
+    if (exchange.rival !== null && this.hedges.failed(exchange)) return;
     exchange.resumeMs = 0;
+    exchange.hedgeAtMs = 0;
     exchange.downstreamSide!.fail(exchange, status, reason, detail, 0);
   }
 
@@ -203,11 +233,13 @@ export class Upstream {
 
   /** Drops the upstream side of an exchange that ends for another reason. */
   cancel(exchange: Exchange): void {
+    if (exchange.rival !== null) this.hedges.drop(exchange);
     exchange.upstreamSide?.cancel(exchange);
     if (exchange.tracked) this.endTracking(exchange, AttemptEnd.CANCELLED, Reason.NONE, Detail.NONE);
   }
 
-  private endTracking(exchange: Exchange, end: number, reason: number, detail: number): void {
+  /** The attempt in progress is over (AttemptEnd): gives back what it has taken. */
+  endTracking(exchange: Exchange, end: number, reason: number, detail: number): void {
     exchange.tracked = false;
     if (exchange.adaptiveHeld) releaseAdaptive(exchange);
     if (exchange.held !== 0) this.breakers.releaseAttempt(exchange);

@@ -44,6 +44,18 @@ export interface RetrySettings {
   retryAfterMaxMs: number;
 }
 
+/** A second attempt of a request that has had no answer for a while, without giving up the first. */
+export interface HedgeSettings {
+  /** Name of the rule, under which its latency is learned; empty unless `quantile` is set. */
+  key: string;
+  /** Time without an answer; with `quantile`, the least. */
+  delayMs: number;
+  /** Share of the requests of the rule whose latency is waited for, below 1; 0: `delayMs` is. */
+  quantile: number;
+  /** Most second attempts, as a share of the backend's requests of the last ten seconds, 0 to 100. */
+  budgetPercent: number;
+}
+
 /** Share of a backend's requests that may be further attempts. */
 export interface RetryBudgetSettings {
   /** Of the requests of the last ten seconds, 0 to 100. */

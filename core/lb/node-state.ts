@@ -83,12 +83,20 @@ export const BackendWord = {
   PENDING: 2,
   RETRIES: 3,
   CONNECTIONS: 4,
+  /**
+   * Circuit breakers: bit 1 << class (0: default, 1: high) where the control thread wants to hear of the next admitted
+   * request, as it does while a limit is half open. Set by it, cleared by the worker that admits the request.
+   */
+  BREAKER_TRIALS: 6,
   /** Retry budget: number of the present period, and requests and retries of it and of the one before. */
   BUDGET_PERIOD: 20,
   BUDGET_REQUESTS: 21,
   BUDGET_RETRIES: 22,
   BUDGET_REQUESTS_BEFORE: 23,
   BUDGET_RETRIES_BEFORE: 24,
+  /** The same of hedges. */
+  BUDGET_HEDGES: 60,
+  BUDGET_HEDGES_BEFORE: 61,
   /** The counts of requests of priority high, which ACTIVE, PENDING and RETRIES are without (counts with shares). */
   HIGH_ACTIVE: 25,
   HIGH_PENDING: 26,

@@ -125,6 +125,10 @@ export const Counter = {
   MIRRORS_DROPPED_LIMIT: 140,
   MIRRORS_DROPPED_RESOURCES: 141,
   MIRRORS_DROPPED_INCOMPLETE: 142,
+  /** Second attempts of slow requests; those whose answer was used; those that the budget did not allow. */
+  HEDGES: 150,
+  HEDGES_WON: 151,
+  HEDGES_NOT_MADE: 152,
 } as const;
 
 /** Why a client connection was closed; index into the close counters. */

@@ -7,6 +7,7 @@
 import {
   type BreakerSettings,
   defaultRetryBudget,
+  type HedgeSettings,
   type RetryBudgetSettings,
   type RetrySettings,
 } from '../lb/attempt-settings.ts';
@@ -56,6 +57,8 @@ export interface RulePolicySettings {
   filters: RuleFilterSettings | null;
   /** Null: what fails is not tried again, but for what automatic re-sends repair. */
   retry: RetrySettings | null;
+  /** Null: a slow request is waited for. */
+  hedge: HedgeSettings | null;
   /** Priority of attempt-settings.ts. */
   priority: number;
   /** Requests of a client go to one endpoint; null: each is balanced anew. */
@@ -102,6 +105,7 @@ export interface RefPolicySettings {
 export const noRulePolicy: RulePolicySettings = {
   filters: null,
   retry: null,
+  hedge: null,
   priority: 0,
   sessionPersistence: null,
   streamIdleTimeoutMs: 0,

@@ -41,7 +41,7 @@ const fieldHelp: Record<string, [type: string, meaning: string]> = {
   attempts: ['number', 'Attempts at an upstream; 0: none.'],
   retry: [
     'text',
-    'What became of retries: `succeeded`, or why there was no (further) one, see resilience.md; absent when nothing called for one.',
+    'What became of retries: `succeeded`, why there was no (further) one, or how hedging went, see resilience.md; absent when nothing called for one.',
   ],
   attemptFailure: [
     'text',

@@ -5,7 +5,7 @@ import { RetryEnd, retryEndNames } from '../../core/exchange/retry-outcome.ts';
 import { retryCauseNames } from '../../core/lb/attempt-settings.ts';
 import { Counter } from '../../core/telemetry/metrics.ts';
 import type { MetricDefinition, Sample } from './metrics.ts';
-import type { AdminState, BreakerLimitState } from './state.ts';
+import { type AdminState, type BreakerLimitState, breakerStateNames } from './state.ts';
 
 const breakerLabels = ['backend', 'priority', 'limit'];
 
@@ -34,14 +34,52 @@ export const resilienceMetrics: readonly MetricDefinition[] = [
     collect: ({ totals }) =>
       retryEndNames
         .map((why, end) => ({ labels: { why }, value: totals[Counter.RETRIES_NOT_MADE + end]! }))
-        .slice(RetryEnd.EXHAUSTED),
+        .slice(RetryEnd.EXHAUSTED, RetryEnd.HEDGE_WON),
   },
   {
-    name: 'portcullis_circuit_breaker_open',
+    name: 'portcullis_hedges_total',
+    type: 'counter',
+    help: 'Second attempts that were sent since the first had no answer for long, by whose answer was used.',
+    labels: ['outcome'],
+    collect: ({ totals }) => [
+      { labels: { outcome: 'won' }, value: totals[Counter.HEDGES_WON]! },
+      { labels: { outcome: 'lost' }, value: totals[Counter.HEDGES]! - totals[Counter.HEDGES_WON]! },
+    ],
+  },
+  {
+    name: 'portcullis_hedges_not_made_total',
+    type: 'counter',
+    help: 'Second attempts that were due and were not sent, since the budget of the rule was used up.',
+    labels: [],
+    collect: ({ totals }) => [{ labels: {}, value: totals[Counter.HEDGES_NOT_MADE]! }],
+  },
+  {
+    name: 'portcullis_circuit_breaker_state',
     type: 'gauge',
-    help: '1 while a limit of a circuit breaker is reached.',
+    help: '2: open, the limit refuses something; 1: half open, it refuses no more and is on trial; 0: closed.',
     labels: breakerLabels,
-    collect: ({ state }) => perLimit(state, ({ open }) => (open ? 1 : 0)),
+    collect: ({ state }) => perLimit(state, (limit) => breakerStateNames.indexOf(limit.state)),
+  },
+  {
+    name: 'portcullis_endpoint_circuit_breaker_state',
+    type: 'gauge',
+    help: 'Endpoints under outlier detection. 2: open, it is ejected; 1: half open, it returns by steps; 0: closed.',
+    labels: ['backend', 'endpoint'],
+    collect: ({ state }) =>
+      state.backends.flatMap(({ name, endpoints }) =>
+        endpoints.flatMap(({ address, circuitBreaker }) => {
+          if (circuitBreaker === null) return [];
+          const labels = { backend: name, endpoint: address };
+          return [{ labels, value: breakerStateNames.indexOf(circuitBreaker) }];
+        }),
+      ),
+  },
+  {
+    name: 'portcullis_circuit_breaker_limit',
+    type: 'gauge',
+    help: 'Limits of circuit breakers.',
+    labels: breakerLabels,
+    collect: ({ state }) => perLimit(state, ({ max }) => max),
   },
   {
     name: 'portcullis_circuit_breaker_in_use',

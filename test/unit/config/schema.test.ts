@@ -104,8 +104,8 @@ test('a value of the wrong shape is refused at every single place of a full conf
       if (key === 'redirectToHttps' && wrong === true) continue;
       if (key === 'stdevFactor' && wrong === 1.5) continue;
       parent[key] = wrong;
-      const violations = [...validate(configSchema, whole), ...checkSemantics(whole)];
-      assert.ok(violations.length > 0, `${key}: ${JSON.stringify(wrong)} is accepted`);
+      const refused = validate(configSchema, whole).length > 0 || checkSemantics(whole).length > 0;
+      assert.ok(refused, `${key}: ${JSON.stringify(wrong)} is accepted`);
       places++;
     }
     parent[key] = original;

@@ -173,6 +173,7 @@ const SELDOM: [path: string, name: string, why: string][] = [
   ['core/lb/ring-hash.ts', 'sortByDigit', 'when a ring is built'],
   ['core/exchange/compression.ts', 'addBody', 'once per slot of a compressor'],
   ['core/exchange/compression.ts', 'use', 'once per compressor thread'],
+  ['core/exchange/hedge-policy.ts', 'of', 'once per snapshot and rule with a quantile'],
   ['core/exchange/context.ts', 'beginExchange', 'the pool grows to the most exchanges at one time'],
   [
     'core/exchange/response-writer.ts',
@@ -187,7 +188,7 @@ const SELDOM: [path: string, name: string, why: string][] = [
   ['core/lb/balancer.ts', 'refresh', 'when the health of an endpoint has changed'],
   ['core/lb/balancer.ts', 'viewOf', 'once per subset'],
   ['core/exchange/hash-key.ts', 'hashKeysOf', 'once per backend and snapshot'],
-  ['core/exchange/session-persistence.ts', 'names', 'once per rule, backend and snapshot'],
+  ['core/exchange/session-persistence.ts', 'hashesOf', 'once per list of endpoints'],
   ['core/exchange/downstream.ts', 'answerLocally', 'only a broken invariant throws'],
   ['core/exchange/generated.ts', 'parseSentence', 'once per kind of error'],
   ['core/exchange/grpc.ts', 'parseSentence', 'once per kind of error'],
