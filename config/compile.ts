@@ -73,6 +73,7 @@ export function compileSnapshot(
     backendSettings(backend, resolved, compiled.backends[index]!),
   );
   slots.assign(backends);
+  const listenerIndexes = new Map(config.listeners.map(({ name }, index) => [name, index]));
   return {
     epoch,
     routes,
@@ -85,7 +86,9 @@ export function compileSnapshot(
     latencySamples: backends.some(({ policy }) => policy.adaptiveConcurrency !== null) ? slots.latencySamples : null,
     nodeState: slots.state.buffer,
     http: httpSettings(config),
-    listeners: config.listeners.map((listener, index) => listenerSettings(listener, compiled.listeners[index]!)),
+    listeners: config.listeners.map((listener, index) =>
+      listenerSettings(listener, compiled.listeners[index]!, listenerIndexes),
+    ),
     tls: compiled.tls,
     streamRoutes: streamRoutes(config),
     backends,
@@ -137,8 +140,12 @@ function httpSettings(config: Config): HttpSettings {
   };
 }
 
-function listenerSettings(listener: ListenerConfig, tls: ListenerTlsSettings | null): ListenerSettings {
-  const { name, address, port, protocols, proxyProtocol, redirectToHttps, allowConnect } = listener;
+function listenerSettings(
+  listener: ListenerConfig,
+  tls: ListenerTlsSettings | null,
+  indexes: ReadonlyMap<string, number>,
+): ListenerSettings {
+  const { name, address, port, protocols, proxyProtocol, redirectToHttps, allowConnect, tunnels } = listener;
   return {
     name,
     address,
@@ -151,6 +158,7 @@ function listenerSettings(listener: ListenerConfig, tls: ListenerTlsSettings | n
     tls,
     proxyProtocol,
     redirectToHttps,
+    tunnels: tunnels?.map(({ port, listener: name }) => ({ port, listener: indexes.get(name)! })) ?? null,
   };
 }
 
@@ -180,7 +188,9 @@ function backendSettings(
     idleConnectionsMax: backend.idleConnectionsMax,
     requestsPerConnectionMax: backend.requestsPerConnectionMax,
     protocol: backend.protocol === 'http/1.1' ? 'http/1.1' : 'h2',
-    tls,
+    // TLS is that of the tunnel then, and what goes through it has none.
+    tls: backend.tunnel === null ? tls : null,
+    tunnel: backend.tunnel === null ? null : { port: backend.tunnel.port, tls: tls! },
     proxyProtocol: backend.proxyProtocol,
     http2: backend.http2,
   };

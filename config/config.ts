@@ -198,6 +198,8 @@ export interface ListenerConfig {
   /** Null: requests are served. */
   redirectToHttps: { port: number; status: number } | null;
   allowConnect: boolean;
+  /** Where tunnels lead that end here, by port (0: any other); null: CONNECT is not taken for one. */
+  tunnels: { port: number; listener: string }[] | null;
 }
 
 /** What clients may speak. */
@@ -308,6 +310,8 @@ export interface BackendConfig {
   protocol: 'http/1.1' | 'h2' | 'h2c';
   /** Null: no TLS. */
   tls: BackendTlsConfig | null;
+  /** Tunnels lead to the endpoints, with `tls`; null: they are reached themselves. */
+  tunnel: { port: number } | null;
   /** Version of the PROXY protocol header; 0: none. */
   proxyProtocol: 0 | 1 | 2;
   http2: BackendHttp2Config;

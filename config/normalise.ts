@@ -171,6 +171,7 @@ function listenerConfig(input: ListenerInput, fileOf: (name: string) => string):
     proxyProtocol: input.proxyProtocol === 'required',
     redirectToHttps: typeof redirect === 'object' ? redirectConfig(redirect) : redirect ? redirectConfig({}) : null,
     allowConnect: input.allowConnect!,
+    tunnels: input.tunnels?.map(({ port = 0, listener }) => ({ port, listener })) ?? null,
   };
 }
 
@@ -289,6 +290,7 @@ function backendConfig(input: BackendInput, fileOf: (name: string) => string, zo
             endpoints.filter(({ srv }) => !srv),
             fileOf,
           ),
+    tunnel: input.tunnel === undefined ? null : { port: input.tunnel.port! },
     proxyProtocol: input.proxyProtocol === undefined ? 0 : input.proxyProtocol === 'v1' ? 1 : 2,
     http2: {
       streamsPerConnectionMax: http2.maxConcurrentStreams!,

@@ -37,6 +37,7 @@ import { recorderSchema } from './recorder-schema.ts';
 import { hedgeSchema, prioritySchema, retryBudgetSchema, retrySchema } from './retry-schema.ts';
 import { flag, list, literal, mapping, maybe, union } from './schema-builder.ts';
 import { acmeSchema, backendTlsSchema, listenerTlsSchema } from './tls-schema.ts';
+import { backendTunnelSchema, listenerTunnelsSchema } from './tunnel-schema.ts';
 
 /** Where the admin listener listens unless configured otherwise. */
 export const ADMIN_ADDRESS_DEFAULT = '127.0.0.1:9901';
@@ -195,6 +196,7 @@ const listenerSchema = mapping(
       }),
     ),
     redirectToHttps: maybe(redirectSchema),
+    tunnels: maybe(listenerTunnelsSchema),
     allowConnect: maybe(
       boolean({
         default: false,
@@ -329,6 +331,7 @@ const backendSchema = mapping(
       }),
     ),
     tls: maybe(backendTlsSchema),
+    tunnel: maybe(backendTunnelSchema),
     proxyProtocol: maybe(
       oneOf(['v1', 'v2'], {
         description:

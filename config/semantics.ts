@@ -28,6 +28,7 @@ import {
 } from './semantics-walk.ts';
 import { checkStreams } from './stream-semantics.ts';
 import { checkTls } from './tls-semantics.ts';
+import { checkTunnels } from './tunnel-schema.ts';
 import { parseDurationMs, parseSizeBytes } from './units.ts';
 import { about, type Violation } from './validate.ts';
 import type { Path } from './yaml.ts';
@@ -52,6 +53,7 @@ export function checkSemantics(root: unknown): Violation[] {
   checkBalancing(root, report);
   checkStreams(root, report);
   checkRetries(root, report);
+  checkTunnels(root, report);
   return violations;
 }
 

@@ -169,11 +169,12 @@ function checkBackend(backend: Mapping, path: Path, report: Report): void {
   const at = [...path, 'protocol'];
   if (protocol === 'h2' && tls === undefined) {
     refuse(report, at, '"h2" needs tls', 'h2c for HTTP/2 without TLS', 'h2c');
-  } else if (protocol === 'h2c' && tls !== undefined) {
+  } else if (protocol === 'h2c' && tls !== undefined && backend.tunnel === undefined) {
     refuse(report, at, '"h2c" is HTTP/2 without TLS, but the backend has tls', 'h2', 'h2');
   }
   const isHttp2 = protocol === 'h2' || protocol === 'h2c';
-  if (backend.http2 !== undefined && (protocol === undefined || protocol === 'http/1.1')) {
+  const inHttp2 = isHttp2 || backend.tunnel !== undefined;
+  if (backend.http2 !== undefined && !inHttp2) {
     const problem = 'has no meaning with protocol http/1.1';
     refuse(report, [...path, 'http2'], problem, 'protocol: h2 or h2c', undefined, 'key');
   }

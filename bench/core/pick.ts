@@ -43,6 +43,7 @@ function backendOf(count: number, policy: BalancerPolicy, weighted: boolean): Ba
     requestsPerConnectionMax: 0,
     protocol: 'http/1.1',
     tls: null,
+    tunnel: null,
     proxyProtocol: 0,
     http2: { streamsPerConnectionMax: 100, connectionsMax: 4, pingIntervalMs: 0, pingTimeoutMs: 1000 },
   };

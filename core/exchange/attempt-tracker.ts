@@ -5,13 +5,16 @@
 // Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
 
 import type { Reactor } from '../io/reactor.ts';
+import { noteConnectFailure } from '../lb/connect-failures.ts';
 import { EndpointWord } from '../lb/node-state.ts';
 import { observeFailure, observeLatency } from '../lb/peak-ewma.ts';
 import { sampleAdaptive } from './adaptive-limit.ts';
 import type { Exchange } from './exchange.ts';
 import { isEndpointFailure, judgeAnswer, judgeFailure } from './outlier-judge.ts';
+import { Reason } from './reasons.ts';
 
 const { ACTIVE } = EndpointWord;
+const { UPSTREAM_CONNECT_FAILURE } = Reason;
 
 /** How an attempt ended. */
 export const AttemptEnd = {
@@ -61,6 +64,9 @@ export class AttemptTracker {
     }
     if (end === AttemptEnd.FAILED && balancer.decayMs > 0 && isEndpointFailure(reason, detail)) {
       this.observe(exchange, true);
+    }
+    if (end === AttemptEnd.FAILED && balancer.hearsOfRefusals && reason === UPSTREAM_CONNECT_FAILURE) {
+      noteConnectFailure(runtime.node, settings.slot, slot, this.clock.nowMs);
     }
     if (end === AttemptEnd.OUTRUN && balancer.decayMs > 0) this.observe(exchange, false);
     runtime.node.add(runtime.node.endpointAt(slot) + ACTIVE, -1);

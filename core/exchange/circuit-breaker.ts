@@ -22,7 +22,8 @@ import { Detail, Reason } from './reasons.ts';
 import type { BackendRuntime, Runtime } from './runtime.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
-const { ACTIVE, PENDING, RETRIES, CONNECTIONS, HIGH_ACTIVE, HIGH_PENDING, HIGH_RETRIES, OVERFLOWS } = BackendWord;
+const { ACTIVE, PENDING, RETRIES, CONNECTIONS, HIGH_ACTIVE, HIGH_PENDING, HIGH_RETRIES, OVERFLOWS, BREAKER_TRIALS } =
+  BackendWord;
 const { HIGH } = Priority;
 
 /** What an exchange has taken: bits of `Exchange.held`. */
@@ -44,6 +45,11 @@ export const breakerLimitNames: readonly string[] = [
 /** Word of the count of overflows of a limit, for one class of requests. */
 export function overflowWord(limit: number, high: boolean): number {
   return OVERFLOWS + limit + (high ? breakerLimitNames.length : 0);
+}
+
+/** Bit of a class of requests in BackendWord.BREAKER_TRIALS. */
+export function trialBit(high: boolean): number {
+  return high ? 2 : 1;
 }
 
 /** How often a worker whose requests wait looks whether another one has closed a connection. */
@@ -70,6 +76,9 @@ export class CircuitBreakers implements Protocol {
   /** By slot of the backend; made with the first request that waits. */
   private readonly queues = new Map<number, PendingQueues>();
   private readonly all: PendingQueues[] = [];
+  /** Backends with a breaker by name, while a reload is taken in. */
+  private readonly reloadedBackends = new Map<string, BackendRuntime>();
+  private readonly countReloaded: (connection: Connection) => void;
   /** Backends of the runtime in force by slot, and whose they are. */
   private readonly backends = new Map<number, BackendRuntime>();
   private backendsOf: Runtime | null = null;
@@ -80,6 +89,16 @@ export class CircuitBreakers implements Protocol {
 
   constructor(context: ProxyContext) {
     this.context = context;
+    this.countReloaded = (connection) => {
+      if (connection.listener !== null || connection.backend === null || connection.breakerSlot >= 0) return;
+      const backend = this.reloadedBackends.get(connection.backend.settings.name);
+      if (backend === undefined) return;
+      this.countOpen(connection, backend);
+      // From now on it has to look whether its place is wanted.
+      if (!isIdle(connection)) return;
+      connection.idleSinceMs = context.reactor.nowMs;
+      context.reactor.setTimer(connection, Math.min(IDLE_LOOK_MS, backend.settings.idleTimeoutMs));
+    };
   }
 
   // -- requests and retries -------------------------------------------------------------
@@ -93,6 +112,9 @@ export class CircuitBreakers implements Protocol {
       return false;
     }
     exchange.held |= HELD_REQUEST;
+    const { node } = this.context.runtime;
+    const trialsAt = node.backendAt(backend.settings.slot) + BREAKER_TRIALS;
+    if (node.words[trialsAt] !== 0) Atomics.and(node.words, trialsAt, ~trialBit(high));
     return true;
   }
 
@@ -158,6 +180,23 @@ export class CircuitBreakers implements Protocol {
   /** The connection for which a place has been taken is there. */
   opened(connection: Connection, backend: BackendRuntime): void {
     connection.breakerSlot = backend.settings.slot;
+  }
+
+  /** A connection that is open already counts from now on. */
+  countOpen(connection: Connection, backend: BackendRuntime): void {
+    this.countConnection(backend);
+    this.opened(connection, backend);
+  }
+
+  /** A runtime has come into force: connections to backends that have a breaker by now count, whenever they were opened. */
+  reloaded(): void {
+    const { reactor, runtime } = this.context;
+    this.reloadedBackends.clear();
+    for (let i = 0; i < runtime.backends.length; i++) {
+      const backend = runtime.backends[i];
+      if (backend.settings.policy.circuitBreaker !== null) this.reloadedBackends.set(backend.settings.name, backend);
+    }
+    if (this.reloadedBackends.size > 0) reactor.forEach(this.countReloaded);
   }
 
   /** It is not, and gives its place back. */
@@ -395,6 +434,11 @@ export class CircuitBreakers implements Protocol {
     const { node } = this.context.runtime;
     Atomics.add(node.words, node.backendAt(backend.settings.slot) + overflowWord(limit, high), 1);
   }
+}
+
+/** Whether a connection is in the idle list of its endpoint. */
+function isIdle(connection: Connection): boolean {
+  return connection.idlePrevious !== null || connection.endpoint!.idle === connection;
 }
 
 /** Whether an exchange, whose backend has a breaker, is counted among those of priority high. */

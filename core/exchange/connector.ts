@@ -58,6 +58,7 @@ export class Connector implements Protocol {
    * refuses at once (`reason`, `detail` and `errno` say why).
    */
   connect(endpoint: Endpoint, backend: BackendRuntime, owner: ConnectOwner): Connection | null {
+    if (backend.tunnel !== null) return this.context.upstreamTunnels.connect(endpoint, backend, owner);
     const { reactor, counters } = this.context;
     const fd = reactor.kernel.connect(endpoint.sockaddr);
     if (fd < 0) {
@@ -219,7 +220,8 @@ export class Connector implements Protocol {
     connection.connectOwner!.notEstablished(connection);
   }
 
-  private failed(reason: number, detail: number, errno: number): void {
+  /** Says why a connection is not established. */
+  failed(reason: number, detail: number, errno: number): void {
     this.reason = reason;
     this.detail = detail;
     this.errno = errno;

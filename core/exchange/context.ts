@@ -41,6 +41,7 @@ import type { Tunnel } from './tunnel.ts';
 import type { Upstream } from './upstream.ts';
 import type { UpstreamHttp1 } from './upstream-http1.ts';
 import type { UpstreamHttp2 } from './upstream-http2.ts';
+import type { UpstreamTunnels } from './upstream-tunnels.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { FLIGHT_RECORDS, REQUESTS_IN_FLIGHT } = Counter;
@@ -93,6 +94,7 @@ export class ProxyContext {
   upstream!: Upstream;
   upstreamHttp1!: UpstreamHttp1;
   upstreamHttp2!: UpstreamHttp2;
+  upstreamTunnels!: UpstreamTunnels;
   connector!: Connector;
   tunnel!: Tunnel;
   readonly tracker: AttemptTracker;

@@ -8,9 +8,10 @@
 // Spec: RFC 9113 §8 (messages), §6.8 (GOAWAY), RFC 8441 (extended CONNECT).
 
 import { Errno } from '../ffi/errno.ts';
+import { parsePort } from '../http1/authority.ts';
 import { ParseError, parseErrorStatus } from '../http1/errors.ts';
 import type { HeaderTable } from '../http1/header-table.ts';
-import { Method, ResponseHead } from '../http1/message.ts';
+import { Method, type RequestHead, ResponseHead } from '../http1/message.ts';
 import { parseResponseHead } from '../http1/response-parser.ts';
 import type { Http2Engine } from '../http2/engine.ts';
 import { ErrorCode } from '../http2/errors.ts';
@@ -25,6 +26,7 @@ import type { Http2Limits, Http2Session } from '../http2/session.ts';
 import type { Http2Stream } from '../http2/stream.ts';
 import type { Connection } from '../io/connection.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
+import { Alpn } from '../tls/alpn.ts';
 import { type BodyPiece, keepTrailers } from './body.ts';
 import type { ProxyContext } from './context.ts';
 import { Downstream } from './downstream.ts';
@@ -156,6 +158,9 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     if (result === REQUEST_NO_BUFFER) return REFUSED_STREAM;
     this.countRequest(stream.session!);
     const connection = stream.connection!;
+    if (result <= 0 && head.method === CONNECT && head.upgradeField < 0 && connection.listener!.tunnels !== null) {
+      return this.acceptTunnel(stream, connection, head);
+    }
     const exchange = this.attach(connection);
     connection.state = ACTIVE;
     exchange.httpVersion = HTTP_2;
@@ -182,6 +187,36 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     }
     exchange.upgradeRequested = extended;
     this.dispatch(exchange, this.prepare(exchange));
+    return 0;
+  }
+
+  /**
+   * A CONNECT on a listener that ends tunnels: the stream becomes a connection of the listener that the tunnel leads
+   * to, with the client certificate of the connection that carries it.
+   */
+  private acceptTunnel(stream: Http2Stream, connection: Connection, head: RequestHead): number {
+    const { counters, memory } = this.context;
+    const end = head.authorityOffset + head.authorityLength;
+    // CONNECT without a port is malformed, and has been refused.
+    const target = connection.listener!.tunnelTarget(
+      parsePort(memory, head.authorityOffset + head.hostLength + 1, end),
+    );
+    if (target === null || stream.remoteEnded) {
+      const exchange = this.attach(connection);
+      exchange.httpVersion = HTTP_2;
+      exchange.requestComplete = true;
+      exchange.method = CONNECT;
+      this.identify(exchange);
+      if (target === null) this.refuse(exchange, 404, Reason.NO_ROUTE, Detail.TUNNEL_NOWHERE);
+      else this.refuse(exchange, 400, Reason.DOWNSTREAM_PROTOCOL_ERROR, Detail.NONE);
+      return 0;
+    }
+    if (!this.writeTunnelHead(connection)) return INTERNAL_ERROR;
+    stream.contentLength = -1;
+    connection.listener = target;
+    counters[Counter.DOWNSTREAM_ACCEPTED]++;
+    counters[DOWNSTREAM_OPEN]++;
+    this.context.handOver(connection, Alpn.NONE);
     return 0;
   }
 
@@ -218,7 +253,8 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
   streamReset(stream: Http2Stream, _errorCode: number): void {
     const connection = stream.connection!;
     connection.errno = Errno.ECONNRESET;
-    if (connection.protocol !== this) connection.protocol!.sendFailed(connection);
+    if (connection.http2Session !== null) this.engine.shutdowns.lost(connection.http2Session);
+    else if (connection.protocol !== this) connection.protocol!.sendFailed(connection);
     else if (connection.exchange !== null) this.clientLeft(connection);
     else this.context.reactor.close(connection, true);
   }
@@ -315,6 +351,12 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
   }
 
   writeConnected(exchange: Exchange): boolean {
+    return this.writeTunnelHead(exchange.downstream!);
+  }
+
+  /** Says that there is a tunnel. */
+  private writeTunnelHead(connection: Connection): boolean {
+    const { additions } = this;
     const head = this.generatedHead;
     head.status = 200;
     head.headers.count = 0;
@@ -323,7 +365,12 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     head.seen = 0;
     head.versionMinor = 1;
     head.connectionNamesFields = false;
-    return this.writeHead(exchange, head, 200, false, false);
+    additions.server = null;
+    additions.via = null;
+    additions.upgraded = false;
+    if (this.responseFields.write(connection.http2Stream!, head, 200, additions, false)) return true;
+    connection.errno = Errno.ENOBUFS;
+    return false;
   }
 
   writeUpgraded(exchange: Exchange, offset: number, length: number, head: ResponseHead): boolean {

@@ -15,10 +15,10 @@ import type { BalancerSettings, HashKeySettings } from '../lb/settings.ts';
 import type { ProxyContext } from './context.ts';
 import type { Exchange } from './exchange.ts';
 import { valueEquals } from './fields.ts';
-import { readForwardedClient } from './forwarded-client.ts';
+import { readClientOfHead } from './forwarded-client.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
-const { COOKIE, HOST, X_FORWARDED_FOR } = HeaderId;
+const { COOKIE, HOST } = HeaderId;
 const { INET6 } = Family;
 
 const encoder = new TextEncoder();
@@ -149,7 +149,6 @@ function hashParameter(memory: Uint8Array, head: RequestHead, name: Uint8Array, 
 const AMPERSAND = 38;
 const EQUALS = 61;
 const SEMICOLON = 59;
-const COMMA = 44;
 
 /** Hash of an address; an IPv4 one has the same in both notations (RFC 4291 §2.5.5.2). */
 function hashAddress({ peerFamily, peer0, peer1, peer2, peer3 }: PeerAddress): number {
@@ -161,20 +160,8 @@ function hashAddress({ peerFamily, peer0, peer1, peer2, peer3 }: PeerAddress): n
 /** The client's address: behind trusted proxies the one that the outermost of them has noted. */
 function clientOf(context: ProxyContext, exchange: Exchange, head: RequestHead | null): PeerAddress {
   const peer = exchange.downstream!;
-  let hops = context.runtime.http.trustedHops;
-  if (head === null || hops === 0) return peer;
-  const { headers } = head;
-  const { memory } = context;
-  for (let field = headers.count - 1; field >= 0; field--) {
-    if (headers.id(field) !== X_FORWARDED_FOR || headers.valueLength(field) === 0) continue;
-    const start = headers.valueOffset(field);
-    const length = headers.valueLength(field);
-    let entries = 1;
-    for (let i = start; i < start + length; i++) if (memory[i] === COMMA) entries++;
-    if (hops <= entries) return readForwardedClient(memory, start, length, hops - 1, peer);
-    hops -= entries;
-  }
-  return peer;
+  const { trustedHops } = context.runtime.http;
+  return head === null || trustedHops === 0 ? peer : readClientOfHead(context.memory, head.headers, trustedHops, peer);
 }
 
 // -- cookies ---------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import { noTransport } from '../io/transport.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
 import { type Http2Member, Http2Pool } from '../lb/http2-pool.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
+import type { BackendSettings, HttpSettings } from '../workers/snapshot.ts';
 import { type ConnectOwner, isConnectTimeout } from './connector.ts';
 import type { ProxyContext } from './context.ts';
 import type { Exchange } from './exchange.ts';
@@ -70,7 +71,7 @@ export class Http2Connections implements Protocol {
     // Those who wait come first.
     const member = pool.waiting > 0 ? null : pool.pick(http2);
     if (member !== null) {
-      this.opener.openStream(exchange, member);
+      this.give(exchange, member, backend);
     } else if (backend.settings.policy.circuitBreaker !== null && !this.mayWait(exchange, backend)) {
       return;
     } else if (!pool.enqueue(exchange)) {
@@ -110,8 +111,17 @@ export class Http2Connections implements Protocol {
       }
       pool.dequeue(exchange);
       if (exchange.pendingDeadlineMs > 0) this.context.upstream.breakers.pendingEnded(exchange);
-      this.opener.openStream(exchange, member);
+      this.give(exchange, member, backend);
     }
+  }
+
+  /** Gives an exchange a stream of a connection that has room. */
+  private give(exchange: Exchange, member: Http2Member, backend: BackendRuntime): void {
+    // One that a backend without a breaker has opened, at an address that both have, counts once it is used.
+    if (member.connection.breakerSlot < 0 && backend.settings.policy.circuitBreaker !== null) {
+      this.context.upstream.breakers.countOpen(member.connection, backend);
+    }
+    this.opener.openStream(exchange, member);
   }
 
   /** Opens as many connections as the pool wants. */
@@ -185,22 +195,7 @@ export class Http2Connections implements Protocol {
     const member = this.memberOf(connection);
     const { settings } = connection.backend!;
     const { http } = runtime;
-    const session = this.opener.open(connection, {
-      concurrentStreamsMax: 0,
-      streamWindowBytes: STREAM_WINDOW_BYTES,
-      // No stream whose client is slow may stop the others.
-      connectionWindowBytes: Math.min(
-        WINDOW_BYTES_MAX,
-        STREAM_WINDOW_BYTES * (settings.http2.streamsPerConnectionMax + 1),
-      ),
-      resetsPerSecondMax: RESETS_PER_SECOND_MAX,
-      controlFramesPerSecondMax: CONTROL_FRAMES_PER_SECOND_MAX,
-      headBytesMax: http.responseHeadBytesMax,
-      headerCountMax: http.headerCountMax,
-      headTimeoutMs: Math.max(settings.connectTimeoutMs, HANDSHAKE_MS_MIN),
-      idleTimeoutMs: settings.idleTimeoutMs,
-      stallTimeoutMs: http.streamIdleTimeoutMs,
-    });
+    const session = this.opener.open(connection, clientLimits(settings, http));
     session.owner = member;
     session.lastFrameMs = reactor.nowMs;
     member.session = session;
@@ -342,7 +337,7 @@ export class Http2Connections implements Protocol {
       const intervalMs = session.streamCount > 0 ? pingIntervalMs : pingIntervalMs * IDLE_PING_FACTOR;
       let dueMs = session.lastFrameMs + intervalMs;
       if (dueMs <= nowMs) {
-        if (session.pingDeadlineMs === 0) this.ping(member, session);
+        sendPing(this.context, session, member.pingTimeoutMs);
         dueMs = nowMs + pingIntervalMs;
       }
       // One that gets a stream meanwhile is not to wait for the longer time.
@@ -350,15 +345,6 @@ export class Http2Connections implements Protocol {
     }
     this.clockSet = nextMs !== Number.POSITIVE_INFINITY;
     if (this.clockSet) reactor.setTimer(clock, Math.max(1, Math.ceil(nextMs - nowMs)));
-  }
-
-  private ping(member: Http2Member, session: Http2Session): void {
-    const { reactor, http2 } = this.context;
-    const at = http2.output.reserve(session, PING_BYTES);
-    if (at === 0) return;
-    http2.output.commit(session, writePing(reactor.memory, at, 0, session.nextStreamId));
-    session.pingDeadlineMs = reactor.nowMs + member.pingTimeoutMs;
-    http2.shutdowns.arm(session);
   }
 
   /** Whether a connection ends because its ping was not answered. */
@@ -376,4 +362,34 @@ export class Http2Connections implements Protocol {
 
 function connectStatus(detail: number): number {
   return isConnectTimeout(detail) ? 504 : 503;
+}
+
+/** Asks a connection for a sign of life, unless it has been asked. */
+export function sendPing({ reactor, http2 }: ProxyContext, session: Http2Session, timeoutMs: number): void {
+  if (session.pingDeadlineMs > 0) return;
+  const at = http2.output.reserve(session, PING_BYTES);
+  if (at === 0) return;
+  http2.output.commit(session, writePing(reactor.memory, at, 0, session.nextStreamId));
+  session.pingDeadlineMs = reactor.nowMs + timeoutMs;
+  http2.shutdowns.arm(session);
+}
+
+/** Limits of a connection to an upstream. */
+export function clientLimits(settings: BackendSettings, http: HttpSettings): Http2Limits {
+  return {
+    concurrentStreamsMax: 0,
+    streamWindowBytes: STREAM_WINDOW_BYTES,
+    // No stream whose client is slow may stop the others.
+    connectionWindowBytes: Math.min(
+      WINDOW_BYTES_MAX,
+      STREAM_WINDOW_BYTES * (settings.http2.streamsPerConnectionMax + 1),
+    ),
+    resetsPerSecondMax: RESETS_PER_SECOND_MAX,
+    controlFramesPerSecondMax: CONTROL_FRAMES_PER_SECOND_MAX,
+    headBytesMax: http.responseHeadBytesMax,
+    headerCountMax: http.headerCountMax,
+    headTimeoutMs: Math.max(settings.connectTimeoutMs, HANDSHAKE_MS_MIN),
+    idleTimeoutMs: settings.idleTimeoutMs,
+    stallTimeoutMs: http.streamIdleTimeoutMs,
+  };
 }

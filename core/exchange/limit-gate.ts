@@ -10,7 +10,7 @@
 // question: an answer for one that has ended or decided otherwise finds nobody.
 // Owned by one worker. Only requests of rules with limits come here, and only global limits allocate.
 
-import type { RequestHead } from '../http1/message.ts';
+import { Method, type RequestHead } from '../http1/message.ts';
 import { RedisWord } from '../limits/limit-settings.ts';
 import type { LimitAnswer, LimitQuestion } from '../workers/protocol.ts';
 import type { ProxyContext } from './context.ts';
@@ -20,6 +20,7 @@ import { DETAIL_LIMIT, Reason } from './reasons.ts';
 import { LimitState } from './rule-limits.ts';
 
 const { ASK, DENIED, WAITING } = LimitState;
+const { CONNECT } = Method;
 
 /** Most exchanges of a worker that wait for Redis at a time; the failure policy decides for further ones. */
 export const LIMIT_WAITING_MAX = 20_000;
@@ -41,10 +42,23 @@ export class LimitGate {
     this.limits = new RateLimits(context.reactor);
   }
 
-  /** Applies the limits of an exchange whose rule has some and whose head has been written: sets `limitState`. */
+  /**
+   * Applies the limits of an exchange whose rule has some and whose head has been written: sets `limitState`. What is
+   * answered by the gateway itself, whatever the limits say, is not counted.
+   */
   apply(exchange: Exchange, head: RequestHead): void {
+    if (this.isOthersToAnswer(exchange)) return;
     const { anyGlobal } = exchange.policy!.limits!;
     this.limits.apply(exchange, head, anyGlobal && this.redisUp(exchange), anyGlobal ? failureOf(exchange) : 0);
+  }
+
+  /** Whether `dispatch` answers an exchange before it asks for its limits. */
+  private isOthersToAnswer(exchange: Exchange): boolean {
+    const { acme, reactor, runtime } = this.context;
+    const { requestBodyBytesMax } = runtime.http;
+    if (requestBodyBytesMax > 0 && exchange.requestRemaining > requestBodyBytesMax) return true;
+    if (exchange.method === CONNECT && !exchange.downstream!.listener!.settings.allowConnect) return true;
+    return acme.answer(reactor.memory, exchange.pathOffset, exchange.pathLength) !== null;
   }
 
   /** Whether an exchange may go on. If not, it has been refused, or waits for Redis. */
@@ -130,10 +144,10 @@ export class LimitGate {
     exchange.limitAsk = this.lastAsk;
     this.waiting.set(this.lastAsk, exchange);
     const { all } = exchange.policy!.limits!;
-    const { keys } = exchange.limits!;
+    const { each } = exchange.limits!;
     const limits: LimitQuestion['limits'] = [];
     for (let i = 0; i < all.length; i++) {
-      if (all[i].global) limits.push({ name: all[i].settings.name, key: keys[i]! });
+      if (all[i].global) limits.push({ name: all[i].settings.name, key: each[i].key });
     }
     this.questions.push({ ask: this.lastAsk, limits });
     exchange.resumeMs = this.context.reactor.nowMs + redis!.timeoutMs;

@@ -3,35 +3,49 @@
 
 import type { RequestHead } from '../http1/message.ts';
 import type { PeerAddress } from '../io/connection.ts';
+import type { Reactor } from '../io/reactor.ts';
 import { isIpv4, networkFirst, networkSecond } from './client-network.ts';
-import { findFieldNamed } from './fields.ts';
-import { bearerClaim } from './jwt-claim.ts';
+import { findField } from './field-name.ts';
+import type { ClaimReader } from './jwt-claim.ts';
 import { KeyPart, type LimitKeyPart } from './rule-limits.ts';
+
+const { CLAIM, HEADER, HOST, PATH } = KeyPart;
 
 /** The parts of a key one after the other, each with its length, so that the same texts cut elsewhere are another key. */
 export function limitKeyText(
   key: readonly LimitKeyPart[],
-  memory: Uint8Array,
+  reactor: Reactor,
+  claims: ClaimReader,
   head: RequestHead,
   client: PeerAddress,
 ): string {
-  return key
-    .map((part) => partText(part, memory, head, client))
-    .map((text) => (text === null ? '-;' : `${text.length}:${text};`))
-    .join('');
+  let all = '';
+  for (const part of key) {
+    const text = partText(part, reactor, claims, head, client);
+    all += text === null ? '-;' : `${text.length}:${text};`;
+  }
+  return all;
 }
 
-function partText(part: LimitKeyPart, memory: Uint8Array, head: RequestHead, client: PeerAddress): string | null {
+function partText(
+  part: LimitKeyPart,
+  { memory, view }: Reactor,
+  claims: ClaimReader,
+  head: RequestHead,
+  client: PeerAddress,
+): string | null {
   switch (part.kind) {
-    case KeyPart.PATH:
+    case PATH:
       return textOf(memory, head.pathOffset, head.pathOnlyLength);
-    case KeyPart.HEADER: {
-      const field = findFieldNamed(memory, head.headers, part.nameBytes);
+    case HOST:
+      return head.authorityLength === 0 ? null : textOf(memory, head.authorityOffset, head.authorityLength);
+    case HEADER: {
+      const field = findField(view, head.headers, part.field);
       return field < 0 ? null : textOf(memory, head.headers.valueOffset(field), head.headers.valueLength(field));
     }
-    case KeyPart.CLAIM: {
-      const claim = bearerClaim(memory, head, part.name);
-      return claim === null ? null : textOf(claim, 0, claim.length);
+    case CLAIM: {
+      const found = claims.read(memory, view, head, part.nameBytes);
+      return found ? textOf(claims.bytes, claims.offset, claims.length) : null;
     }
     default: {
       const first = networkFirst(client) >>> 0;

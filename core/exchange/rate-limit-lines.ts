@@ -21,12 +21,13 @@ export function putRateLimitLines(reactor: Reactor, exchange: Exchange, at: numb
   const first = dest;
   for (let i = 0; i < outcome.count; i++) {
     // Those after the one that refused have not been looked at.
-    if (!all[i].shown || outcome.remaining[i] < 0) continue;
+    const { remaining, seconds } = outcome.each[i];
+    if (!all[i].shown || remaining < 0) continue;
     if (dest > first) dest = putText(view, dest, separator);
     dest = putText(view, dest, all[i].itemStart);
-    dest = putDecimal(memory, dest, outcome.remaining[i]);
+    dest = putDecimal(memory, dest, remaining);
     dest = putText(view, dest, secondsParameter);
-    dest = putDecimal(memory, dest, outcome.seconds[i]);
+    dest = putDecimal(memory, dest, seconds);
   }
   return dest === first ? start : putLineEnd(view, dest);
 }

@@ -15,16 +15,23 @@ import { KeyHash } from '../limits/key-hash.ts';
 import { LimitCounter } from '../limits/limit-table.ts';
 import { isIpv4, networkFirst, networkSecond } from './client-network.ts';
 import type { Exchange } from './exchange.ts';
-import { findFieldNamed } from './fields.ts';
+import { findField } from './field-name.ts';
 import { readForwardedClient } from './forwarded-client.ts';
-import { bearerClaim } from './jwt-claim.ts';
+import { ClaimReader } from './jwt-claim.ts';
 import { limitKeyText } from './limit-key-text.ts';
 import { ResponseLines } from './response-lines.ts';
-import { ExchangeLimits, KeyPart, type LimitKeyPart, LimitState, type RateLimit } from './rule-limits.ts';
+import {
+  ExchangeLimits,
+  KeyPart,
+  type LimitKeyPart,
+  type LimitOutcome,
+  LimitState,
+  type RateLimit,
+} from './rule-limits.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { ALLOWED, DENIED, FALLBACK, GLOBAL } = LimitCounter;
-const { CLAIM, HEADER, PATH } = KeyPart;
+const { CLAIM, HEADER, HOST, PATH } = KeyPart;
 const { RATE_LIMIT, RETRY_AFTER } = ResponseLines;
 const { ASK, NONE } = LimitState;
 const STATE_DENIED = LimitState.DENIED;
@@ -39,6 +46,7 @@ const RETRY_SECONDS_UNKNOWN = 1;
 export class RateLimits {
   private readonly reactor: Reactor;
   private readonly hash = new KeyHash();
+  private readonly claims = new ClaimReader();
 
   constructor(reactor: Reactor) {
     this.reactor = reactor;
@@ -52,12 +60,12 @@ export class RateLimits {
   apply(exchange: Exchange, head: RequestHead, redisUp: boolean, failure: number): void {
     const { all, anyGlobal, policyLine } = exchange.policy!.limits!;
     const outcome = exchange.limits ?? this.begin(exchange);
-    outcome.denied = -1;
-    outcome.count = all.length;
+    outcome.reset(all.length);
     if (policyLine.length > 0) exchange.responseLines |= RATE_LIMIT;
-    for (let i = 0; i < all.length; i++) this.readKey(all[i], i, outcome, exchange, head);
+    const { each } = outcome;
+    for (let i = 0; i < all.length; i++) this.readKey(all[i], each[i], exchange, head);
     for (let i = 0; i < all.length; i++) {
-      if (!all[i].global && !this.take(all[i], i, outcome)) {
+      if (!all[i].global && !this.take(all[i], each[i])) {
         this.deny(exchange, i, false);
         return;
       }
@@ -75,21 +83,22 @@ export class RateLimits {
   /** Decides on global limits by the failure policy: sets `limitState` to NONE or DENIED. */
   decideWithoutRedis(exchange: Exchange, failure: number): void {
     const { all } = exchange.policy!.limits!;
-    const outcome = exchange.limits!;
+    const { each } = exchange.limits!;
     exchange.limitState = NONE;
     for (let i = 0; i < all.length; i++) {
       const limit = all[i];
+      const outcome = each[i];
       if (!limit.global) continue;
       limit.table.counters[FALLBACK]++;
       let allowed = true;
       if (failure === OPEN || failure === CLOSED) {
         allowed = failure === OPEN || limit.dryRun;
-        outcome.passed[i] = failure === OPEN ? 1 : 0;
+        outcome.passed = failure === OPEN ? 1 : 0;
         // Nothing is known of them.
-        outcome.remaining[i] = -1;
-        outcome.seconds[i] = RETRY_SECONDS_UNKNOWN;
+        outcome.remaining = -1;
+        outcome.seconds = RETRY_SECONDS_UNKNOWN;
       } else {
-        allowed = this.take(limit, i, outcome);
+        allowed = this.take(limit, outcome);
       }
       if (!allowed) {
         this.deny(exchange, i, false);
@@ -104,20 +113,20 @@ export class RateLimits {
    * for its response. `settled` follows the last one.
    */
   answer(exchange: Exchange, i: number, allowed: boolean, remaining: number, seconds: number): void {
-    const outcome = exchange.limits!;
+    const outcome = exchange.limits!.each[i];
     exchange.policy!.limits!.all[i].table.counters[GLOBAL]++;
-    outcome.passed[i] = allowed ? 1 : 0;
-    outcome.remaining[i] = remaining;
-    outcome.seconds[i] = seconds;
+    outcome.passed = allowed ? 1 : 0;
+    outcome.remaining = remaining;
+    outcome.seconds = seconds;
   }
 
   /** All global limits have been answered: sets `limitState` to NONE or DENIED. */
   settled(exchange: Exchange): void {
     const { all } = exchange.policy!.limits!;
-    const outcome = exchange.limits!;
+    const { each } = exchange.limits!;
     exchange.limitState = NONE;
     for (let i = 0; i < all.length; i++) {
-      if (all[i].global && outcome.passed[i] === 0 && !all[i].dryRun) {
+      if (all[i].global && each[i].passed === 0 && !all[i].dryRun) {
         this.deny(exchange, i, true);
         return;
       }
@@ -126,19 +135,19 @@ export class RateLimits {
   }
 
   /** Takes a request from a bucket of this node; false if the request is refused. */
-  private take(limit: RateLimit, i: number, outcome: ExchangeLimits): boolean {
+  private take(limit: RateLimit, outcome: LimitOutcome): boolean {
     const { table } = limit;
-    const allowed = table.take(outcome.hashLow[i], outcome.hashHigh[i], this.reactor.nowMs);
-    outcome.passed[i] = allowed ? 1 : 0;
-    outcome.remaining[i] = table.remaining;
-    outcome.seconds[i] = table.retrySeconds > 0 ? table.retrySeconds : table.fullSeconds;
+    const allowed = table.take(outcome.hashLow, outcome.hashHigh, this.reactor.nowMs);
+    outcome.passed = allowed ? 1 : 0;
+    outcome.remaining = table.remaining;
+    outcome.seconds = table.retrySeconds > 0 ? table.retrySeconds : table.fullSeconds;
     return allowed || limit.dryRun;
   }
 
   private passed(exchange: Exchange): void {
     const { all } = exchange.policy!.limits!;
-    const outcome = exchange.limits!;
-    for (let i = 0; i < all.length; i++) all[i].table.counters[outcome.passed[i] === 1 ? ALLOWED : DENIED]++;
+    const { each } = exchange.limits!;
+    for (let i = 0; i < all.length; i++) all[i].table.counters[each[i].passed === 1 ? ALLOWED : DENIED]++;
   }
 
   /**
@@ -148,15 +157,16 @@ export class RateLimits {
   private deny(exchange: Exchange, refusing: number, byRedis: boolean): void {
     const { all } = exchange.policy!.limits!;
     const outcome = exchange.limits!;
+    const { each } = outcome;
     exchange.limitState = STATE_DENIED;
     outcome.denied = refusing;
     all[refusing].table.counters[DENIED]++;
     for (let i = 0; i < all.length; i++) {
       // Those that were not looked at have not passed.
-      if (i === refusing || outcome.passed[i] === 0 || (byRedis && all[i].global)) continue;
-      all[i].table.giveBack(outcome.hashLow[i], outcome.hashHigh[i]);
+      if (i === refusing || each[i].passed === 0 || (byRedis && all[i].global)) continue;
+      all[i].table.giveBack(each[i].hashLow, each[i].hashHigh);
     }
-    exchange.retryAfterSeconds = Math.max(1, outcome.seconds[refusing]);
+    exchange.retryAfterSeconds = Math.max(1, each[refusing].seconds);
     exchange.responseLines |= RETRY_AFTER;
   }
 
@@ -169,44 +179,47 @@ export class RateLimits {
   // -- keys ---------------------------------------------------------------------------
 
   /** Hashes the key of a limit. */
-  private readKey(limit: RateLimit, i: number, outcome: ExchangeLimits, exchange: Exchange, head: RequestHead): void {
+  private readKey(limit: RateLimit, outcome: LimitOutcome, exchange: Exchange, head: RequestHead): void {
     const { key, table } = limit;
-    // Not looked at yet: no number of it is known.
-    outcome.remaining[i] = -1;
-    outcome.passed[i] = 0;
     if (key.length === 0) return;
     const { hash } = this;
     hash.begin(table.seed0, table.seed1);
     for (let part = 0; part < key.length; part++) this.hashPart(key[part], exchange, head);
     hash.end();
-    outcome.hashLow[i] = hash.low;
-    outcome.hashHigh[i] = hash.high;
+    outcome.hashLow = hash.low;
+    outcome.hashHigh = hash.high;
   }
 
   private hashPart(part: LimitKeyPart, exchange: Exchange, head: RequestHead): void {
     const { hash } = this;
-    const { memory } = this.reactor;
+    const { memory, view } = this.reactor;
     switch (part.kind) {
       case PATH:
-        hash.part(memory, head.pathOffset, head.pathOnlyLength);
+        hash.part(view, head.pathOffset, head.pathOnlyLength);
+        return;
+      case HOST:
+        hash.part(view, head.authorityOffset, head.authorityLength === 0 ? -1 : head.authorityLength);
         return;
       case HEADER: {
-        const field = findFieldNamed(memory, head.headers, part.nameBytes);
-        if (field < 0) hash.part(memory, 0, -1);
-        else hash.part(memory, head.headers.valueOffset(field), head.headers.valueLength(field));
+        const field = findField(view, head.headers, part.field);
+        if (field < 0) hash.part(view, 0, -1);
+        else hash.part(view, head.headers.valueOffset(field), head.headers.valueLength(field));
         return;
       }
       case CLAIM: {
-        const claim = bearerClaim(memory, head, part.name);
-        if (claim === null) hash.part(memory, 0, -1);
-        else hash.part(claim, 0, claim.length);
+        const { claims } = this;
+        if (claims.read(memory, view, head, part.nameBytes)) hash.part(claims.view, claims.offset, claims.length);
+        else hash.part(view, 0, -1);
         return;
       }
       default: {
         const client = this.clientOf(exchange);
-        hash.word(networkFirst(client));
-        hash.word(networkSecond(client));
-        hash.word(isIpv4(client) ? 4 : 6);
+        if (isIpv4(client)) {
+          hash.pair(networkFirst(client), 4);
+        } else {
+          hash.pair(networkFirst(client), networkSecond(client));
+          hash.pair(0, 6);
+        }
       }
     }
   }
@@ -222,10 +235,10 @@ export class RateLimits {
   /** Keeps the keys of global limits as texts: a message to the control thread is made of them. */
   private keepKeys(exchange: Exchange, head: RequestHead): void {
     const { all } = exchange.policy!.limits!;
-    const { keys } = exchange.limits!;
+    const { each } = exchange.limits!;
     for (let i = 0; i < all.length; i++) {
       if (!all[i].global) continue;
-      keys[i] = limitKeyText(all[i].key, this.reactor.memory, head, this.clientOf(exchange));
+      each[i].key = limitKeyText(all[i].key, this.reactor, this.claims, head, this.clientOf(exchange));
     }
   }
 }

@@ -141,6 +141,8 @@ export const Detail = {
   FAULT_DELAY: 55,
   SHED: 56,
   ADAPTIVE_LIMIT: 57,
+  TUNNEL_REFUSED: 58,
+  TUNNEL_NOWHERE: 59,
 } as const;
 
 const detailSentences: Record<number, string> = {
@@ -204,6 +206,9 @@ const detailSentences: Record<number, string> = {
   [Detail.FAULT_ABORT]: 'The rule has a FaultInjection filter, and the abort fell to this request.',
   [Detail.FAULT_DELAY]: 'The rule has a FaultInjection filter, and the delay fell to this request.',
   [Detail.ADAPTIVE_LIMIT]: 'The backend has as many requests in progress as its adaptiveConcurrency allows at present.',
+  [Detail.TUNNEL_NOWHERE]: 'No listener takes tunnels to the port that the client named (listeners[].tunnels).',
+  [Detail.TUNNEL_REFUSED]:
+    'The other end of the tunnel refused the connection through it: its answer to CONNECT was not 2xx.',
   [Detail.COMPRESSOR_FAILED]: 'The compressor of the response body failed or was restarted.',
 };
 

@@ -4,12 +4,13 @@
 import { Text } from '../io/bytes.ts';
 import type { RateLimitKeyPart, RateLimitSettings, RateLimitTable } from '../limits/limit-settings.ts';
 import { LimitTable } from '../limits/limit-table.ts';
+import { FieldName } from './field-name.ts';
 
 /** Most limits of one rule. */
 export const RULE_LIMITS_MAX = 8;
 
-/** Kinds of the parts of a key. */
-export const KeyPart = { SOURCE_ADDRESS: 0, PATH: 1, HEADER: 2, CLAIM: 3 } as const;
+/** Kinds of the parts of a key. HOST is the header of that name, for which HTTP/2 has the authority. */
+export const KeyPart = { SOURCE_ADDRESS: 0, PATH: 1, HEADER: 2, CLAIM: 3, HOST: 4 } as const;
 
 const encoder = new TextEncoder();
 
@@ -17,16 +18,19 @@ const encoder = new TextEncoder();
 export class LimitKeyPart {
   /** KeyPart. */
   readonly kind: number;
-  /** Name of a header (lower case) or of a claim; else empty. */
-  readonly name: string;
+  /** Name of a header, else empty. */
+  readonly field: FieldName;
+  /** Name of a claim, else empty. */
   readonly nameBytes: Uint8Array;
 
   constructor(part: RateLimitKeyPart) {
-    this.name = part.type === 'header' ? part.name : part.type === 'jwtClaim' ? part.claim : '';
-    this.nameBytes = encoder.encode(this.name);
+    const name = part.type === 'header' ? part.name : '';
+    this.field = new FieldName(name);
+    this.nameBytes = encoder.encode(part.type === 'jwtClaim' ? part.claim : '');
     if (part.type === 'sourceAddress') this.kind = KeyPart.SOURCE_ADDRESS;
     else if (part.type === 'path') this.kind = KeyPart.PATH;
-    else this.kind = part.type === 'header' ? KeyPart.HEADER : KeyPart.CLAIM;
+    else if (part.type === 'jwtClaim') this.kind = KeyPart.CLAIM;
+    else this.kind = name === 'host' ? KeyPart.HOST : KeyPart.HEADER;
   }
 }
 
@@ -95,21 +99,41 @@ function policyItem({ name, requests, periodMs }: RateLimitSettings): string {
   return `"${name}";q=${quota};w=${windowS}`;
 }
 
-/** What became of the limits of one exchange, by their place in the rule. Kept with the pooled exchange. */
-export class ExchangeLimits {
-  /** Limits that have been looked at. */
-  count = 0;
-  readonly remaining = new Int32Array(RULE_LIMITS_MAX);
+/** What became of one limit of an exchange. */
+export class LimitOutcome {
+  /** Requests left; -1: nothing is known of that. */
+  remaining = -1;
   /** Seconds until there is one more request, if there is none, or until the bucket is full. */
-  readonly seconds = new Int32Array(RULE_LIMITS_MAX);
+  seconds = 0;
   /** 1: this limit let the request pass, or would have. */
-  readonly passed = new Int32Array(RULE_LIMITS_MAX);
-  readonly hashLow = new Int32Array(RULE_LIMITS_MAX);
-  readonly hashHigh = new Int32Array(RULE_LIMITS_MAX);
-  /** Keys of the global ones, as they go to Redis; only while it is asked. */
-  readonly keys: string[] = [];
+  passed = 0;
+  /** The two halves of the hash of its key. */
+  hashLow = 0;
+  hashHigh = 0;
+  /** Key of a global one, as it goes to Redis; only while that is asked. */
+  key = '';
+}
+
+/** What became of the limits of one exchange. Kept with the pooled exchange. */
+export class ExchangeLimits {
+  /** Limits of the rule. */
+  count = 0;
+  /** Their outcomes, by their place in the rule; perhaps more of them. */
+  readonly each: LimitOutcome[] = [];
   /** Place of the limit that refuses the request; -1: none. */
   denied = -1;
+
+  /** Begins anew, with so many limits of which nothing is known. */
+  reset(count: number): void {
+    const { each } = this;
+    this.count = count;
+    this.denied = -1;
+    for (let i = 0; i < count; i++) {
+      if (i === each.length) each.push(new LimitOutcome());
+      each[i].remaining = -1;
+      each[i].passed = 0;
+    }
+  }
 }
 
 /** Values of `Exchange.limitState`. */

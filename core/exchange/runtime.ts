@@ -17,6 +17,7 @@ import type { TlsContext } from '../tls/context.ts';
 import type { TlsContexts } from '../tls/contexts.ts';
 import type {
   BackendSettings,
+  EndpointSettings,
   HttpSettings,
   ListenerSettings,
   RateLimitsSnapshot,
@@ -45,6 +46,8 @@ export class ListenerRuntime {
   https: boolean;
   /** Clients may or must show a certificate. */
   validatesClients = false;
+  /** Where its tunnels lead, by port (0: any other); null: CONNECT is a request like others. */
+  tunnels: { port: number; target: ListenerRuntime }[] | null = null;
   /** Server contexts by exact name, and by wildcard with its `*`. */
   private names = new Map<string, TlsContext | null>();
   private defaultContext: TlsContext | null = null;
@@ -65,6 +68,16 @@ export class ListenerRuntime {
     this.index = index;
     this.nameBytes = encoder.encode(settings.name);
     this.https = settings.scheme === 'https';
+  }
+
+  /** The listener that takes a tunnel to this port, or null. */
+  tunnelTarget(port: number): ListenerRuntime | null {
+    let other: ListenerRuntime | null = null;
+    for (const tunnel of this.tunnels!) {
+      if (tunnel.port === port) return tunnel.target;
+      if (tunnel.port === 0) other = tunnel.target;
+    }
+    return other;
   }
 
   /** Takes the server contexts that the snapshot gives this listener. */
@@ -99,8 +112,9 @@ export class ListenerRuntime {
  * Connections of two backends to one address are shared only where they would be the same: one that was
  * verified for a name, or shows a certificate, is good for nothing else.
  */
-function sharingKey({ protocol, proxyProtocol, tls }: BackendSettings): string {
-  return JSON.stringify([protocol, proxyProtocol, tls?.key, tls?.serverName, tls?.verifyNames]);
+function sharingKey({ protocol, proxyProtocol, tls, tunnel }: BackendSettings): string {
+  const way = [tunnel?.port, tunnel?.tls.key, tunnel?.tls.serverName, tunnel?.tls.verifyNames];
+  return JSON.stringify([protocol, proxyProtocol, tls?.key, tls?.serverName, tls?.verifyNames, ...way]);
 }
 
 const noSamples = new SharedArrayBuffer(0);
@@ -115,6 +129,8 @@ export interface BackendRuntime {
   hashKeys: HashKeys | null;
   /** Somebody keeps account of its attempts: attempt-tracker.ts is told of each. */
   tracked: boolean;
+  /** The tunnels to its endpoints, as the backend that they are themselves; null: there are none. */
+  tunnel: BackendRuntime | null;
   /** Context of TLS connections; null: plain TCP, or (see `settings.tls`) one that could not be made. */
   tlsContext: TlsContext | null;
 }
@@ -193,28 +209,63 @@ export class Runtime {
       const balancer = known.get(settings.name);
       return balancer?.suits(settings, node) ? balancer : new Balancer(settings, { ...environment, node });
     };
-    this.backends = snapshot.backends.map((settings) => ({
-      settings,
-      nameBytes: encoder.encode(settings.name),
-      endpoints: settings.endpoints.map((endpointSettings) => {
-        const key = `${endpointSettings.address} ${sharingKey(settings)}`;
-        let endpoint = endpoints.get(key);
-        if (endpoint === undefined) {
-          endpoint = new Endpoint(endpointSettings, key);
-          endpoints.set(key, endpoint);
-        }
-        endpoint.removed = false;
-        return endpoint;
-      }),
-      balancer: balancerOf(settings),
-      hashKeys: hashKeysOf(settings.policy.balancer),
-      tracked:
-        settings.policy.circuitBreaker !== null ||
-        settings.policy.adaptiveConcurrency !== null ||
-        settings.policy.outlierDetection !== null ||
-        countsActive(settings.policy.balancer),
-      tlsContext: settings.tls === null ? null : contexts.client(settings.tls, settings.protocol),
-    }));
+    const endpointOf = (
+      place: Pick<EndpointSettings, 'address' | 'host' | 'port'>,
+      settings: BackendSettings,
+    ): Endpoint => {
+      const key = `${place.address} ${sharingKey(settings)}`;
+      let endpoint = endpoints.get(key);
+      if (endpoint === undefined) {
+        endpoint = new Endpoint(place, key);
+        endpoints.set(key, endpoint);
+      }
+      endpoint.removed = false;
+      return endpoint;
+    };
+    const tunnelOf = (settings: BackendSettings, balancer: Balancer): BackendRuntime | null => {
+      if (settings.tunnel === null) return null;
+      const { tls } = settings.tunnel;
+      return {
+        settings: { ...settings, endpoints: [], protocol: 'h2', tls, proxyProtocol: 0, tunnel: null },
+        nameBytes: encoder.encode(settings.name),
+        endpoints: [],
+        balancer,
+        hashKeys: null,
+        tracked: false,
+        tunnel: null,
+        tlsContext: contexts.client(tls, 'h2'),
+      };
+    };
+    const backendOf = (settings: BackendSettings): BackendRuntime => {
+      const balancer = balancerOf(settings);
+      const tunnel = tunnelOf(settings, balancer);
+      return {
+        settings,
+        nameBytes: encoder.encode(settings.name),
+        endpoints: settings.endpoints.map((place) => {
+          const endpoint = endpointOf(place, settings);
+          if (tunnel !== null) {
+            const { host } = place;
+            const { port } = settings.tunnel!;
+            endpoint.tunnel = endpointOf(
+              { address: host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`, host, port },
+              tunnel.settings,
+            );
+          }
+          return endpoint;
+        }),
+        balancer,
+        tunnel,
+        hashKeys: hashKeysOf(settings.policy.balancer),
+        tracked:
+          settings.policy.circuitBreaker !== null ||
+          settings.policy.adaptiveConcurrency !== null ||
+          settings.policy.outlierDetection !== null ||
+          countsActive(settings.policy.balancer),
+        tlsContext: settings.tls === null ? null : contexts.client(settings.tls, settings.protocol),
+      };
+    };
+    this.backends = snapshot.backends.map(backendOf);
     this.viaLines = [
       new Text(http.via === '' ? '' : `via: 1.0 ${http.via}\r\n`),
       new Text(http.via === '' ? '' : `via: 1.1 ${http.via}\r\n`),

@@ -1,8 +1,9 @@
 // Session persistence: the response names the endpoint that served it, in a cookie or a header field, and
 // requests that bring the name back go to the same endpoint for as long as it can be used.
 //
-// The name is a keyed hash of backend and address, so that it stays true while endpoints come and go, over
-// reloads, and on every gateway with the same configuration. It does not tell the address. Where a session
+// The name is a hash of backend and address, encrypted under the rule's secret: it stays true while endpoints come and
+// go, over reloads, and on every gateway with the same configuration, and does not tell the address. Since it can be
+// decrypted, all rules share one table of hashes of a backend, which is carried over from snapshot to snapshot. Where a session
 // has a timeout, the times of its beginning and its last use stand in the value as well: nothing is
 // remembered here.
 //
@@ -17,12 +18,14 @@ import type { RequestHead } from '../http1/message.ts';
 import { putDecimal } from '../io/bytes.ts';
 import type { Balancer } from '../lb/balancer.ts';
 import type { SessionPersistenceSettings } from '../lb/settings.ts';
-import type { BackendSettings } from '../workers/snapshot.ts';
+import { HASH_KEY_WORDS, KeyedHash } from '../telemetry/keyed-hash.ts';
+import type { BackendSettings, EndpointSettings } from '../workers/snapshot.ts';
 import type { ProxyContext } from './context.ts';
 import type { Exchange } from './exchange.ts';
 import { valueEquals } from './fields.ts';
 import { findCookie, putAll, putHex32, putHex64, Range } from './hash-key.ts';
 import type { BackendRuntime } from './runtime.ts';
+import { Speck } from './speck.ts';
 
 const encoder = new TextEncoder();
 
@@ -35,32 +38,53 @@ const CLOCK_SKEW_S = 60;
 const lineEnd = encoder.encode('\r\n');
 const maxAge = encoder.encode('; Max-Age=');
 
-/** Names of a backend's endpoints under one key. */
-class SessionNames {
+/** Two words that stand for an endpoint of a backend, wherever it stands in the list; no secret. */
+const endpointHash = new KeyedHash(new Int32Array(HASH_KEY_WORDS));
+
+/** Endpoints of a backend by their hashes, for the names under all secrets. */
+class EndpointHashes {
   readonly high: Int32Array;
   readonly low: Int32Array;
+  readonly endpoints: readonly EndpointSettings[];
   /** Endpoint + 1 by the lowest bits of `low`, with the next free place for those that meet. */
   private readonly places: Int32Array;
   private readonly mask: number;
 
-  constructor({ name, endpoints }: BackendSettings, secret: string) {
+  /** Endpoints that `known` has too are taken over: hashing all of thousands would hold up a worker. */
+  constructor({ name, endpoints }: BackendSettings, known: EndpointHashes | null) {
     const count = endpoints.length;
     this.high = new Int32Array(count);
     this.low = new Int32Array(count);
+    this.endpoints = endpoints;
     const size = 2 ** Math.ceil(Math.log2(2 * count + 2));
     this.places = new Int32Array(size);
     this.mask = size - 1;
-    endpoints.forEach(({ address }, endpoint) => {
-      const digest = createHmac('sha256', secret).update(`${name}\n${address}`).digest();
-      this.high[endpoint] = digest.readInt32BE(0);
-      this.low[endpoint] = digest.readInt32BE(4);
+    let byAddress: Map<string, number> | null = null;
+    for (let endpoint = 0; endpoint < count; endpoint++) {
+      const { address } = endpoints[endpoint];
+      let before = -1;
+      if (known !== null) {
+        const { endpoints: old } = known;
+        if (endpoint < old.length && old[endpoint].address === address) {
+          before = endpoint;
+        } else {
+          byAddress ??= new Map(old.map((one, index) => [one.address, index]));
+          before = byAddress.get(address) ?? -1;
+        }
+      }
+      if (before < 0) {
+        const text = encoder.encode(`${name}\n${address}`);
+        endpointHash.hash(text, 0, text.length);
+      }
+      this.high[endpoint] = before < 0 ? endpointHash.high : known!.high[before];
+      this.low[endpoint] = before < 0 ? endpointHash.low : known!.low[before];
       let place = this.low[endpoint] & this.mask;
       while (this.places[place] !== 0) place = (place + 1) & this.mask;
       this.places[place] = endpoint + 1;
-    });
+    }
   }
 
-  /** The endpoint of a name, or -1. */
+  /** The endpoint with this hash, or -1. */
   find(high: number, low: number): number {
     const { places, mask } = this;
     for (let place = low & mask; places[place] !== 0; place = (place + 1) & mask) {
@@ -69,6 +93,24 @@ class SessionNames {
     }
     return -1;
   }
+}
+
+/** By balancer, which lives as long as the backend's endpoints stay as they are. */
+const hashesOfBalancers = new WeakMap<Balancer, EndpointHashes>();
+/** The last ones of each backend by name, for its next balancer; those that were made longest ago go first. */
+const lastHashes = new Map<string, EndpointHashes>();
+const LAST_HASHES_MAX = 1024;
+
+function hashesOf({ balancer, settings }: BackendRuntime): EndpointHashes {
+  let hashes = hashesOfBalancers.get(balancer);
+  if (hashes === undefined) {
+    hashes = new EndpointHashes(settings, lastHashes.get(settings.name) ?? null);
+    hashesOfBalancers.set(balancer, hashes);
+    lastHashes.delete(settings.name);
+    lastHashes.set(settings.name, hashes);
+    if (lastHashes.size > LAST_HASHES_MAX) lastHashes.delete(lastHashes.keys().next().value!);
+  }
+  return hashes;
 }
 
 /** Session persistence of a rule, prepared. */
@@ -84,9 +126,8 @@ export class SessionPersistence {
   readonly start: Uint8Array;
   readonly attributes: Uint8Array;
   readonly attributesSecure: Uint8Array;
-  private readonly secret: string;
-  /** By balancer, which lives as long as the backend's endpoints stay as they are. */
-  private readonly namesOf = new Map<Balancer, SessionNames>();
+  /** Makes names of hashes of endpoints, and back. */
+  readonly cipher: Speck;
 
   constructor(settings: SessionPersistenceSettings) {
     const { name, path, sameSite } = settings;
@@ -96,21 +137,12 @@ export class SessionPersistence {
     this.idleTimeoutS = settings.idleTimeoutS;
     this.timed = this.absoluteTimeoutS > 0 || this.idleTimeoutS > 0;
     this.permanent = settings.permanent;
-    this.secret = settings.secret;
+    const key = createHmac('sha256', settings.secret).update('session names').digest();
+    this.cipher = new Speck(key.readUInt32LE(0), key.readUInt32LE(4), key.readUInt32LE(8), key.readUInt32LE(12));
     this.start = encoder.encode(this.isCookie ? `set-cookie: ${name}=` : `${name}: `);
     const attributes = this.isCookie ? `; Path=${path}; HttpOnly; SameSite=${sameSite}` : '';
     this.attributes = encoder.encode(attributes);
     this.attributesSecure = encoder.encode(this.isCookie ? `${attributes}; Secure` : '');
-  }
-
-  /** Names of a backend's endpoints. */
-  names(backend: BackendRuntime): SessionNames {
-    let names = this.namesOf.get(backend.balancer);
-    if (names === undefined) {
-      names = new SessionNames(backend.settings, this.secret);
-      this.namesOf.set(backend.balancer, names);
-    }
-    return names;
   }
 }
 
@@ -132,8 +164,9 @@ export function resumeSession(
   const { offset } = value;
   if (value.length !== (session.timed ? TIMES_DIGITS : NAME_DIGITS)) return false;
   if (!isHex(memory, offset, NAME_DIGITS)) return false;
-  const high = readHex32(memory, offset);
-  const low = readHex32(memory, offset + 8);
+  const { cipher } = session;
+  cipher.decrypt(readHex32(memory, offset), readHex32(memory, offset + 8));
+  const { high, low } = cipher;
   let startS = 0;
   if (session.timed) {
     if (memory[offset + 16] !== DASH || memory[offset + 25] !== DASH) return false;
@@ -152,7 +185,7 @@ export function resumeSession(
   for (let ref = 0; ref < count; ref++) {
     const index = routes.backendRefIndex(rule, ref);
     const backend = backends[index];
-    const endpoint = session.names(backend).find(high, low);
+    const endpoint = hashesOf(backend).find(high, low);
     if (endpoint < 0 || !backend.balancer.isUsable(endpoint)) continue;
     const refPolicy = runtime.refPolicyOf(rule, ref);
     if (refPolicy !== null && refPolicy.subset !== null && !backend.balancer.isInSubset(endpoint, refPolicy.subset))
@@ -209,11 +242,13 @@ export function putSessionLine(context: ProxyContext, exchange: Exchange, at: nu
   const same = exchange.sessionEndpoint === exchange.endpoint && exchange.sessionBackend === exchange.backend;
   if (same && session.idleTimeoutS === 0) return at;
   const { memory, reactor } = context;
-  const names = session.names(exchange.runtime!.backends[exchange.backend]);
+  const { cipher } = session;
+  const hashes = hashesOf(exchange.runtime!.backends[exchange.backend]);
+  cipher.encrypt(hashes.high[exchange.endpoint], hashes.low[exchange.endpoint]);
   const nowS = Math.floor(reactor.wallMs / 1000);
   const startS = same ? exchange.sessionStartS : nowS;
   let end = putAll(memory, at, session.start);
-  end = putHex64(memory, end, names.high[exchange.endpoint], names.low[exchange.endpoint]);
+  end = putHex64(memory, end, cipher.high, cipher.low);
   if (session.timed) {
     memory[end] = DASH;
     end = putHex32(memory, end + 1, startS);

@@ -223,11 +223,16 @@ export class Tunnel implements Protocol {
     const downstream = exchange.downstreamSide!;
     counters[Counter.TUNNELS_OPEN]--;
     // A stream is no connection.
-    if (upstream !== null && upstream.http2Stream === null) counters[Counter.UPSTREAM_OPEN]--;
+    if (upstream !== null && (upstream.http2Stream === null || upstream.tunnelled)) counters[Counter.UPSTREAM_OPEN]--;
     if (upstream !== null && upstream.breakerSlot >= 0) context.upstream.breakers.closed(upstream);
     exchange.responseComplete = !abort;
     client.exchange = null;
     context.endExchange(exchange);
+    // A client on a stream must see that it has everything.
+    if (!abort && !client.writeEnded) {
+      client.writeEnded = true;
+      reactor.shutdownWrite(client);
+    }
     if (upstream !== null) reactor.close(upstream, abort);
     downstream.close(client, CloseCause.TUNNEL_END, abort);
   }

@@ -608,6 +608,13 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     else if (exchange.waiting) this.context.upstream.breakers.withdraw(exchange);
   }
 
+  /** The stream that stands for a connection has been reset (upstream-tunnels.ts). */
+  lost(connection: Connection): void {
+    if (connection.state === IDLE) this.closeIdle(connection);
+    else
+      this.fault(connection.exchange!, Reason.UPSTREAM_CONNECTION_TERMINATION, Detail.UPSTREAM_RESET, connection.errno);
+  }
+
   /** Closes a connection that is in use or connecting, and takes it off its exchange. */
   private close(connection: Connection, abort: boolean): void {
     if (connection.exchange !== null) connection.exchange.upstream = null;

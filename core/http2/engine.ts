@@ -427,6 +427,10 @@ export class Http2Engine implements Protocol {
       connection.protocol!.readable(connection);
       return;
     }
+    if (connection.protocol !== stream.session!.role.streamProtocol && connection.tunnelPeer === null) {
+      this.deliverCopied(stream, connection, offset, length);
+      return;
+    }
     connection.ahead = length;
     connection.aheadOffset = offset;
     connection.inputEnds = stream.remoteEnded;
@@ -443,6 +447,21 @@ export class Http2Engine implements Protocol {
     connection.inputEnds = false;
     stream.offeredBytes = 0;
     this.keep(stream, offset, length);
+  }
+
+  /**
+   * A protocol inside a tunnel receives as from a socket: it writes before and behind what it gets, and sends it
+   * later from where it lies, which the frames around it would not survive.
+   */
+  private deliverCopied(stream: Http2Stream, connection: Connection, offset: number, length: number): void {
+    const { generation } = connection;
+    stream.frameOffset = offset;
+    stream.frameBytes = length;
+    connection.protocol!.readable(connection);
+    if (connection.generation !== generation || stream.frameBytes === 0) return;
+    const { frameOffset, frameBytes } = stream;
+    stream.frameBytes = 0;
+    this.keep(stream, frameOffset, frameBytes);
   }
 
   private keep(stream: Http2Stream, offset: number, length: number): void {

@@ -71,12 +71,14 @@ export interface RequestParts {
 export class RequestEncoder {
   /** After `write` returned false: the head has too many fields or bytes; else the connection is beyond use. */
   tooLarge = false;
+  private readonly reactor: Reactor;
   private readonly memory: Uint8Array;
   private readonly output: Http2Output;
   private readonly headers = new table.HeaderTable();
   private readonly bits = new FieldBits();
 
   constructor(reactor: Reactor, output: Http2Output) {
+    this.reactor = reactor;
     this.memory = reactor.memory;
     this.output = output;
   }
@@ -140,6 +142,22 @@ export class RequestEncoder {
       );
     }
     output.endHeaders(stream, at, endStream);
+    return true;
+  }
+
+  /** Writes a CONNECT without further fields (RFC 9113 §8.5); false: there is no room for it. */
+  writeConnect(stream: Http2Stream, authority: Uint8Array): boolean {
+    const { memory, output } = this;
+    const session = stream.session!;
+    const start = output.beginHeaders(session, hpackBytesMax(2, authority.length + PSEUDO_BYTES));
+    if (start === 0) return false;
+    const encoder = output.encoderOf(session);
+    const text = this.reactor.arena.scratchOffset;
+    memory.set(authority, text);
+    let at = encoder.begin(memory, start);
+    at = encoder.putConstant(memory, at, connectMethod);
+    at = this.put(encoder, at, AUTHORITY_PSEUDO, text, authority.length);
+    output.endHeaders(stream, at, false);
     return true;
   }
 

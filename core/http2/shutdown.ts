@@ -148,6 +148,13 @@ export class Shutdowns {
 
   // -- the end -----------------------------------------------------------------------------------
 
+  /** What carried the connection has gone: closes it now, with everything in it. */
+  lost(session: Http2Session): void {
+    session.closeCause = CloseCause.CLIENT_RESET;
+    session.broken = true;
+    this.close(session);
+  }
+
   /** At the end of a batch: tears down a connection that has failed or is finished. */
   end(session: Http2Session): void {
     if (session.lingering && !session.broken) {

@@ -43,7 +43,10 @@ export class StreamTransport implements Transport {
   recv(connection: Connection, offset: number, length: number): number {
     const stream = connection.http2Stream!;
     if (stream.reset) return -ECONNRESET;
-    if (stream.inputBytes === 0) return stream.remoteEnded ? 0 : -EAGAIN;
+    if (stream.inputBytes === 0) {
+      if (stream.frameBytes > 0) return this.recvFrame(connection, stream, offset, length);
+      return stream.remoteEnded ? 0 : -EAGAIN;
+    }
     const { arena, memory } = this.reactor;
     const block = stream.inputFirst;
     const end = block === stream.inputLast ? stream.inputEnd : block + LARGE_BLOCK_BYTES;
@@ -59,6 +62,16 @@ export class StreamTransport implements Transport {
       if (next === 0) stream.inputLast = 0;
     }
     if (stream.inputBytes === 0 && stream.remoteEnded) connection.inputEnds = true;
+    this.consumed(stream, count);
+    return count;
+  }
+
+  private recvFrame(connection: Connection, stream: Http2Stream, offset: number, length: number): number {
+    const count = Math.min(length, stream.frameBytes);
+    this.reactor.memory.copyWithin(offset, stream.frameOffset, stream.frameOffset + count);
+    stream.frameOffset += count;
+    stream.frameBytes -= count;
+    if (stream.frameBytes === 0 && stream.remoteEnded) connection.inputEnds = true;
     this.consumed(stream, count);
     return count;
   }
@@ -79,7 +92,7 @@ export class StreamTransport implements Transport {
       stream.offeredBytes = 0;
       this.consumed(stream, offeredBytes);
     }
-    return stream.inputBytes > 0 || stream.remoteEnded || stream.reset;
+    return stream.inputBytes > 0 || stream.frameBytes > 0 || stream.remoteEnded || stream.reset;
   }
 
   shutdownWrite(connection: Connection): void {
@@ -142,8 +155,9 @@ export class StreamTransport implements Transport {
   /** Frees what was kept, and gives the connection's window back for it. */
   dropKept(stream: Http2Stream): void {
     const { arena } = this.reactor;
-    this.consumedByConnection(stream.session!, stream.inputBytes + stream.offeredBytes);
+    this.consumedByConnection(stream.session!, stream.inputBytes + stream.offeredBytes + stream.frameBytes);
     stream.offeredBytes = 0;
+    stream.frameBytes = 0;
     let block = stream.inputFirst;
     while (block !== 0) {
       const next = block === stream.inputLast ? 0 : arena.next(block);

@@ -41,6 +41,9 @@ export class Http2Stream {
   receivedBytes = 0;
   /** Payload of the frame at hand, offered where it lies (`connection.ahead`) and not taken yet. */
   offeredBytes = 0;
+  /** Payload of the frame at hand that `recv` is to copy, and where it lies. */
+  frameOffset = 0;
+  frameBytes = 0;
   /** DATA that nobody has taken yet: a chain of blocks (one small one, or large ones). */
   inputFirst = 0;
   inputLast = 0;
@@ -84,6 +87,7 @@ export class Http2Stream {
     this.contentLength = -1;
     this.receivedBytes = 0;
     this.offeredBytes = 0;
+    this.frameBytes = 0;
     this.inputFirst = 0;
     this.inputLast = 0;
     this.inputStart = 0;

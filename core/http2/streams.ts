@@ -2,7 +2,7 @@
 // Owned by one worker. Hot module: no allocation once the pools have grown.
 // Spec: RFC 9113 §5.1 (states), §5.4.2 (stream errors), §6.4 (RST_STREAM), §6.9.2 (initial windows).
 
-import type { Protocol } from '../io/connection.ts';
+import type { Connection, Protocol } from '../io/connection.ts';
 import type { Reactor } from '../io/reactor.ts';
 import { Counter } from '../telemetry/metrics.ts';
 import * as errors from './errors.ts';
@@ -68,6 +68,15 @@ export class Streams implements StreamOwner {
     return stream;
   }
 
+  /** The same on a connection that exists already, and has no other transport than one that only waits. */
+  openOn(session: Http2Session, connection: Connection): Http2Stream {
+    connection.transport = this.transport;
+    const stream = this.attach(session, session.nextStreamId, connection);
+    session.nextStreamId += 2;
+    stream.unsent = true;
+    return stream;
+  }
+
   /** Takes up a stream that the peer has opened. Null: no slot is free. */
   accept(session: Http2Session, id: number, protocol: Protocol): Http2Stream | null {
     const stream = this.add(session, id, protocol);
@@ -92,7 +101,10 @@ export class Streams implements StreamOwner {
 
   private add(session: Http2Session, id: number, protocol: Protocol): Http2Stream | null {
     const connection = this.reactor.openVirtual(protocol, this.transport);
-    if (connection === null) return null;
+    return connection === null ? null : this.attach(session, id, connection);
+  }
+
+  private attach(session: Http2Session, id: number, connection: Connection): Http2Stream {
     const stream = this.pool.pop() ?? new Http2Stream();
     stream.id = id;
     stream.session = session;

@@ -120,6 +120,9 @@ export class Connection implements PeerAddress {
   openedMs = 0;
   /** Exchanges begun on this connection. */
   exchanges = 0;
+  /** Upstream: the stream stands for a connection (exchange/upstream-tunnels.ts), and how often it was asked for again. */
+  tunnelled = false;
+  askedAgain = 0;
   /** Upstream: may serve another request after this one. */
   reusable = true;
 

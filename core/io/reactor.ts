@@ -963,6 +963,7 @@ export class Reactor {
     connection.inputScanned = 0;
     connection.exchanges = 0;
     connection.reusable = true;
+    connection.tunnelled = false;
     connection.exchange = null;
     connection.tunnelPeer = null;
     connection.http2Session = null;

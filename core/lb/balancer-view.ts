@@ -5,6 +5,7 @@
 // A view is immutable, apart from where its pickers stand. Owned by one worker.
 
 import type { BackendSettings } from '../workers/snapshot.ts';
+import { fallsForRefusals, leftOutMs } from './connect-failures.ts';
 import { mix } from './hash.ts';
 import { LeastRequest, WeightedLeastRequest } from './least-request.ts';
 import { Maglev } from './maglev.ts';
@@ -13,9 +14,9 @@ import { PeakEwma } from './peak-ewma.ts';
 import { type Clock, equalWeights, type Members, type Picker, type RandomSource } from './picker.ts';
 import { type LevelHealth, levelLoads } from './priority-load.ts';
 import { WeightedRandom } from './random.ts';
-import { pointsPerWeight, RingHash } from './ring-hash.ts';
+import { pointsPerWeight, RingHash, RingPoints } from './ring-hash.ts';
 import { RoundRobin } from './round-robin.ts';
-import type { BalancerSettings, SlowStartSettings, SubsetSettings } from './settings.ts';
+import type { BalancerSettings, EndpointPlace, SlowStartSettings, SubsetSettings } from './settings.ts';
 import { zoneShares } from './zone-shares.ts';
 
 /** What stays the same of a backend's endpoints, by index. */
@@ -97,15 +98,22 @@ const WEIGHT_PARTS = 1000;
 /** Steps of a slow start: as often are weights worked out anew. */
 const SLOW_START_STEPS = 10;
 
-/** The view of endpoints at this moment; `members` (indexes) are those of a subset, or null for all. */
+/**
+ * The view of endpoints at this moment; `members` (indexes) are those of a subset, or null for all. `rings` keeps, by
+ * level, what further views of the same members need not work out again; empty at first.
+ */
 export function makeView(
   table: EndpointTable,
   members: ReadonlySet<number> | null,
   settings: BalancerSettings,
   context: ViewContext,
+  rings: RingPoints[],
 ): View {
   const { words } = context;
   const levels: LevelState[] = [];
+  const { nowMs } = context.clock;
+  const leavesOut = fallsForRefusals(settings);
+  let backInMs = Number.POSITIVE_INFINITY;
   for (const level of table.levels) {
     const configured = members === null ? level : level.filter((endpoint) => members.has(endpoint));
     const candidates: number[] = [];
@@ -116,6 +124,8 @@ export function makeView(
       candidates.push(endpoint);
       const permille = usablePermille(table, endpoint, words);
       if (permille > 0) reserve.push(endpoint);
+      const outMs = leavesOut ? leftOutMs(words, table.positions[endpoint]!, nowMs) : 0;
+      if (outMs > 0) backInMs = Math.min(backInMs, outMs);
       usable += permille / 1000;
     }
     levels.push({ configured, candidates, reserve: Int32Array.from(reserve), total: candidates.length, usable });
@@ -134,8 +144,8 @@ export function makeView(
       : candidates.map((endpoint) => currentWeight(table, endpoint, words, ramp));
     if (percent === 0) return;
     upTo += percent;
-    const perWeight = ringPointsPerWeight(table, configured, settings) / WEIGHT_PARTS;
-    made.push(makeLevel(table, candidates, weights, panic, upTo, perWeight, settings, context));
+    const ring = settings.policy === 'RingHash' ? new LevelRing(table, configured, settings, rings, index) : null;
+    made.push(makeLevel(table, candidates, weights, panic, upTo, ring, settings, context));
   });
   return {
     levels: made,
@@ -144,7 +154,7 @@ export function makeView(
     panicLevels,
     usable: levels.reduce((sum, level) => sum + level.usable, 0),
     total: levels.reduce((sum, level) => sum + level.total, 0),
-    refreshAtMs: ramp.refreshAtMs,
+    refreshAtMs: Math.min(ramp.refreshAtMs, nowMs + backInMs),
   };
 }
 
@@ -153,6 +163,42 @@ interface LevelState extends LevelHealth {
   configured: readonly number[];
   candidates: number[];
   reserve: Int32Array;
+}
+
+/** What rings of a level's endpoints are made of. */
+class LevelRing {
+  /** Points for each unit of weight in parts. */
+  readonly perWeight: number;
+  readonly points: RingPoints;
+  /** Indexes of the endpoints whose points they are. */
+  private readonly configured: readonly number[];
+
+  constructor(
+    table: EndpointTable,
+    configured: readonly number[],
+    settings: BalancerSettings,
+    rings: RingPoints[],
+    level: number,
+  ) {
+    this.configured = configured;
+    this.perWeight = ringPointsPerWeight(table, configured, settings) / WEIGHT_PARTS;
+    rings[level] ??= new RingPoints(
+      configured.map((endpoint) => table.hashes[endpoint]!),
+      configured.map((endpoint) => table.weights[endpoint]! * WEIGHT_PARTS),
+      this.perWeight,
+    );
+    this.points = rings[level];
+  }
+
+  /** A ring of some of them. */
+  of(members: Members, endpoints: readonly number[], count: number): RingHash {
+    const memberOfEndpoint = new Int32Array(count).fill(-1);
+    for (let member = 0; member < endpoints.length; member++) memberOfEndpoint[endpoints[member]!] = member;
+    const { configured } = this;
+    const memberOf = new Int32Array(configured.length);
+    for (let i = 0; i < configured.length; i++) memberOf[i] = memberOfEndpoint[configured[i]!]!;
+    return new RingHash(members, this.perWeight, this.points, memberOf);
+  }
 }
 
 /** Points that a ring of these configured endpoints has for each unit of weight; 0: the policy has no ring. */
@@ -226,21 +272,29 @@ function makeLevel(
   weights: readonly number[],
   panic: boolean,
   upTo: number,
-  perWeight: number,
+  ring: LevelRing | null,
   settings: BalancerSettings,
   context: ViewContext,
 ): Level {
   const chosen: number[] = [];
   const chosenWeights: number[] = [];
-  candidates.forEach((endpoint, i) => {
-    if (weights[i]! === 0) return;
-    chosen.push(endpoint);
-    chosenWeights.push(weights[i]!);
-  });
+  const { words, clock } = context;
+  const take = (leavesOut: boolean): void => {
+    for (let i = 0; i < candidates.length; i++) {
+      const endpoint = candidates[i]!;
+      if (weights[i]! === 0) continue;
+      if (leavesOut && leftOutMs(words, table.positions[endpoint]!, clock.nowMs) > 0) continue;
+      chosen.push(endpoint);
+      chosenWeights.push(weights[i]!);
+    }
+  };
+  take(fallsForRefusals(settings));
+  // Where nobody takes connections, one is as good as the other.
+  if (chosen.length === 0) take(false);
   const { zoneAware } = settings;
   // Who panics needs every endpoint that still answers, wherever it is.
   if (zoneAware === null || panic || chosen.length < zoneAware.endpointsMin) {
-    return new Level(upTo, panic, [makeGroup(table, chosen, chosenWeights, perWeight, settings, context)], [1]);
+    return new Level(upTo, panic, [makeGroup(table, chosen, chosenWeights, ring, settings, context)], [1]);
   }
   const byZone = new Map<string, number>();
   chosen.forEach((endpoint, i) => {
@@ -256,7 +310,7 @@ function makeLevel(
       table,
       indexes.map((i) => chosen[i]!),
       indexes.map((i) => chosenWeights[i]!),
-      perWeight,
+      ring,
       settings,
       context,
     );
@@ -268,7 +322,7 @@ function makeGroup(
   table: EndpointTable,
   endpoints: readonly number[],
   weights: readonly number[],
-  perWeight: number,
+  ring: LevelRing | null,
   settings: BalancerSettings,
   context: ViewContext,
 ): Group {
@@ -278,11 +332,12 @@ function makeGroup(
     positions: Int32Array.from(endpoints, (endpoint) => table.positions[endpoint]!),
     hashes: Int32Array.from(endpoints, (endpoint) => table.hashes[endpoint]!),
   };
-  return new Group(Int32Array.from(endpoints), makePicker(members, perWeight, settings, context));
+  const picker = ring === null ? makePicker(members, settings, context) : ring.of(members, endpoints, table.count);
+  return new Group(Int32Array.from(endpoints), picker);
 }
 
-/** A picker of the configured policy; `perWeight`: points of a ring for each unit of the members' weights. */
-function makePicker(members: Members, perWeight: number, settings: BalancerSettings, context: ViewContext): Picker {
+/** A picker of the configured policy, unless that is a ring. */
+function makePicker(members: Members, settings: BalancerSettings, context: ViewContext): Picker {
   const { words, random, clock } = context;
   switch (settings.policy) {
     case 'RoundRobin':
@@ -293,12 +348,12 @@ function makePicker(members: Members, perWeight: number, settings: BalancerSetti
         : new WeightedLeastRequest(members, words, mix(random.next()));
     case 'Random':
       return new WeightedRandom(members.weights);
-    case 'RingHash':
-      return new RingHash(members, perWeight);
     case 'Maglev':
       return new Maglev(members, settings.tableSize);
     case 'PeakEWMA':
       return new PeakEwma(members, words, clock, settings.decayMs);
+    case 'RingHash':
+      throw new Error('a ring is made of the points of its level');
   }
 }
 
@@ -319,6 +374,8 @@ export class SubsetView {
   readonly members = new Set<number>();
   /** Null: to be made with the next pick. */
   view: View | null = null;
+  /** For `makeView`. */
+  readonly rings: RingPoints[] = [];
 
   constructor({ endpoints }: BackendSettings, { labels }: Subset) {
     endpoints.forEach(({ policy }, index) => {
@@ -327,14 +384,26 @@ export class SubsetView {
   }
 }
 
-/** Whether policies and places of two backends' endpoints are the same; the rest is compared elsewhere. */
+/** Whether balancers of two backends would be the same, whose endpoints' addresses, weights and slots are the same. */
 export function sameData(a: BackendSettings, b: BackendSettings): boolean {
-  const places = (backend: BackendSettings) => backend.endpoints.map(({ policy }) => policy.place);
-  return (
-    (a.policy.outlierDetection === null) === (b.policy.outlierDetection === null) &&
-    JSON.stringify(a.policy.balancer) === JSON.stringify(b.policy.balancer) &&
-    JSON.stringify(places(a)) === JSON.stringify(places(b))
-  );
+  if ((a.policy.outlierDetection === null) !== (b.policy.outlierDetection === null)) return false;
+  if (JSON.stringify(a.policy.balancer) !== JSON.stringify(b.policy.balancer)) return false;
+  for (let i = 0; i < a.endpoints.length; i++) {
+    if (!samePlace(a.endpoints[i]!.policy.place, b.endpoints[i]!.policy.place)) return false;
+  }
+  return true;
+}
+
+/** Field by field: a reload compares the places of thousands of endpoints, and packets wait for it. */
+function samePlace(a: EndpointPlace, b: EndpointPlace): boolean {
+  if (a.priority !== b.priority || a.zone !== b.zone) return false;
+  let count = 0;
+  for (const name in a.labels) {
+    if (a.labels[name] !== b.labels[name]) return false;
+    count++;
+  }
+  for (const _ in b.labels) count--;
+  return count === 0;
 }
 
 /** What the log says of a backend that begins or ends to use unusable endpoints. */

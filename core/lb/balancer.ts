@@ -20,9 +20,11 @@ import {
   type View,
   type ViewContext,
 } from './balancer-view.ts';
+import { fallsForRefusals } from './connect-failures.ts';
 import { hashText, mix } from './hash.ts';
 import { BackendWord, type NodeState } from './node-state.ts';
 import type { Clock, RandomSource } from './picker.ts';
+import type { RingPoints } from './ring-hash.ts';
 import { type BalancerSettings, defaultBalancer } from './settings.ts';
 
 /** What balancers of a worker share. */
@@ -56,6 +58,8 @@ export class Balancer {
   readonly settings: BalancerSettings;
   /** Time constant of latencies, milliseconds; 0: nobody wants them. */
   readonly decayMs: number;
+  /** It wants to hear of connections that could not be made. */
+  readonly hearsOfRefusals: boolean;
   /** The last pick was made in a level that panics. */
   inPanic = false;
   private readonly backend: BackendSettings;
@@ -70,6 +74,8 @@ export class Balancer {
   private readonly table: EndpointTable;
   /** Views of subsets in use, by `Subset.key`. */
   private readonly subsets = new Map<string, SubsetView>();
+  /** For `makeView`. */
+  private readonly rings: RingPoints[] = [];
   private generation = 0;
   private refreshAtMs = Number.NEGATIVE_INFINITY;
   /** Until then the view stays as it is, so that a wave of changes does not take all the time there is. */
@@ -89,6 +95,7 @@ export class Balancer {
     this.clock = clock;
     this.context = { words: node.words, random, clock };
     this.decayMs = this.settings.policy === 'PeakEWMA' ? this.settings.decayMs : 0;
+    this.hearsOfRefusals = fallsForRefusals(this.settings);
     this.generationAt = node.backendAt(backend.slot) + BackendWord.GENERATION;
     this.panicAt = node.backendAt(backend.slot) + BackendWord.PANIC_LEVELS;
     const levels = new Map<number, number[]>();
@@ -240,7 +247,7 @@ export class Balancer {
     this.notBeforeMs = nowMs + this.restMs;
     // First: what changes from here on shows at the next pick.
     this.generation = Atomics.load(this.words, this.generationAt);
-    const view = makeView(this.table, null, this.settings, this.context);
+    const view = makeView(this.table, null, this.settings, this.context, this.rings);
     this.whole = view;
     this.refreshAtMs = view.refreshAtMs;
     for (const subset of this.subsets.values()) subset.view = null;
@@ -255,7 +262,7 @@ export class Balancer {
       known = new SubsetView(this.backend, subset);
       this.subsets.set(subset.key, known);
     }
-    known.view ??= makeView(this.table, known.members, this.settings, this.context);
+    known.view ??= makeView(this.table, known.members, this.settings, this.context, known.rings);
     return known.view;
   }
 }

@@ -4,6 +4,7 @@
 // list is last-in-first-out: the most recently used connection is the least likely to have been
 // closed by the other side, and surplus ones age out. Owned by one worker. Hot: no allocation.
 
+import type { TunnelPool } from '../exchange/upstream-tunnels.ts';
 import { encodeSockaddr } from '../ffi/sockaddr.ts';
 import type { Connection } from '../io/connection.ts';
 import type { EndpointSettings } from '../workers/snapshot.ts';
@@ -30,6 +31,10 @@ export class Endpoint {
   failureOpen = false;
   /** What lets the next TLS handshake resume the last session (TlsSessions.takeResumption); 0: nothing. */
   resumption = 0;
+  /** The way there is a tunnel: where that begins; null: it can be reached itself. */
+  tunnel: Endpoint | null = null;
+  /** Tunnels that begin here; made with the first. */
+  tunnels: TunnelPool | null = null;
   /** Connections of an endpoint that speaks HTTP/2; made with the first. */
   http2: Http2Pool | null = null;
   /** No snapshot of this worker refers to it any more: connections end with their exchange. */

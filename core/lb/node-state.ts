@@ -23,6 +23,8 @@ const Header = {
   /** Requests shed so far, of rules with priority low and of all others. */
   SHED_LOW: 5,
   SHED_OTHERS: 6,
+  /** Tells this state from another one: threads get an object of their own for the same memory with every message. */
+  ID: 7,
   WORDS: 16,
 } as const;
 
@@ -63,6 +65,9 @@ export const EndpointWord = {
   EJECTED_TIMES: 18,
   /** When the present share of a gradual return began. */
   RAMPED_AT_MS: 19,
+  /** When no connection could be made, and for how long LeastRequest leaves it out since then; 0: that has not happened. */
+  CONNECT_FAILED_AT_MS: 20,
+  LEFT_OUT_FOR_MS: 21,
   WORDS: 32,
 } as const;
 
@@ -134,6 +139,7 @@ export function createNodeState(
   header[Header.ENDPOINTS_MAX] = endpointsMax;
   header[Header.BACKENDS_MAX] = backendsMax;
   header[Header.WORKERS] = workers;
+  header[Header.ID] = Math.floor(Math.random() * 2 ** 32);
   return buffer;
 }
 
@@ -164,6 +170,11 @@ export class NodeState {
     // One word more than shares: whether a worker of this index has been here before.
     this.shares =
       worker < 0 ? null : new Int32Array(buffer, (Header.WORDS + count + worker * (count + 1)) * 4, count + 1);
+  }
+
+  /** Whether this is the view of a buffer's memory, which each message brings to a thread as another object. */
+  isViewOf(buffer: SharedArrayBuffer): boolean {
+    return new Int32Array(buffer, 0, Header.WORDS)[Header.ID] === this.header[Header.ID];
   }
 
   /** How overloaded the gateway is: OverloadLevel (core/exchange/overload.ts). */

@@ -28,32 +28,87 @@ export function pointsPerWeight(weights: ArrayLike<number>, sizeMin: number, siz
   return Math.min(Math.ceil(share * sizeMin) / share, sizeMax, RING_POINTS_MAX) / sum;
 }
 
+/** How many points an endpoint has: parts of a point are rounded by its own hash, right on average and whoever else is there. */
+function pointCount(hash: number, exact: number): number {
+  return Math.max(1, Math.floor(exact * (1 + ROUNDING) + (mix(hash) >>> 0) / WORDS));
+}
+
+/** All points that endpoints can have, in order: rings of those that are usable at the moment are made of them. */
+export class RingPoints {
+  /** Points in order, whose they are, and which of the owner's points each is. */
+  readonly points: Uint32Array;
+  readonly owners: Uint32Array;
+  readonly ordinals: Uint32Array;
+
+  /** The points of endpoints with these hashes, so many for each unit of their whole weights. */
+  constructor(hashes: ArrayLike<number>, weights: ArrayLike<number>, perWeight: number) {
+    const count = hashes.length;
+    const starts = new Uint32Array(count + 1);
+    for (let i = 0; i < count; i++) starts[i + 1] = starts[i] + pointCount(hashes[i], perWeight * weights[i]);
+    const size = starts[count];
+    const points = new Uint32Array(size);
+    const numbers = new Uint32Array(size);
+    const owners = new Uint32Array(size);
+    let made = 0;
+    for (let i = 0; i < count; i++) {
+      const hash = hashes[i];
+      const end = starts[i + 1];
+      for (let n = 0; made < end; n++, made++) {
+        points[made] = mix(hashWord(hash, n));
+        numbers[made] = made;
+        owners[made] = i;
+      }
+    }
+    sortPoints(points, numbers);
+    const ordinals = new Uint32Array(size);
+    for (let place = 0; place < size; place++) {
+      const number = numbers[place];
+      const owner = owners[number];
+      ordinals[place] = number - starts[owner];
+      numbers[place] = owner;
+    }
+    this.points = points;
+    this.owners = numbers;
+    this.ordinals = ordinals;
+  }
+}
+
 export class RingHash implements Picker {
   /** Points in order, and whose they are. */
   private readonly points: Uint32Array;
   private readonly owners: Uint32Array;
 
-  /** A ring with so many points for each unit of weight of the members. */
-  constructor(members: Members, perWeight: number) {
+  /**
+   * A ring with so many points for each unit of weight of the members. `all` are points of more endpoints than the
+   * members, with no less weight, and `memberOf` says which member each of those is (-1: none): a pass through points
+   * that are in order takes a small part of the time of making and sorting them.
+   */
+  constructor(members: Members, perWeight: number, all: RingPoints | null = null, memberOf: Int32Array | null = null) {
     const { count, weights, hashes } = members;
-    const counts = new Int32Array(count);
+    if (all === null || memberOf === null) {
+      const own = new RingPoints(hashes, weights, perWeight);
+      this.points = own.points;
+      this.owners = own.owners;
+      return;
+    }
+    const counts = new Uint32Array(memberOf.length);
     let size = 0;
-    for (let i = 0; i < count; i++) {
-      // Parts of a point are rounded by the endpoint's own hash: right on average, and the same whoever else is there.
-      const exact = perWeight * weights[i] * (1 + ROUNDING);
-      counts[i] = Math.max(1, Math.floor(exact + (mix(hashes[i]) >>> 0) / WORDS));
+    for (let i = 0; i < memberOf.length; i++) {
+      const member = memberOf[i];
+      if (member < 0) continue;
+      counts[i] = pointCount(hashes[member], perWeight * weights[member]);
       size += counts[i];
     }
-    const points = new Uint32Array(size);
-    const owners = new Uint32Array(size);
+    const points = new Uint32Array(count === 0 ? 0 : size);
+    const owners = new Uint32Array(points.length);
+    const { points: allPoints, owners: allOwners, ordinals } = all;
     let made = 0;
-    for (let i = 0; i < count; i++) {
-      for (let n = 0; n < counts[i]; n++, made++) {
-        points[made] = mix(hashWord(hashes[i], n));
-        owners[made] = i;
-      }
+    for (let place = 0; place < allPoints.length && made < points.length; place++) {
+      const owner = allOwners[place];
+      if (ordinals[place] >= counts[owner]) continue;
+      points[made] = allPoints[place];
+      owners[made++] = memberOf[owner];
     }
-    sortPoints(points, owners);
     this.points = points;
     this.owners = owners;
   }

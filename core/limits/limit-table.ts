@@ -42,6 +42,7 @@ export const LimitCounter = {
 const SET_WORDS = 16;
 const COMMON = 1;
 const FIRST_WAY = 2;
+const WAYS = (SET_WORDS - FIRST_WAY) / 2;
 
 /** Content of a bucket whose way is being given to another key. */
 const MOVING = -0x8000_0000;
@@ -113,8 +114,8 @@ export function createLimitTable(
 
 /** A limit's table as one thread uses it. */
 export class LimitTable {
-  readonly seed0: number;
-  readonly seed1: number;
+  readonly seed0: number = 0;
+  readonly seed1: number = 0;
   /** This worker's counters; for a thread that is no worker those of worker 0, to be left alone. */
   readonly counters: Float64Array;
   /** After `take`: requests that the bucket still has. */
@@ -124,15 +125,18 @@ export class LimitTable {
   fullSeconds = 0;
 
   private readonly words: Int32Array;
-  private readonly first: number;
-  private readonly sets: number;
-  private readonly setMask: number;
-  private readonly ticksPerMs: number;
-  private readonly secondsPerTick: number;
-  private readonly cost: number;
-  private readonly fill: number;
+  // Fields without a value would be undefined at first, and the engine would never again count on a number. These three
+  // may be whole or not.
+  private readonly ticksPerMs: number = Number.NaN;
+  private readonly requestsPerTick: number = Number.NaN;
+  private readonly secondsPerTick: number = Number.NaN;
+  private readonly first: number = 0;
+  private readonly sets: number = 0;
+  private readonly setMask: number = 0;
+  private readonly cost: number = 0;
+  private readonly fill: number = 0;
   /** Ticks by which a TAT can lie ahead; one that lies further ahead has been passed by the clock long ago. */
-  private readonly aheadMax: number;
+  private readonly aheadMax: number = 0;
   /** Of the last charge: ticks by which the TAT lies ahead. */
   private used = 0;
 
@@ -150,6 +154,7 @@ export class LimitTable {
     this.counters = new Float64Array(buffer, countersAt, LimitCounter.COUNT);
     this.first = Header.WORDS + workers * LimitCounter.COUNT * 2;
     this.ticksPerMs = ticksPerMs;
+    this.requestsPerTick = 1 / cost;
     this.secondsPerTick = 1 / (ticksPerMs * 1000);
     this.cost = cost;
     this.fill = fill;
@@ -167,12 +172,18 @@ export class LimitTable {
    * `nowMs` is the time of the monotonic clock that all threads share.
    */
   take(hashLow: number, hashHigh: number, nowMs: number): boolean {
-    const now = (nowMs * this.ticksPerMs) | 0;
+    // Small enough to be compiled into its callers, so that the time is not boxed on its way.
+    return this.takeAt(hashLow, hashHigh, (nowMs * this.ticksPerMs) | 0);
+  }
+
+  private takeAt(hashLow: number, hashHigh: number, now: number): boolean {
     const allowed = this.sets === 0 ? this.charge(this.first + COMMON, now) : this.takeKeyed(hashLow, hashHigh, now);
-    const free = this.fill - this.used;
-    this.remaining = free <= 0 ? 0 : (free / this.cost) | 0;
-    this.retrySeconds = free >= this.cost ? 0 : Math.ceil((this.cost - free) * this.secondsPerTick);
-    this.fullSeconds = Math.ceil(this.used * this.secondsPerTick);
+    const { used, cost, secondsPerTick } = this;
+    const free = this.fill - used;
+    // Half a tick more makes this exact in spite of rounding, and a division costs several times as much.
+    this.remaining = free <= 0 ? 0 : ((free + 0.5) * this.requestsPerTick) | 0;
+    this.retrySeconds = free >= cost ? 0 : Math.ceil((cost - free) * secondsPerTick) | 0;
+    this.fullSeconds = Math.ceil(used * secondsPerTick) | 0;
     return allowed === 1;
   }
 
@@ -204,33 +215,38 @@ export class LimitTable {
     const tag = tagOf(hashHigh);
     for (let tries = 0; tries < FIND_TRIES; tries++) {
       const way = this.find(set, tag);
-      if (way < 0) {
-        const allowed = this.claim(set, tag, now);
-        if (allowed !== GONE) return allowed;
-        continue;
+      if (way >= 0) {
+        const allowed = this.charge(way + 1, now);
+        // If the way was given to another key before it was charged, then its tag is seen as well: that is written first.
+        // A refusal has only read, so that it has to look again in order.
+        const gone = allowed === GONE || (allowed === 0 && Atomics.load(words, way + 1) === MOVING);
+        if (!gone && words[way] === tag) return allowed;
       }
-      const allowed = this.charge(way + 1, now);
-      if (allowed !== GONE && Atomics.load(words, way) === tag) return allowed;
+      const allowed = this.claim(set, tag, now);
+      if (allowed !== GONE) return allowed;
     }
     return this.chargeCommon(set, now);
   }
 
-  /** Position of a key's way, or -1. */
+  /** Position of a key's way, which may be another's at any moment; -1: it has none. */
   private find(set: number, tag: number): number {
     const { words } = this;
     const end = set + SET_WORDS;
-    for (let way = set + FIRST_WAY; way < end; way += 2) {
-      if (words[way] === tag && Atomics.load(words, way + 1) !== MOVING) return way;
-    }
+    for (let way = set + FIRST_WAY; way < end; way += 2) if (words[way] === tag) return way;
     return -1;
   }
 
-  /** Takes a request from the bucket at `at`: 1 or 0, or GONE. */
+  /**
+   * Takes a request from the bucket at `at`: 1 or 0, or GONE.
+   *
+   * The bucket is first read as memory is, without the call into the engine that a read by Atomics costs. What is read may
+   * be out of date, and then the exchange fails.
+   */
   private charge(at: number, now: number): number {
     const { words, cost, fill, aheadMax } = this;
+    let tat = words[at]!;
     // Each turn but the last means that another worker has made progress.
     for (;;) {
-      const tat = Atomics.load(words, at);
       if (tat === MOVING) return GONE;
       let used = (tat - now) | 0;
       if (used < 0 || used > aheadMax) used = 0;
@@ -239,10 +255,12 @@ export class LimitTable {
         this.used = used;
         return 0;
       }
-      if (Atomics.compareExchange(words, at, tat, notMoving((now + next) | 0)) === tat) {
+      const found = Atomics.compareExchange(words, at, tat, notMoving((now + next) | 0));
+      if (found === tat) {
         this.used = next;
         return 1;
       }
+      tat = found;
     }
   }
 
@@ -251,22 +269,25 @@ export class LimitTable {
     return this.charge(set + COMMON, now);
   }
 
-  /** Gives a key that is not in its set a way, and takes its first request; GONE: it is there after all. */
+  /**
+   * Gives a key that is not in its set a way, and takes its first request; GONE: it is there after all. It gets
+   * the way that has been full for the longest time, so that keys which come now and then keep theirs.
+   */
   private claim(set: number, tag: number, now: number): number {
-    const { words, cost, aheadMax } = this;
+    const { words, cost } = this;
     this.lock(set);
-    if (this.find(set, tag) >= 0) {
+    const own = this.find(set, tag);
+    // Still moving: who wanted to give it to another key has died over that.
+    if (own >= 0 && Atomics.load(words, own + 1) !== MOVING) {
       this.unlock(set);
       return GONE;
     }
-    const end = set + SET_WORDS;
-    for (let way = set + FIRST_WAY; way < end; way += 2) {
+    for (let tries = 0; tries < WAYS; tries++) {
+      const way = own >= 0 ? own : this.longestFull(set, now);
+      if (way < 0) break;
       const tat = Atomics.load(words, way + 1);
-      if (words[way] !== 0) {
-        const ahead = (tat - now) | 0;
-        if (ahead > 0 && ahead <= aheadMax) continue;
-      }
       // Charged just now by the key that has it: it is in use again.
+      if (tat !== MOVING && words[way] !== 0 && this.idleTicks(tat, now) < 0) continue;
       if (Atomics.compareExchange(words, way + 1, tat, MOVING) !== tat) continue;
       Atomics.store(words, way, tag);
       Atomics.store(words, way + 1, notMoving((now + cost) | 0));
@@ -276,6 +297,29 @@ export class LimitTable {
     }
     this.unlock(set);
     return this.chargeCommon(set, now);
+  }
+
+  /** The way of a set whose bucket has been full for the longest time, or which no key has yet; -1: all are in use. */
+  private longestFull(set: number, now: number): number {
+    const { words } = this;
+    const end = set + SET_WORDS;
+    let chosen = -1;
+    let longest = -1;
+    for (let way = set + FIRST_WAY; way < end; way += 2) {
+      if (words[way] === 0) return way;
+      const idle = this.idleTicks(words[way + 1]!, now);
+      if (idle <= longest) continue;
+      longest = idle;
+      chosen = way;
+    }
+    return chosen;
+  }
+
+  /** Ticks for which a bucket has been full, -1 for one that is not. */
+  private idleTicks(tat: number, now: number): number {
+    const ahead = (tat - now) | 0;
+    if (ahead > this.aheadMax) return 0x7fff_ffff;
+    return ahead > 0 ? -1 : (now - tat) & 0x7fff_ffff;
   }
 
   /** The lock is held for a few dozen instructions: who waits longer waits for a thread that is not running. */

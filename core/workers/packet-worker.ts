@@ -18,6 +18,7 @@ import { Tunnel } from '../exchange/tunnel.ts';
 import { Upstream } from '../exchange/upstream.ts';
 import { UpstreamHttp1 } from '../exchange/upstream-http1.ts';
 import { UpstreamHttp2 } from '../exchange/upstream-http2.ts';
+import { UpstreamTunnels } from '../exchange/upstream-tunnels.ts';
 import { type Kernel, Shutdown } from '../ffi/kernel.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
 import { Reactor } from '../io/reactor.ts';
@@ -124,6 +125,7 @@ export class PacketWorker {
     this.context.upstream = new Upstream(this.context);
     this.context.upstreamHttp1 = new UpstreamHttp1(this.context);
     this.context.upstreamHttp2 = new UpstreamHttp2(this.context);
+    this.context.upstreamTunnels = new UpstreamTunnels(this.context);
     this.context.connector = new Connector(this.context);
     this.context.tunnel = new Tunnel(this.context);
     this.acceptor = new Acceptor(this.context);
@@ -278,8 +280,10 @@ export class PacketWorker {
         report.upstreamClosed++;
       }
       report.upstreamClosed += context.upstreamHttp2.connections.retireAll(endpoint);
+      context.upstreamTunnels.retireAll(endpoint);
       context.dropEndpoint(endpoint);
     }
+    context.upstream.breakers.reloaded();
     this.applyListeners(snapshot, listenerFds);
     for (const listener of this.listeners.values()) listener.useContexts(snapshot.tls.contexts, context.tlsContexts);
     context.tlsContexts.end();
@@ -295,7 +299,7 @@ export class PacketWorker {
 
   /** The node's state; what a predecessor of this worker has left in it is taken back first. */
   private nodeState(buffer: SharedArrayBuffer): NodeState {
-    if (this.node?.buffer !== buffer) {
+    if (this.node === null || !this.node.isViewOf(buffer)) {
       this.node = new NodeState(buffer, this.start.index);
       this.node.reclaim();
     }
@@ -327,6 +331,10 @@ export class PacketWorker {
       }
       watch.listener = listener;
       listener.watch = watch;
+    });
+    snapshot.listeners.forEach(({ tunnels }, index) => {
+      const of = (at: number): ListenerRuntime => this.listeners.get(listenerFds[at])!;
+      of(index).tunnels = tunnels?.map(({ port, listener }) => ({ port, target: of(listener) })) ?? null;
     });
   }
 
@@ -369,6 +377,7 @@ export class PacketWorker {
     for (const endpoint of context.endpoints.values()) {
       while (endpoint.idle !== null) context.upstreamHttp1.closeIdle(endpoint.idle);
       context.upstreamHttp2.connections.retireAll(endpoint);
+      context.upstreamTunnels.retireAll(endpoint);
     }
     this.forEachDownstream((connection) => {
       if (connection.protocol === context.http2) context.downstreamHttp2.closeIfIdle(connection);
@@ -410,6 +419,7 @@ export class PacketWorker {
       while (endpoint.idle !== null) this.context.upstreamHttp1.closeIdle(endpoint.idle);
     }
     this.context.upstreamHttp2.connections.closeAll();
+    this.context.upstreamTunnels.closeAll();
     this.context.upstream.breakers.destroy();
     this.reactor.closeWatch(this.wake);
     this.acceptor.close();

@@ -85,8 +85,18 @@ export interface ListenerSettings {
   tls: ListenerTlsSettings | null;
   /** Every connection must begin with a PROXY protocol header, whose addresses then count. */
   proxyProtocol: boolean;
+  /** CONNECT is taken for a connection to one of these listeners, by the port that it names; null: it is not. */
+  tunnels: ListenerTunnelSettings[] | null;
   /** Every request is answered with a redirect to https; null: no. */
   redirectToHttps: RedirectSettings | null;
+}
+
+/** Where the tunnels of a listener lead. */
+export interface ListenerTunnelSettings {
+  /** Port of the authority; 0: any other. */
+  port: number;
+  /** Index of the listener that takes the connection, as if it had accepted it. */
+  listener: number;
 }
 
 /** Redirect of all requests of a listener to https. */
@@ -178,9 +188,17 @@ export interface BackendSettings {
   protocol: 'http/1.1' | 'h2';
   /** Null: plain TCP (HTTP/2 then by prior knowledge). */
   tls: BackendTlsSettings | null;
+  /** Connections go through a tunnel that begins at this port of the endpoint's host; null: directly. Then `tls` is null. */
+  tunnel: BackendTunnelSettings | null;
   /** PROXY protocol header at the start of each connection: its version, or 0 for none. */
   proxyProtocol: 0 | 1 | 2;
   http2: BackendHttp2Settings;
+}
+
+/** Tunnels to the endpoints of a backend (core/exchange/upstream-tunnels.ts). */
+export interface BackendTunnelSettings {
+  port: number;
+  tls: BackendTlsSettings;
 }
 
 /** TLS towards a backend. Workers keep the client context while `key` stays the same. */

@@ -46,7 +46,7 @@ const index = `Portcullis admin port (read-only)
 /config             the configuration that runs, as JSON
 /backends           endpoints of every backend and their health
 /reloads            the last loads of the configuration and what became of connections
-/breakers           what is in use of limited backends
+/breakers           circuit breakers: state of each limit, and what is in use of it
 /requests?limit=N   the last failed and slow requests, newest first
 /explain?id=ID      what happened to one of them
 /recorded-requests  heads of the last requests, for \`portcullis check --replay\`

@@ -49,6 +49,10 @@ export interface EndpointState {
   draining: boolean;
   /** Gets none for a while, by outlier detection. */
   ejected: boolean;
+  /** The same as the state of a circuit breaker; null: the backend has no outlier detection. */
+  circuitBreaker: BreakerStateName | null;
+  /** LeastRequest leaves it out for a moment, since no connection could be made (core/lb/connect-failures.ts). */
+  leftOut: boolean;
   /** Share of its weight that outlier detection leaves it; below 100 during its return. */
   sharePercent: number;
   /** How often it was ejected; null: the backend has no outlier detection. */
@@ -79,15 +83,22 @@ export interface RateLimitingState {
   readonly redisState: { up: boolean; answered: number; unanswered: number; outages: number } | null;
 }
 
+/**
+ * States of a circuit breaker; their indexes are the values of its metrics. A limit of a backend is open while it refuses
+ * something, half open until it has stood the test of requests without refusing anything (gateway/breaker-watch.ts), and
+ * closed otherwise. An endpoint is open while outlier detection has ejected it, and half open during its return.
+ */
+export const breakerStateNames = ['closed', 'half_open', 'open'] as const;
+export type BreakerStateName = (typeof breakerStateNames)[number];
+
 /** One limit of a circuit breaker. */
 export interface BreakerLimitState {
   /** Its key in the configuration. */
   limit: string;
   priority: 'default' | 'high';
+  state: BreakerStateName;
   inUse: number;
   max: number;
-  /** It is reached. */
-  open: boolean;
   /** What it has refused since the backend is known. */
   overflows: number;
 }
@@ -95,29 +106,8 @@ export interface BreakerLimitState {
 /** Circuit breaker of a backend. */
 export interface BreakerState {
   backend: string;
-  /** One of its limits is reached. */
-  open: boolean;
-  limits: BreakerLimitState[];
-}
-
-/** One limit of a circuit breaker. */
-export interface BreakerLimitState {
-  /** Its key in the configuration. */
-  limit: string;
-  priority: 'default' | 'high';
-  inUse: number;
-  max: number;
-  /** It is reached. */
-  open: boolean;
-  /** What it has refused since the backend is known. */
-  overflows: number;
-}
-
-/** Circuit breaker of a backend. */
-export interface BreakerState {
-  backend: string;
-  /** One of its limits is reached. */
-  open: boolean;
+  /** The state of that of its limits that is furthest from closed. */
+  state: BreakerStateName;
   limits: BreakerLimitState[];
 }
 

@@ -3,12 +3,13 @@
 // Owned by the control thread; what it finds goes to the node state, which balancers read.
 
 import type { Config } from '../../config/config.ts';
+import { fallsForRefusals, leftOutMs } from '../../core/lb/connect-failures.ts';
 import { BackendWord, EndpointWord, type NodeState } from '../../core/lb/node-state.ts';
 import { ALL_WITHHELD, EJECTION_CAUSES } from '../../core/lb/outlier-detection.ts';
 import { monotonicMs } from '../../core/workers/clock.ts';
 import type { Log } from '../../core/workers/log.ts';
 import type { BackendSettings, EndpointSettings, Snapshot } from '../../core/workers/snapshot.ts';
-import type { BackendState, EndpointState } from '../admin/state.ts';
+import type { BackendState, BreakerStateName, EndpointState } from '../admin/state.ts';
 import { type CheckOptions, HealthChecks } from './health-checks.ts';
 import { ejectionSentence, OutlierControl } from './outlier-control.ts';
 
@@ -90,10 +91,20 @@ export class Health {
       healthCause: checked?.cause ?? '',
       draining: word(EndpointWord.DRAINING) !== 0,
       ejected: withheld === ALL_WITHHELD,
+      circuitBreaker: policy.outlierDetection === null ? null : breakerStateOf(withheld),
+      leftOut:
+        policy.balancer !== null &&
+        fallsForRefusals(policy.balancer) &&
+        leftOutMs(this.node.words, at, monotonicMs()) > 0,
       sharePercent: 100 - withheld / 10,
       ejections: policy.outlierDetection === null ? null : ejectedTimes,
       ejectionCause: withheld === 0 || ejectedTimes === 0 ? '' : ejectionSentence(this.node, slot),
       activeRequests: word(EndpointWord.ACTIVE),
     };
   }
+}
+
+function breakerStateOf(withheldPermille: number): BreakerStateName {
+  if (withheldPermille === 0) return 'closed';
+  return withheldPermille === ALL_WITHHELD ? 'open' : 'half_open';
 }

@@ -1,9 +1,9 @@
 // A backend of the chaos run: a process of its own, so that it can be killed and frozen.
 //
-// Every answer names the request that it belongs to. Its parent tells it by messages how to behave.
+// Every answer names the request that it belongs to, and who gives it. Its parent tells it by messages how to behave.
+// Arguments: its name, the address and the port to listen on.
 
 import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
 
 /** How a backend behaves from now on. */
 export interface Behaviour {
@@ -17,6 +17,7 @@ let behaviour: Behaviour = { delayMs: 0, errors: false };
 process.on('message', (message) => (behaviour = message as Behaviour));
 process.on('disconnect', () => process.exit(0));
 
+const [name, host, port] = process.argv.slice(2);
 const server = createServer((request, response) => {
   const { delayMs, errors } = behaviour;
   let body = '';
@@ -25,11 +26,10 @@ const server = createServer((request, response) => {
   request.on('end', () => {
     setTimeout(() => {
       response.statusCode = errors ? 500 : 200;
+      response.setHeader('x-backend', name!);
       response.end(`${request.method} ${request.url} ${body}`);
     }, delayMs);
   });
 });
 server.keepAliveTimeout = 60_000;
-server.listen(Number(process.argv[2] ?? 0), '127.0.0.1', () => {
-  process.send!((server.address() as AddressInfo).port);
-});
+server.listen(Number(port), host, () => process.send!('listening'));

@@ -3,7 +3,7 @@
 //   node test/chaos/run.ts [--seconds 60] [--seed 1] [--reloads 100]
 
 import { parseArgs } from 'node:util';
-import { runChaos } from './chaos.ts';
+import { PLAIN_FAILURES_PER_TROUBLE, plainFailures, runChaos } from './chaos.ts';
 
 const { values } = parseArgs({
   options: {
@@ -19,4 +19,7 @@ const report = await runChaos({
   log: (line) => console.log(line),
 });
 console.log(JSON.stringify(report, null, 2));
-if (report.safeFailures.length + report.wrong.length > 0 || report.exitCode !== 0) process.exitCode = 1;
+const failures = [...report.safeFailures, ...report.wrong, ...report.lasting];
+const troubles = Object.values(report.troubles).reduce((sum, count) => sum + count, 0);
+const tooMany = plainFailures(report) > troubles * PLAIN_FAILURES_PER_TROUBLE;
+if (failures.length > 0 || tooMany || report.exitCode !== 0) process.exitCode = 1;

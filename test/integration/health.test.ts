@@ -93,6 +93,7 @@ interface EndpointPage {
   draining: boolean;
   sharePercent: number;
   ejections: number | null;
+  circuitBreaker: string | null;
 }
 
 async function endpointsOf(gateway: Gateway): Promise<EndpointPage[]> {
@@ -235,9 +236,15 @@ test('an endpoint returns by steps, and one error on the way ejects it again, fo
     'outlierDetection: {consecutive5xx: 3, baseEjectionTime: 1s, interval: 1h, ramp: [50, 100], rampStep: 1h}';
   const gateway = startGateway(t, config([a!.port, b!.port], ramp));
   const port = await gateway.port();
+  const breakers = async (): Promise<(string | null)[]> =>
+    (await endpointsOf(gateway)).map(({ circuitBreaker }) => circuitBreaker);
+  const series = `endpoint_circuit_breaker_state{backend="app",endpoint="127.0.0.1:${b!.port}"}`;
+  assert.deepEqual([await breakers(), await metric(gateway, series)], [['closed', 'closed'], 0]);
   b!.status = 500;
   while (b!.served.length < 3) await get(port);
+  assert.deepEqual([await breakers(), await metric(gateway, series)], [['closed', 'open'], 2]);
   await gateway.log(/info endpoint returns from ejection endpoint=\S+ backend=app sharePercent=50$/);
+  assert.deepEqual([await breakers(), await metric(gateway, series)], [['closed', 'half_open'], 1]);
   const served = b!.served.length;
   while (b!.served.length === served) await get(port);
   await gateway.log(

@@ -2,6 +2,7 @@
 // reloads.
 
 import assert from 'node:assert/strict';
+import { createServer as createHttpServer } from 'node:http';
 import { connect as connectHttp2 } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { connect, createServer } from 'node:net';
@@ -73,6 +74,31 @@ for (const policy of ['RoundRobin', 'LeastRequest', 'Random', 'RingHash', 'Magle
     assert.deepEqual([...new Set(seen)].toSorted(), ['a', 'b', 'c', 'd']);
   });
 }
+
+test('LeastRequest leaves an endpoint that refuses connections to itself, and comes back to it', async (t) => {
+  const flaky = createHttpServer((_request, response) => void response.end('x'));
+  t.after(() => flaky.close());
+  const listen = (at: number): Promise<void> => new Promise((resolve) => flaky.listen(at, '127.0.0.1', resolve));
+  await listen(0);
+  const address = (flaky.address() as AddressInfo).port;
+  await new Promise((resolve) => flaky.close(resolve));
+  const endpoints = quoted([address, ...(await upstreams(t, 'abc'))]);
+  const gateway = startGateway(t, configOf({ endpoints, loadBalancer: '{policy: LeastRequest}' }));
+  const port = await gateway.port();
+  const leftOut = async (): Promise<boolean> => {
+    const { body } = await get(await gateway.adminPort(), '/backends');
+    const [backend] = (JSON.parse(body) as { backends: { endpoints: { leftOut: boolean }[] }[] }).backends;
+    return backend!.endpoints[0]!.leftOut;
+  };
+  let refused = 0;
+  let count = 0;
+  for (; count < 200 || (count < 2000 && !(await leftOut())); count++) if ((await get(port)).status === 503) refused++;
+  // Its pauses are 1, 2, 4 ... seconds. Without them it would get half of all requests.
+  assert.ok(refused >= 1 && refused <= 12, `${refused} of ${count}`);
+  await listen(address);
+  for (let body = ''; body !== 'x'; ) body = (await get(port)).body;
+  assert.equal(await leftOut(), false);
+});
 
 test('LeastRequest and PeakEWMA send nothing more to an endpoint that has stopped answering', async (t) => {
   for (const policy of ['LeastRequest', 'PeakEWMA']) {

@@ -1,6 +1,7 @@
 // Rate limits of rules, from YAML to the wire: who is refused, what responses say, and what is counted.
 
 import assert from 'node:assert/strict';
+import { request } from 'node:http';
 import { connect } from 'node:http2';
 import { type TestContext, test } from 'node:test';
 import { type Answer, type Gateway, get, namedUpstream, startGateway } from './support.ts';
@@ -73,6 +74,21 @@ test('the requests of a limit pass, further ones get 429 with Retry-After, on al
   assert.match(page, /portcullis_rate_limit_requests_total\{limit="total",result="allowed"\} 5\n/);
   assert.match(page, /portcullis_rate_limit_requests_total\{limit="total",result="denied"\} 25\n/);
   assert.match(page, /portcullis_request_failures_total\{reason="RL"\} 25\n/);
+});
+
+test('a request that is refused for its length uses up no limit', async (t) => {
+  const { port } = await limited(t, '[{name: total, requests: 1, period: 1h}]', 'limits: {maxRequestBodySize: 1KiB}');
+  const post = (bytes: number): Promise<number> =>
+    new Promise((resolve, reject) => {
+      const outgoing = request({ port, method: 'POST', agent: false }, (response) => {
+        response.resume();
+        resolve(response.statusCode!);
+      });
+      outgoing.on('error', reject);
+      outgoing.end('x'.repeat(bytes));
+    });
+  assert.deepEqual([await post(1025), await post(1025), await post(1024), await post(1024)], [413, 413, 200, 429]);
+  assert.equal(await post(1025), 413);
 });
 
 test('explain and the access log name the limit that refused a request', async (t) => {

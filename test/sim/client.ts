@@ -371,6 +371,8 @@ function requestHead(plan: RequestPlan): Uint8Array {
   }
   if (options.length > 0) fields.push(['Connection', options.join(', ')]);
   if (plan.extraFieldBytes > 0) fields.push(['X-Extra', 'e'.repeat(plan.extraFieldBytes)]);
+  if (plan.faulted === true) fields.push(['X-Fault', 'yes']);
+  if (plan.key !== undefined) fields.push(['X-Key', plan.key]);
   if (plan.expectContinue) fields.push(['Expect', '100-continue']);
   if (plan.framing === 'length') fields.push(['Content-Length', String(plan.bytes)]);
   if (plan.framing === 'chunked') fields.push(['Transfer-Encoding', 'chunked']);

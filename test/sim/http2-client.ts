@@ -507,6 +507,8 @@ function requestFields(plan: RequestPlan, random: Random): Field[] {
   const shift = random.int(0, pseudo.length - 1);
   const regular: Field[] = [['x-sim', String(plan.id)]];
   if (plan.extraFieldBytes > 0) regular.push(['x-extra', 'e'.repeat(plan.extraFieldBytes)]);
+  if (plan.faulted === true) regular.push(['x-fault', 'yes']);
+  if (plan.key !== undefined) regular.push(['x-key', plan.key]);
   if (plan.expectContinue) regular.push(['expect', '100-continue']);
   if (plan.framing === 'length') regular.push(['content-length', String(plan.bytes)]);
   if (plan.upgrade) regular.push(['sec-websocket-version', '13']);

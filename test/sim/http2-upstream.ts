@@ -146,7 +146,7 @@ export class Http2UpstreamConnection extends Http2Peer implements UpstreamPeer {
     const plan = match === null ? undefined : this.judge.plan(Number(match[1]));
     if (plan === undefined) throw new CodecError(`a request for ${field(head, ':path')}, which nobody sent`);
     if (this.turnAway(stream, plan, before)) return;
-    this.judge.delivered(plan.id, reused, this.server.retiredMs);
+    this.judge.delivered(plan.id, reused, this.server.retiredMs, this.server);
     const tunnel = plan.upgrade && plan.upgradeAccepted && plan.response.fault === 'none';
     const checker = new PayloadChecker(plan.id, tunnel ? Direction.TUNNEL_UP : Direction.REQUEST);
     const request = { plan, stream, checker, trailers: [], tunnel, responding: false };

@@ -5,6 +5,7 @@
 // rely on: answers belong to their requests, bodies are whole or visibly cut, nothing is done twice
 // that must not be, and a failure has a reason that fits.
 
+import type { FaultPlan, Features, LimitPlan } from './features.ts';
 import type { CodeName } from './http2-codec.ts';
 import { isLate } from './http2-plan.ts';
 import { type ClientPlan, hosts, limitedBodyBytes, type RequestPlan, streamIdleMs, type Troubles } from './plan.ts';
@@ -30,6 +31,14 @@ interface RequestRecord {
   plan: RequestPlan;
   client: ClientPlan;
   issuedMs: number;
+  /** When it was begun for the first time, and how often it was. */
+  firstIssuedMs: number;
+  issues: number;
+  /** When an upstream first saw it, and when its client knew what became of it. */
+  deliveredMs: number;
+  endedMs: number;
+  /** Deliveries to the server that gets mirrored requests. */
+  mirrors: number;
   /** One entry per upstream that saw the whole head: whether its connection had served before. */
   deliveries: { reused: boolean }[];
   outcome: Outcome | undefined;
@@ -38,6 +47,17 @@ interface RequestRecord {
   /** Upstreams that did not act on the request, and said so. */
   turnedAway: number;
 }
+
+/** The server of an upstream, as far as it is judged. */
+export interface Server {
+  /** Since when it is ejected, or Infinity. */
+  readonly ejectedMs: number;
+  /** What may have counted as a failure of it. */
+  failures: number;
+}
+
+/** Share of a request by which counts may differ: the gateway's clock stands still within a batch. */
+const LIMIT_SLACK = 0.1;
 
 const IDEMPOTENT: readonly string[] = ['GET', 'HEAD', 'PUT', 'DELETE'];
 
@@ -58,6 +78,10 @@ export class Judge {
   breakers = false;
   /** GOAWAY frames that upstreams have sent. */
   goaways = 0;
+  /** Mirrors, faults, limits and outlier detection of this run. */
+  features: Features = { mirror: undefined, faults: undefined, limits: [], outliers: undefined };
+  /** Whether a backend has had no endpoint that is not ejected, for requests begun at a time or later. */
+  allEjected: (backend: string, sinceMs: number) => boolean = () => false;
   private readonly records = new Map<number, RequestRecord>();
 
   constructor(troubles: Troubles, clients: readonly ClientPlan[], nowMs: () => number) {
@@ -69,6 +93,11 @@ export class Judge {
           plan,
           client,
           issuedMs: 0,
+          firstIssuedMs: Number.POSITIVE_INFINITY,
+          issues: 0,
+          deliveredMs: Number.POSITIVE_INFINITY,
+          endedMs: Number.POSITIVE_INFINITY,
+          mirrors: 0,
           deliveries: [],
           outcome: undefined,
           excused: false,
@@ -108,6 +137,8 @@ export class Judge {
   issued(id: number, nowMs: number): void {
     const record = this.records.get(id)!;
     record.issuedMs = nowMs;
+    record.firstIssuedMs = Math.min(record.firstIssuedMs, nowMs);
+    record.issues++;
     this.trace?.(`request ${id} begins: ${summary(record.plan)}`);
   }
 
@@ -120,10 +151,24 @@ export class Judge {
 
   /**
    * An upstream has seen the head of a request. `uselessMs`: since when nothing new may come on this
-   * connection (endpoint removed, unasked bytes sent), or Infinity.
+   * connection (endpoint removed, unasked bytes sent), or Infinity. `server`: who has seen it.
    */
-  delivered(id: number, reused: boolean, uselessMs: number): void {
+  delivered(id: number, reused: boolean, uselessMs: number, server: Server): void {
     const record = this.records.get(id)!;
+    record.deliveredMs = Math.min(record.deliveredMs, this.nowMs());
+    const { fault: failure, status } = record.plan.response;
+    if (status >= 500 || failure !== 'none') server.failures++;
+    if (record.issuedMs > server.ejectedMs) {
+      this.violation(
+        `request ${id} went to an endpoint that had been ejected ${record.issuedMs - server.ejectedMs} ms before`,
+      );
+    }
+    const fault = this.faultOf(record.plan);
+    if (fault !== undefined && fault.status > 0)
+      this.violation(`request ${id} was to be aborted and reached an upstream`);
+    if (fault !== undefined && this.nowMs() < record.issuedMs + fault.delayMs) {
+      this.violation(`request ${id} reached an upstream without its delay of ${fault.delayMs} ms`);
+    }
     if (record.issuedMs > uselessMs) this.violation(`request ${id} went over a connection of no use any more`);
     record.deliveries.push({ reused });
     this.trace?.(`request ${id} reached an upstream`);
@@ -146,6 +191,33 @@ export class Judge {
     }
   }
 
+  /**
+   * The server that gets mirrored requests has seen the head of one: its plan as it was sent, or undefined for a
+   * number that nobody sent.
+   */
+  mirrored(id: number): RequestPlan | undefined {
+    const record = this.records.get(id);
+    if (record === undefined) return undefined;
+    const { plan } = record;
+    this.trace?.(`request ${id} was mirrored`);
+    record.mirrors++;
+    const problem = this.mirrorProblem(record);
+    if (problem !== undefined) this.violation(`request ${id} (${summary(plan)}) was mirrored, ${problem}`);
+    return plan;
+  }
+
+  private mirrorProblem({ plan, mirrors, outcome }: RequestRecord): string | undefined {
+    if (this.features.mirror === undefined) return 'and nobody asked for it';
+    if (plan.unrouted || plan.upgrade || isMalformed(plan)) return 'and must not be';
+    const fault = this.faultOf(plan);
+    if (fault !== undefined && fault.status > 0) return 'and was to be aborted';
+    if (outcome?.type === 'generated' && outcome.flag === 'RL') return 'and a limit had refused it';
+    if (plan.bytes > this.features.mirror.bodyBytesMax) return `over the limit for bodies`;
+    // A kept connection may turn out to be closed.
+    if (mirrors > (IDEMPOTENT.includes(plan.method) ? 2 : 1)) return `${mirrors} times`;
+    return undefined;
+  }
+
   /** An upstream connection fails with everything on it. */
   excuse(id: number): void {
     this.records.get(id)!.excused = true;
@@ -165,6 +237,7 @@ export class Judge {
       return;
     }
     record.outcome = outcome;
+    record.endedMs = this.nowMs();
     this.trace?.(`request ${id} ended: ${describe(outcome)}`);
     const problem = this.problem(record, outcome);
     if (problem !== undefined) this.violation(`request ${id} (${summary(record.plan)}): ${problem}`);
@@ -228,6 +301,7 @@ export class Judge {
     for (const [id, record] of this.records) {
       if (record.outcome === undefined) this.violation(`request ${id} (${summary(record.plan)}) never ended`);
     }
+    for (const backend of new Set(Object.values(hosts))) this.checkLimits(backend);
   }
 
   /** How many requests ended in which way, for statistics. */
@@ -237,7 +311,78 @@ export class Judge {
       const key = outcome === undefined ? 'open' : outcome.type === 'generated' ? outcome.flag : outcome.type;
       tally[key] = (tally[key] ?? 0) + 1;
     }
+    for (const { mirrors } of this.records.values()) if (mirrors > 0) tally.mirrored = (tally.mirrored ?? 0) + 1;
     return tally;
+  }
+
+  // -- faults, mirrors, limits --------------------------------------------------------------
+
+  /** The fault that is injected into a request; undefined: none. */
+  private faultOf(plan: RequestPlan): FaultPlan | undefined {
+    return plan.faulted === true ? this.features.faults?.[hosts[plan.host]!] : undefined;
+  }
+
+  /** All is quiet. Where the server takes everything in time, every request that can be mirrored must have been. */
+  checkMirrors(): void {
+    const { troubles, features } = this;
+    if (features.mirror?.manner !== 'good' || troubles.resources || troubles.drain || troubles.network) return;
+    for (const { plan, outcome, mirrors } of this.records.values()) {
+      if (outcome?.type !== 'complete' || plan.framing !== 'none' || plan.upgrade || isMalformed(plan)) continue;
+      if (mirrors === 0) this.violation(`request ${plan.id} was not mirrored`);
+    }
+  }
+
+  /**
+   * Whether the rate limits of a backend's rule have let too many pass, or refused too early. When a request was
+   * counted is not known: after it was begun, and before an upstream saw it or its client had an answer.
+   */
+  private checkLimits(backend: string): void {
+    const counted = [...this.records.values()].filter(
+      ({ plan, issues }) => issues > 0 && !plan.unrouted && hosts[plan.host] === backend,
+    );
+    const isRefused = ({ outcome }: RequestRecord): boolean => outcome?.type === 'generated' && outcome.flag === 'RL';
+    const refused = counted.filter(isRefused);
+    const others = counted.filter((record) => !isRefused(record));
+    const seenMs = ({ deliveredMs, endedMs }: RequestRecord): number => Math.min(deliveredMs, endedMs);
+    const isPassed = ({ deliveries, outcome }: RequestRecord): boolean =>
+      deliveries.length > 0 || (outcome?.type === 'generated' && outcome.flag === 'FI');
+    for (const limit of this.features.limits) {
+      const perMs = limit.requests / limit.periodMs;
+      const keys = limit.keyed ? [...new Set(counted.map(({ plan }) => plan.key))] : [undefined];
+      for (const key of keys) {
+        const passed = others.filter((record) => isPassed(record) && (!limit.keyed || record.plan.key === key));
+        for (const first of passed) {
+          for (const last of passed) {
+            const [fromMs, toMs] = [first.firstIssuedMs, seenMs(last)];
+            if (toMs < fromMs) continue;
+            const count = passed.filter((one) => one.firstIssuedMs >= fromMs && seenMs(one) <= toMs).length;
+            if (count > limit.burst + perMs * (toMs - fromMs) + LIMIT_SLACK) {
+              this.violation(`${count} requests passed the limit ${limit.name} in ${toMs - fromMs} ms`);
+              return;
+            }
+          }
+        }
+      }
+    }
+    const usedUp = (record: RequestRecord, limit: LimitPlan): boolean => {
+      const perMs = limit.requests / limit.periodMs;
+      const same = others.filter(({ plan }) => !limit.keyed || plan.key === record.plan.key);
+      const before = same.filter(({ firstIssuedMs }) => firstIssuedMs <= record.endedMs);
+      return before.some((one) => {
+        const fromMs = Math.min(seenMs(one), record.endedMs);
+        let count = 0;
+        for (const other of before) if (seenMs(other) >= fromMs) count += other.issues;
+        return count > limit.burst - 1 + perMs * Math.max(0, record.issuedMs - fromMs) - LIMIT_SLACK;
+      });
+    };
+    for (const record of refused) {
+      const { id } = record.plan;
+      if (record.deliveries.length > 0) this.violation(`request ${id} was refused by a limit and reached an upstream`);
+      if (record.mirrors > 0) this.violation(`request ${id} was refused by a limit and mirrored`);
+      if (!this.features.limits.some((limit) => usedUp(record, limit))) {
+        this.violation(`request ${id} was refused by a limit that was not used up`);
+      }
+    }
   }
 
   private problem(record: RequestRecord, outcome: Outcome): string | undefined {
@@ -288,6 +433,9 @@ export class Judge {
       OM: troubles.resources,
       UO: troubles.resources || this.breakers,
       DR: troubles.drain,
+      FI: this.faultOf(plan)?.status === status && this.nowMs() >= record.issuedMs + this.faultOf(plan)!.delayMs,
+      RL: this.features.limits.length > 0 && status === 429 && !plan.unrouted,
+      UH: status === 503 && this.allEjected(hosts[plan.host]!, record.firstIssuedMs),
     };
     return explained[flag] === true ? undefined : `${text} without a cause`;
   }

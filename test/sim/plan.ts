@@ -123,6 +123,10 @@ export interface RequestPlan {
   /** No route leads anywhere. */
   unrouted: boolean;
   response: ResponsePlan;
+  /** It has the field that faults are injected for. */
+  faulted?: boolean;
+  /** Value of the field that keyed rate limits count by. */
+  key?: string;
   /** The request goes over HTTP/2. */
   http2?: Http2RequestPlan;
 }

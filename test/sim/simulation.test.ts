@@ -34,6 +34,7 @@ test('whatever peers and the kernel do, every request ends right and nothing is 
   // A simulation in which nothing succeeds, or nothing fails, shows nothing.
   assert.ok((tally.complete ?? 0) > ran);
   assert.ok((tally.truncated ?? 0) > 0 && (tally.DPE ?? 0) > 0 && (tally.tunnel ?? 0) > 0);
+  for (const name of ['mirrored', 'FI', 'RL', 'UH']) assert.ok((tally[name] ?? 0) > ran / 30, name);
 });
 
 test('the same holds for the streams of HTTP/2 connections, towards clients and upstreams', (context) => {

@@ -48,6 +48,10 @@ export class SimUpstream implements Endpoint {
   accepted = 0;
   /** When it was taken out of the configuration; Infinity while it is in it. */
   retiredMs = Number.POSITIVE_INFINITY;
+  /** Since when outlier detection keeps requests away from it; Infinity: it does not. */
+  ejectedMs = Number.POSITIVE_INFINITY;
+  /** What may have counted as a failure of it: attempts to connect, and requests. */
+  failures = 0;
   private readonly http2: boolean;
   private readonly scheduler: Scheduler;
   private readonly random: Random;
@@ -66,6 +70,7 @@ export class SimUpstream implements Endpoint {
     const { random } = this;
     const quick = random.chance(0.2) ? 0 : random.between(0, this.judge.troubles.network ? 3 : 0.1);
     if (!this.judge.troubles.dialing || random.chance(0.6)) return { type: 'accept', delayMs: quick };
+    this.failures++;
     const type = random.weighted({ refuse: 4, timeout: 1, slow: 3, late: 1, error: 1 });
     switch (type) {
       case 'refuse':
@@ -195,7 +200,7 @@ export class UpstreamConnection extends Peer implements UpstreamPeer {
     if (!this.responseComplete || !this.requestComplete) {
       throw new CodecError(`request ${id} on a connection that is busy with request ${this.current?.id}`);
     }
-    this.judge.delivered(id, this.served > 0, Math.min(this.server.retiredMs, this.leftoverMs));
+    this.judge.delivered(id, this.served > 0, Math.min(this.server.retiredMs, this.leftoverMs), this.server);
     this.current = plan;
     this.checker = new PayloadChecker(id, Direction.REQUEST);
     this.requestComplete = false;

@@ -5,10 +5,12 @@
 // spin, and when everybody has left, nothing may be left open, held or counted.
 
 import { compileSnapshot } from '../../config/compile.ts';
+import { collectPolicies } from '../../config/compile-policies.ts';
 import type { Config } from '../../config/config.ts';
 import { loadConfig } from '../../config/load.ts';
 import { kernelMemoryBytes } from '../../core/io/arena.ts';
-import { BackendWord, createNodeState } from '../../core/lb/node-state.ts';
+import { BackendWord, createNodeState, EndpointWord } from '../../core/lb/node-state.ts';
+import { ALL_WITHHELD } from '../../core/lb/outlier-detection.ts';
 import { createByteRing } from '../../core/telemetry/byte-ring.ts';
 import { createFlightBuffer } from '../../core/telemetry/flight-layout.ts';
 import { Counter, createMetricsBuffer, WorkerMetrics } from '../../core/telemetry/metrics.ts';
@@ -16,7 +18,9 @@ import { NodeSlots } from '../../core/workers/node-slots.ts';
 import { PacketWorker } from '../../core/workers/packet-worker.ts';
 import type { ControlMessage, WorkerMessage } from '../../core/workers/protocol.ts';
 import type { Snapshot } from '../../core/workers/snapshot.ts';
+import { OutlierControl } from '../../gateway/health/outlier-control.ts';
 import { REASON_FIELD, SimClient } from './client.ts';
+import { backendText, drawFeatures, type Features, featureSeed, markRequests, ruleText } from './features.ts';
 import { SimHttp2Client } from './http2-client.ts';
 import { adaptUpgrade, drawHttp2Clients } from './http2-plan.ts';
 import { Judge } from './judge.ts';
@@ -34,6 +38,7 @@ import {
 } from './plan.ts';
 import { Random } from './random.ts';
 import { Scheduler } from './scheduler.ts';
+import { ShadowServer, shadowAddress } from './shadow.ts';
 import { SimUpstream } from './upstream.ts';
 
 /** What came of a run. */
@@ -87,6 +92,21 @@ interface Resilience {
   breakers: boolean;
 }
 
+/** Time between two looks of the control thread at ejected endpoints. */
+const OUTLIER_TICK_MS = 100;
+
+/** The endpoints of a backend in one generation of the configuration. */
+interface EndpointSet {
+  backend: string;
+  backendSlot: number;
+  members: { upstream: SimUpstream; slot: number }[];
+  /** When another generation took its place; infinite while it is in force. */
+  replacedMs: number;
+  /** Since when all of them are ejected (infinite: they are not), and when that last ended. */
+  allEjectedMs: number;
+  allEjectedUntilMs: number;
+}
+
 const snapshotCache = new Map<string, Config>();
 
 function configText(
@@ -96,6 +116,7 @@ function configText(
   addresses: Readonly<Record<string, string[]>>,
   extra: boolean,
   { retries, breakers }: Resilience,
+  features: Features,
 ): string {
   // The time for the acknowledgement of settings too, which the slowest of networks need.
   const requestHead = kind === 'http1' ? '10s' : '120s';
@@ -105,7 +126,8 @@ function configText(
     retries === 0
       ? ''
       : `retry: {attempts: ${retries}, conditions: [5xx], backoff: 20ms, bodyBuffer: ${RETRY_BODY_BYTES}, maxRetryAfter: 1s}`;
-  const resilient = (text: string): string => [text, retry].filter((part) => part !== '').join(', ');
+  const members = (name: string, text: string): string =>
+    [text, retry, ...ruleText(features, name)].filter((part) => part !== '').join(', ');
   const breaker = breakers
     ? ', circuitBreaker: {maxConnections: 2, maxPendingRequests: 20, maxRequests: 60, pendingTimeout: 20s}'
     : '';
@@ -118,7 +140,9 @@ function configText(
   const h2c =
     ', protocol: h2c, http2: {maxConcurrentStreams: 20, maxConnections: 3, pingInterval: 6s, pingTimeout: 20s}';
   const backend = (name: string): string => `
-  - {name: ${name}, endpoints: [${addresses[name]!.map((text) => `"${text}"`).join(', ')}], connectTimeout: 2s, idleTimeout: 40s${http2Backends.includes(name) ? h2c : ''}${troubles.limits ? `, maxRequestsPerConnection: ${limitedRequests}` : ''}${breaker}${budget}}`;
+  - {name: ${name}, endpoints: [${addresses[name]!.map((text) => `"${text}"`).join(', ')}], connectTimeout: 2s, idleTimeout: 40s${http2Backends.includes(name) ? h2c : ''}${troubles.limits ? `, maxRequestsPerConnection: ${limitedRequests}` : ''}${breaker}${budget}${backendText(features)}}`;
+  const shadow = `
+  - {name: shadow, endpoints: ["${shadowAddress.host}:${shadowAddress.port}"], connectTimeout: 1s, idleTimeout: 20s}`;
   const listener = (name: string, at: typeof listenerAddress): string => `
   - {name: ${name}, address: "${at.host}:${at.port}"}`;
   const limits = `limits: {maxRequestBodySize: ${limitedBodyBytes}, maxRequestsPerConnection: ${limitedRequests}}`;
@@ -129,12 +153,12 @@ timeouts: {requestHead: ${requestHead}, idle: 50s, streamIdle: ${streamIdleMs / 
 ${windows}
 ${troubles.limits ? limits : ''}
 listeners:${listener('main', listenerAddress)}${extra ? listener('extra', extraAddress) : ''}
-routes:${route('alpha', resilient(''))}${route('beta', resilient(betaTimeouts))}
-backends:${backend('alpha')}${backend('beta')}
+routes:${route('alpha', members('alpha', ''))}${route('beta', members('beta', betaTimeouts))}
+backends:${backend('alpha')}${backend('beta')}${features.mirror === undefined ? '' : shadow}
 `;
 }
 
-function snapshotOf(text: string, epoch: number, slots: NodeSlots): Snapshot {
+function snapshotOf(text: string, epoch: number, slots: NodeSlots, nowMs: number): Snapshot {
   let config = snapshotCache.get(text);
   if (config === undefined) {
     const loaded = loadConfig(text, 'simulation.yaml', {});
@@ -142,6 +166,8 @@ function snapshotOf(text: string, epoch: number, slots: NodeSlots): Snapshot {
     config = loaded.config;
     snapshotCache.set(text, config);
   }
+  // Made before the snapshot is, which would take the clock of the machine for that of the simulation.
+  slots.limits.assign(collectPolicies(config.routes).rulePolicies, nowMs);
   return compileSnapshot(config, epoch, new Map(), undefined, undefined, slots);
 }
 
@@ -152,6 +178,8 @@ class World {
   batches = 0;
   private readonly kind: WorldKind;
   private readonly resilience: Resilience;
+  private readonly features: Features;
+  private readonly shadow: ShadowServer | undefined;
   /** Backends that speak h2c. */
   private readonly http2Backends: readonly string[] = [];
   private readonly random: Random;
@@ -172,6 +200,12 @@ class World {
   private epoch = 1;
   /** Who has which words of the node state, across generations. */
   private readonly slots = new NodeSlots(1, createNodeState(1, 64, 8));
+  /** What the control thread does about ejected endpoints. */
+  private readonly outliers = new OutlierControl(this.slots.state, (level, message, fields) =>
+    this.trace?.(`control: ${level} ${message} ${JSON.stringify(fields)}`),
+  );
+  private nextTickMs = 0;
+  private readonly endpointSets: EndpointSet[] = [];
   /** Connections that clients are going to open. */
   private clientsComing = 0;
   private listenerOpen = true;
@@ -196,6 +230,11 @@ class World {
     this.judge = new Judge(this.troubles, clients, () => this.scheduler.nowMs);
     this.judge.retries = this.resilience.retries;
     this.judge.breakers = this.resilience.breakers;
+    const featureRandom = new Random(featureSeed(seed));
+    this.features = drawFeatures(featureRandom);
+    markRequests(featureRandom, this.features, clients);
+    this.judge.features = this.features;
+    this.judge.allEjected = (backend, sinceMs) => this.allEjected(backend, sinceMs);
     this.trace = trace === undefined ? undefined : (line) => trace(`${this.scheduler.nowMs.toFixed(3)} ${line}`);
     this.judge.trace = this.trace;
     const linkRandom = this.random.fork();
@@ -210,6 +249,10 @@ class World {
       eventStride: this.random.pick([3, 4]),
       trace: this.trace,
     });
+    if (this.features.mirror !== undefined) {
+      this.shadow = new ShadowServer(this.features.mirror.manner, this.scheduler, featureRandom, this.judge);
+      this.kernel.setEndpoint(shadowAddress, this.shadow);
+    }
     this.wakeFd = this.kernel.eventfd();
     this.listenerFd = this.kernel.createListener(listenerAddress);
     this.extraFd = this.troubles.reload ? this.kernel.createListener(extraAddress) : -1;
@@ -234,7 +277,9 @@ class World {
       },
     );
     this.baseDescriptors = this.kernel.openDescriptors().length;
-    this.worker.handle(this.snapshot(0));
+    const first = this.snapshot(0);
+    this.worker.handle(first);
+    this.applied(first.snapshot);
     this.clientsComing = clients.length;
     for (const [index, plan] of clients.entries()) {
       const clientRandom = this.random.fork();
@@ -258,13 +303,17 @@ class World {
       return;
     }
     // Upstreams that hang, and kept connections, end now or by the gateway's own timers.
-    if (this.random.chance(0.5)) for (const upstream of this.upstreams.values()) upstream.closeAll();
+    if (this.random.chance(0.5)) {
+      for (const upstream of this.upstreams.values()) upstream.closeAll();
+      this.shadow?.closeAll();
+    }
     const settleMs = this.scheduler.nowMs + SETTLE_MS_MAX;
     // One batch more than seems needed: a connection may still wait to be accepted, or a message to be taken.
     do {
       while (!this.quiet() && this.scheduler.nowMs < settleMs) this.batch();
       this.batch();
     } while ((!this.quiet() || this.inbox.length > 0) && this.scheduler.nowMs < settleMs);
+    this.judge.checkMirrors();
     if (this.inbox.length > 0) this.judge.violation('control messages were never taken');
     this.checkLeaks();
     this.checkStop();
@@ -281,7 +330,7 @@ class World {
   }
 
   /** The snapshot of a generation; the endpoints change from one to the next, some stay. */
-  private snapshot(generation: number, withoutExtra = false): ControlMessage {
+  private snapshot(generation: number, withoutExtra = false): ControlMessage & { type: 'snapshot' } {
     const addresses: Record<string, string[]> = {
       alpha: [`10.1.0.${generation + 1}:80`, `10.1.0.${generation + 2}:80`],
       beta: [`10.2.0.${generation + 1}:8080`],
@@ -306,9 +355,18 @@ class World {
     this.wanted.set(this.epoch, wanted);
     if (withoutExtra) this.extraWanted = false;
     const snapshot = snapshotOf(
-      configText(this.troubles, this.kind, this.http2Backends, addresses, this.extraWanted, this.resilience),
+      configText(
+        this.troubles,
+        this.kind,
+        this.http2Backends,
+        addresses,
+        this.extraWanted,
+        this.resilience,
+        this.features,
+      ),
       this.epoch++,
       this.slots,
+      this.scheduler.nowMs,
     );
     const listenerFds = snapshot.listeners.map((listener) =>
       listener.name === 'extra' ? this.extraFd : this.listenerFd,
@@ -385,6 +443,7 @@ class World {
     const events = this.worker.runBatch(BATCH_WAIT_MS);
     this.batches++;
     this.checkMemory();
+    if (this.features.outliers !== undefined) this.controlOutliers();
     if (this.worker.messagesWaiting) this.deliver();
     for (const message of this.posted.splice(0)) this.hear(message);
     const slept = this.scheduler.nowMs - beforeMs > 0.9;
@@ -399,7 +458,8 @@ class World {
   private checkMemory(): void {
     const { connections, exchanges, blocksInUse } = this.worker.stats();
     const http2Clients = this.clients.filter((client) => client instanceof SimHttp2Client).length;
-    const kept = this.resilience.retries > 0 ? exchanges * RETRY_BODY_BLOCKS : 0;
+    const keeps = this.resilience.retries > 0 || this.features.mirror !== undefined;
+    const kept = keeps ? exchanges * RETRY_BODY_BLOCKS : 0;
     const most = 2 * (connections + exchanges) + kept + 2 + http2Clients * HTTP2_BLOCKS_MAX;
     if (blocksInUse > most)
       throw new Error(`${blocksInUse} blocks for ${connections} connections, ${exchanges} exchanges`);
@@ -412,10 +472,112 @@ class World {
       this.worker.handle(message);
       this.kernel.progress++;
       if (message.type !== 'snapshot') continue;
+      this.applied(message.snapshot);
       const wanted = this.wanted.get(message.snapshot.epoch)!;
       for (const [address, upstream] of this.upstreams) upstream.setConfigured(wanted.has(address));
       // The control thread closes a removed listener once every worker has applied the change.
       if (message.listenerFds.length === 1 && this.extraOpen) this.closeListener('extra');
+    }
+  }
+
+  // -- outlier detection -----------------------------------------------------------------
+
+  /** A snapshot is in force. */
+  private applied({ backends }: Snapshot): void {
+    if (this.features.outliers === undefined) return;
+    const { nowMs } = this.scheduler;
+    this.outliers.use(backends, nowMs | 0);
+    for (const set of this.endpointSets) set.replacedMs = Math.min(set.replacedMs, nowMs);
+    for (const { name, slot: backendSlot, endpoints } of backends) {
+      if (name === 'shadow') continue;
+      this.endpointSets.push({
+        backend: name,
+        backendSlot,
+        members: endpoints.map(({ address, slot }) => ({ upstream: this.upstreams.get(address)!, slot })),
+        replacedMs: Number.POSITIVE_INFINITY,
+        allEjectedMs: Number.POSITIVE_INFINITY,
+        allEjectedUntilMs: Number.NEGATIVE_INFINITY,
+      });
+    }
+  }
+
+  private controlOutliers(): void {
+    this.watchEjections();
+    const { nowMs } = this.scheduler;
+    if (nowMs < this.nextTickMs) return;
+    this.nextTickMs = nowMs + OUTLIER_TICK_MS;
+    this.outliers.tick(nowMs | 0);
+    this.watchEjections();
+  }
+
+  /** Notes who is ejected. */
+  private watchEjections(): void {
+    const { nowMs } = this.scheduler;
+    for (const set of this.endpointSets) {
+      let ejected = 0;
+      for (const { upstream, slot } of set.members) {
+        const isEjected = this.withheld(slot) === ALL_WITHHELD;
+        if (isEjected) ejected++;
+        if (!isEjected) upstream.ejectedMs = Number.POSITIVE_INFINITY;
+        else if (upstream.ejectedMs === Number.POSITIVE_INFINITY) upstream.ejectedMs = nowMs;
+      }
+      const inForce = set.replacedMs === Number.POSITIVE_INFINITY;
+      if (inForce && ejected > 1) this.judge.violation(`${ejected} endpoints of ${set.backend} are ejected at a time`);
+      if (ejected === set.members.length) {
+        set.allEjectedMs = Math.min(set.allEjectedMs, nowMs);
+      } else if (set.allEjectedMs !== Number.POSITIVE_INFINITY) {
+        set.allEjectedMs = Number.POSITIVE_INFINITY;
+        set.allEjectedUntilMs = nowMs;
+      }
+    }
+  }
+
+  private withheld(slot: number): number {
+    const { state } = this.slots;
+    return state.words[state.endpointAt(slot) + EndpointWord.WITHHELD_PERMILLE]!;
+  }
+
+  private allEjected(backend: string, sinceMs: number): boolean {
+    if (this.features.outliers === undefined) return false;
+    this.watchEjections();
+    return this.endpointSets.some(
+      (set) =>
+        set.backend === backend &&
+        set.replacedMs >= sinceMs &&
+        (set.allEjectedMs !== Number.POSITIVE_INFINITY || set.allEjectedUntilMs >= sinceMs),
+    );
+  }
+
+  /** Ejections need their failures, and end. */
+  private checkOutliers(outliers: NonNullable<Features['outliers']>): void {
+    const { judge, troubles, scheduler } = this;
+    const { state } = this.slots;
+    // Other troubles may fail requests that their plan says nothing of.
+    const exact = !troubles.stale && !troubles.responses && !troubles.early && !troubles.resources;
+    for (const { members } of this.endpointSets) {
+      for (const { upstream, slot } of members) {
+        const times = state.words[state.endpointAt(slot) + EndpointWord.EJECTED_TIMES]!;
+        const { consecutive5xx, gradual } = outliers;
+        const least = times === 0 ? 0 : gradual ? consecutive5xx + times - 1 : consecutive5xx * times;
+        if (exact && upstream.failures < least) {
+          judge.violation(
+            `${times} ejections of an endpoint of ${upstream.backend} after ${upstream.failures} failures`,
+          );
+        }
+      }
+    }
+    let nowMs = scheduler.nowMs;
+    for (let step = 0; step < 10; step++) {
+      nowMs += outliers.maxEjectionMs;
+      this.outliers.tick(nowMs | 0);
+    }
+    for (const { backend, backendSlot, members, replacedMs } of this.endpointSets) {
+      if (replacedMs !== Number.POSITIVE_INFINITY) continue;
+      for (const { slot } of members) {
+        if (this.withheld(slot) !== 0) judge.violation(`an endpoint of ${backend} does not come back`);
+      }
+      const ejected = state.words[state.backendAt(backendSlot) + BackendWord.EJECTED];
+      if (ejected !== 0) judge.violation(`${ejected} ejected endpoints of ${backend} are counted, and there are none`);
     }
   }
 
@@ -464,8 +626,13 @@ class World {
     for (const [name, value] of Object.entries(stats)) {
       if (value !== 0) judge.violation(`${value} ${name} left at the end`);
     }
+    if (this.features.outliers !== undefined) this.checkOutliers(this.features.outliers);
     const node = this.slots.state;
-    for (const backend of [0, 1]) {
+    for (let endpoint = 0; endpoint < node.endpointsMax; endpoint++) {
+      const active = node.words[node.endpointAt(endpoint) + EndpointWord.ACTIVE];
+      if (active !== 0) judge.violation(`ACTIVE of endpoint ${endpoint} stays at ${active}`);
+    }
+    for (const backend of [0, 1, 2]) {
       for (const name of ['ACTIVE', 'PENDING', 'RETRIES', 'CONNECTIONS'] as const) {
         const count = node.words[node.backendAt(backend) + BackendWord[name]];
         if (count !== 0) judge.violation(`${name} of backend ${backend} stays at ${count}`);
@@ -485,6 +652,7 @@ class World {
       'UPSTREAM_IDLE',
       'BUFFERS_IN_USE',
       'TUNNELS_OPEN',
+      'MIRRORS_IN_FLIGHT',
     ] as const) {
       if (counters[Counter[name]] !== 0) judge.violation(`the gauge ${name} stays at ${counters[Counter[name]]}`);
     }

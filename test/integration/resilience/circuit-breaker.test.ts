@@ -1,7 +1,9 @@
 // Circuit breakers: what waits, what is refused, and that all workers keep to one limit.
 
 import assert from 'node:assert/strict';
-import { request as httpRequest } from 'node:http';
+import { createServer, request as httpRequest } from 'node:http';
+import { createServer as createHttp2Server } from 'node:http2';
+import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
 import { becomes, ok, request, startLab, type Upstream } from '../http/support.ts';
 import type { Wire } from '../http/wire.ts';
@@ -11,7 +13,7 @@ const connections = await startLab({
   upstreams: 10,
   backend: 'circuitBreaker: {maxConnections: 1, maxPendingRequests: 2, pendingTimeout: 10s}',
 });
-const requests = await startLab({ upstreams: 4, backend: 'circuitBreaker: {maxRequests: 1}' });
+const requests = await startLab({ upstreams: 5, backend: 'circuitBreaker: {maxRequests: 1}' });
 const brief = await startLab({
   upstreams: 4,
   backend: 'circuitBreaker: {maxConnections: 1, pendingTimeout: 50ms}',
@@ -143,6 +145,33 @@ test('requests beyond maxRequests are refused, until one has ended', async () =>
   await wire.send(ok('y'));
   assert.equal((await second.response()).body, 'y');
   await inUseBecomes(requests, upstream, 'maxRequests', 0);
+});
+
+test('a breaker that has refused is open, half open while requests prove that it need not, and closed at last', async () => {
+  const upstream = requests.upstream();
+  const state = (): Promise<number> =>
+    requests.metric(
+      `portcullis_circuit_breaker_state{backend="${upstream.host}",priority="default",limit="maxRequests"}`,
+    );
+  assert.equal(await state(), 0);
+  const first = await asking(requests, upstream);
+  const wire = await upstream.connection();
+  await wire.request();
+  assert.equal((await (await asking(requests, upstream)).response()).status, 503);
+  assert.equal(await state(), 2);
+  await requests.gateway.log(new RegExp(`warn circuit breaker open backend=${upstream.host} limit=maxRequests`));
+  await wire.send(ok('x'));
+  await first.response();
+  await becomes('half open', async () => (await state()) === 1);
+  const { body } = await get(requests.adminPort, '/breakers');
+  const { circuitBreakers } = JSON.parse(body) as { circuitBreakers: { backend: string; state: string }[] };
+  assert.equal(circuitBreakers.find(({ backend }) => backend === upstream.host)!.state, 'half_open');
+  await first.send(request('GET /again', upstream.host));
+  await wire.request();
+  await wire.send(ok('y'));
+  assert.equal((await first.response()).status, 200);
+  await becomes('closed', async () => (await state()) === 0);
+  await requests.gateway.log(new RegExp(`info circuit breaker closed backend=${upstream.host} overflows=1`));
 });
 
 test('a request whose client leaves, and one whose upstream fails, give back their place', async () => {
@@ -284,4 +313,66 @@ backends: [{name: app, endpoints: ["127.0.0.1:${port}"], circuitBreaker: {maxReq
   assert.equal((await get(listener, '/high')).status, 200);
   release!();
   assert.equal((await slow).body, 'slow');
+});
+
+for (const protocol of ['http/1.1', 'h2c']) {
+  test(`a breaker that a reload adds counts the connections that are open already, ${protocol}`, async (t) => {
+    const answer = (_request: unknown, response: { end(text: string): void }): void => response.end('x');
+    const server = protocol === 'h2c' ? createHttp2Server(answer) : createServer(answer);
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    t.after(() => server.close());
+    const { port: upstream } = server.address() as AddressInfo;
+    const config = (breaker: string): string => `
+workers: 1
+admin: {address: "127.0.0.1:0"}
+listeners: [{name: http, address: "127.0.0.1:0"}]
+routes: [{name: all, rules: [{backendRefs: [{name: app}]}]}]
+backends: [{name: app, protocol: ${protocol}, endpoints: ["127.0.0.1:${upstream}"]${breaker}}]
+`;
+    const gateway = startGateway(t, config(''));
+    assert.equal((await get(await gateway.port())).status, 200);
+    gateway.configure(config(', circuitBreaker: {maxConnections: 5}'));
+    gateway.kill('SIGHUP');
+    await gateway.log(/configuration reloaded epoch=2/);
+    const series = 'portcullis_circuit_breaker_in_use{backend="app",priority="default",limit="maxConnections"} ';
+    const inUseNow = async (): Promise<string | undefined> =>
+      (await get(await gateway.adminPort(), '/metrics')).body.split('\n').find((line) => line.startsWith(series));
+    assert.equal(await inUseNow(), `${series}1`);
+    assert.equal((await get(await gateway.port())).status, 200);
+    assert.equal(await inUseNow(), `${series}1`, 'once only');
+    gateway.configure(config(''));
+    gateway.kill('SIGHUP');
+    await gateway.log(/configuration reloaded epoch=3/);
+    gateway.configure(config(', circuitBreaker: {maxConnections: 6}'));
+    gateway.kill('SIGHUP');
+    await gateway.log(/configuration reloaded epoch=4/);
+    assert.equal(await inUseNow(), `${series}1`);
+  });
+}
+
+test('requests in progress count on over a reload, and give their places back once', async (t) => {
+  const waiting: { end(text: string): void }[] = [];
+  const upstream = await startUpstream(t, (_request, response) => void waiting.push(response));
+  const config = (idle: string): string => `
+workers: 1
+admin: {address: "127.0.0.1:0"}
+listeners: [{name: http, address: "127.0.0.1:0"}]
+routes: [{name: all, rules: [{backendRefs: [{name: app}]}]}]
+backends: [{name: app, idleTimeout: ${idle}, endpoints: ["127.0.0.1:${upstream}"], circuitBreaker: {maxRequests: 2}}]
+`;
+  const gateway = startGateway(t, config('60s'));
+  const port = await gateway.port();
+  const held = [get(port), get(port)];
+  await becomes('two requests', async () => waiting.length === 2);
+  gateway.configure(config('59s'));
+  gateway.kill('SIGHUP');
+  await gateway.log(/configuration reloaded epoch=2/);
+  assert.equal((await get(port)).status, 503);
+  for (const response of waiting.splice(0)) response.end('x');
+  for (const one of held) assert.equal((await one).status, 200);
+  const again = [get(port), get(port)];
+  await becomes('two more requests', async () => waiting.length === 2);
+  assert.equal((await get(port)).status, 503, 'and not one more');
+  for (const response of waiting.splice(0)) response.end('x');
+  for (const one of again) assert.equal((await one).status, 200);
 });

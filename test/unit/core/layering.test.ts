@@ -181,6 +181,7 @@ const SELDOM: [path: string, name: string, why: string][] = [
     'a response beyond its room is a broken invariant, which stops the worker',
   ],
   ['core/lb/node-state.ts', 'createNodeState', 'once, at the start'],
+  ['core/lb/node-state.ts', 'isViewOf', 'once per snapshot'],
   ['core/lb/latency-samples.ts', 'createLatencySamples', 'once, for the first backend that needs them'],
   ['core/exchange/rate-limits.ts', 'begin', 'once per pooled exchange'],
   ['core/limits/limit-table.ts', 'createLimitTable', 'once per limit, at load'],

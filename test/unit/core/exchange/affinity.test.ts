@@ -14,6 +14,7 @@ import { parseRequestHead } from '../../../../core/http1/request-parser.ts';
 import { CheckState, EndpointWord, type NodeState } from '../../../../core/lb/node-state.ts';
 import type { BalancerSettings, HashKeySettings, SessionPersistenceSettings } from '../../../../core/lb/settings.ts';
 import { defaultBalancer } from '../../../../core/lb/settings.ts';
+import { KeyedHash } from '../../../../core/telemetry/keyed-hash.ts';
 import { noRulePolicy } from '../../../../core/workers/policies.ts';
 import type { BackendSettings } from '../../../../core/workers/snapshot.ts';
 import { outlierDetection } from '../lb/fixture.ts';
@@ -265,6 +266,39 @@ test('sessions stay true while endpoints come and go, and differ by backend and 
   const twins = new Sessions({}, ['10.0.0.2:80'], ['10.0.0.2:80']);
   assert.equal(twins.resume([token]), 'one/10.0.0.2:80');
   assert.notEqual(twins.token(0, 0), twins.token(1, 0));
+});
+
+test('sessions stay true however the list of endpoints changes from snapshot to snapshot', () => {
+  const all = Array.from({ length: 40 }, (_, i) => `10.1.0.${i}:80`);
+  const tokens = new Map(all.map((one, i) => [one, new Sessions({}, all).token(0, i)]));
+  let order = all;
+  for (let step = 1; step < 20; step++) {
+    // Some leave, some come back, and others take their places.
+    order = [...order.slice(step), ...order.slice(0, step)].filter((_, i) => (i + step) % 7 !== 0);
+    if (step % 5 === 0) order = [...all].reverse();
+    const sessions = new Sessions({}, order);
+    const other = new Sessions({ secret: 'another rule' }, order);
+    for (const one of all) {
+      const expected = order.includes(one) ? `one/${one}` : undefined;
+      assert.equal(sessions.resume([tokens.get(one)!]), expected, `${one} at step ${step}`);
+      assert.equal(other.resume([tokens.get(one)!]), undefined);
+    }
+    order.forEach((one, i) => {
+      assert.equal(sessions.token(0, i), tokens.get(one));
+    });
+  }
+});
+
+test('endpoints of a backend are hashed once, whatever the rules and snapshots', (t) => {
+  const hashed = t.mock.method(KeyedHash.prototype, 'hash').mock;
+  const list = ['10.9.0.1:80', '10.9.0.2:80', '10.9.0.3:80'];
+  new Sessions({}, list).token(0, 0);
+  assert.equal(hashed.callCount(), 3);
+  new Sessions({}, list).token(0, 1);
+  new Sessions({ secret: 'another rule' }, list).token(0, 2);
+  assert.equal(hashed.callCount(), 3);
+  new Sessions({}, ['10.9.0.4:80', ...list]).token(0, 0);
+  assert.equal(hashed.callCount(), 4);
 });
 
 test('an endpoint that cannot be used loses its sessions for as long', () => {

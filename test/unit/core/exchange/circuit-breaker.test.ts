@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { CircuitBreakers } from '../../../../core/exchange/circuit-breaker.ts';
+import { CircuitBreakers, IDLE_LOOK_MS } from '../../../../core/exchange/circuit-breaker.ts';
 import type { ProxyContext } from '../../../../core/exchange/context.ts';
 import { Exchange } from '../../../../core/exchange/exchange.ts';
 import { RulePolicy } from '../../../../core/exchange/rule-policy.ts';
@@ -40,6 +40,8 @@ class Worker {
   /** Requests that have been given a connection, in order. */
   readonly begun: Exchange[] = [];
   readonly closed: Connection[] = [];
+  readonly open: Connection[] = [];
+  readonly timers = new Map<Connection, number>();
   private slots = 0;
 
   constructor(breaker: Breaker | null) {
@@ -47,7 +49,9 @@ class Worker {
       nowMs: 1000,
       atBatchEnd: () => {},
       openVirtual: () => new Connection(99),
-      setTimer: () => {},
+      setTimer: (connection: Connection, ms: number) => void this.timers.set(connection, ms),
+      forEach: (visit: (connection: Connection) => void) =>
+        this.open.filter((connection) => !this.closed.includes(connection)).forEach(visit),
       freeInput: () => {},
       close: (connection: Connection) => this.closed.push(connection),
     };
@@ -133,6 +137,7 @@ class Worker {
     connection.wholeResponse = true;
     connection.exchange = exchange;
     exchange.upstream = connection;
+    this.open.push(connection);
     if (backend.settings.policy.circuitBreaker !== null) {
       assert.ok(this.breakers.admitConnection(exchange, backend));
       this.breakers.opened(connection, backend);
@@ -199,6 +204,22 @@ test('a connection from before the breaker counts once it has been used', () => 
   connection.exchange!.runtime = worker.context.runtime;
   assert.ok(worker.done(connection));
   assert.equal(worker.count(CONNECTIONS), 1);
+});
+
+test('connections from before the breaker count when the reload is taken in, and unused ones soon look who waits', () => {
+  const worker = new Worker(null);
+  const [busy, idle] = [worker.busy(), worker.idle()];
+  worker.reload({ normal: 2 });
+  worker.breakers.reloaded();
+  assert.equal(worker.count(CONNECTIONS), 2);
+  assert.equal(worker.timers.get(idle), IDLE_LOOK_MS);
+  assert.ok(!worker.timers.has(busy));
+  worker.others(PENDING, 1);
+  worker.look([idle]);
+  assert.deepEqual(worker.closedSlots, [idle.slot]);
+  assert.equal(worker.count(CONNECTIONS), 1);
+  worker.breakers.reloaded();
+  assert.equal(worker.count(CONNECTIONS), 1, 'once only');
 });
 
 test('what high priority may have open is kept although it is too much for the others', () => {

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Exchange } from '../../../../core/exchange/exchange.ts';
+import { ClaimReader } from '../../../../core/exchange/jwt-claim.ts';
 import { limitKeyText } from '../../../../core/exchange/limit-key-text.ts';
 import { putRateLimitLines, putRetryAfterLine } from '../../../../core/exchange/rate-limit-lines.ts';
 import { LimitFailure, RateLimits } from '../../../../core/exchange/rate-limits.ts';
@@ -83,9 +84,13 @@ function keyed(...key: RateLimitKeyPart[]): Bench {
   return new Bench(limit('keyed', { key }));
 }
 
+function viewOf(text: string): DataView {
+  return new DataView(new TextEncoder().encode(text).buffer);
+}
+
 test('the same bytes in other parts, and an absent part and an empty one, are different keys', () => {
   const hash = new KeyHash();
-  const bytes = new TextEncoder().encode('abcdefgh');
+  const bytes = viewOf('abcdefgh');
   const of = (...parts: [offset: number, length: number][]): string => {
     hash.begin(1, 2);
     for (const [offset, length] of parts) hash.part(bytes, offset, length);
@@ -111,11 +116,44 @@ test('the same bytes in other parts, and an absent part and an empty one, are di
   assert.notEqual(`${hash.low} ${hash.high}`, all[0], 'another seed is another hash');
 });
 
+test('a hash is that of HalfSipHash-1-4 on the words of the parts and their lengths', () => {
+  const seed: [number, number] = [0x1234_5678, -99];
+  const words = [0x6463_6261, 0x6867_6665, 0x0069, 9, 77, -5];
+  // The algorithm as it is written down, a step at a time.
+  let [v0, v1, v2, v3] = [seed[0], seed[1], 0x6c79_6765 ^ seed[0], 0x7465_6462 ^ seed[1]];
+  const turn = (word: number, bits: number): number => (word << bits) | (word >>> (32 - bits));
+  const round = (): void => {
+    v0 = (v0 + v1) | 0;
+    v1 = turn(v1, 5) ^ v0;
+    v0 = turn(v0, 16);
+    v2 = (v2 + v3) | 0;
+    v3 = turn(v3, 8) ^ v2;
+    v0 = (v0 + v3) | 0;
+    v3 = turn(v3, 7) ^ v0;
+    v2 = (v2 + v1) | 0;
+    v1 = turn(v1, 13) ^ v2;
+    v2 = turn(v2, 16);
+  };
+  for (const word of words) {
+    v3 ^= word;
+    round();
+    v0 ^= word;
+  }
+  v2 ^= 0xff;
+  for (let i = 0; i < 4; i++) round();
+  const hash = new KeyHash();
+  hash.begin(...seed);
+  hash.part(viewOf('abcdefghi'), 0, 9);
+  hash.pair(77, -5);
+  hash.end();
+  assert.deepEqual([hash.low, hash.high], [v1 ^ v3, v0 ^ v2]);
+});
+
 test('every bit of a key changes half of the bits of its hash', () => {
   const hash = new KeyHash();
   const of = (bytes: Uint8Array): [number, number] => {
     hash.begin(0x1234567, -99);
-    hash.part(bytes, 0, bytes.length);
+    hash.part(new DataView(bytes.buffer), 0, bytes.length);
     hash.end();
     return [hash.low, hash.high];
   };
@@ -145,6 +183,32 @@ test('a field is found whatever its case, and only the first of a name counts', 
   assert.deepEqual(bench.passes(3, []), [true, true, false], 'absent');
 });
 
+test('names of any length are told apart from those that begin or end alike', () => {
+  for (const name of ['k', 'key', 'keys', 'x-key', 'x-my-key', 'x-my-key^']) {
+    const bench = keyed({ type: 'header', name });
+    const others = [`${name.slice(0, -1)}!: v`, `!${name.slice(1)}: v`, `${name}s: v`, `a${name}: v`];
+    if (name.length > 4) others.push(`${name.slice(0, 2)}!${name.slice(3)}: v`);
+    // It differs from ^ only by the bit that makes upper case lower case, and is no letter.
+    others.push(`${name.slice(0, -1)}~: v`);
+    assert.deepEqual(bench.passes(3, [`${name.toUpperCase()}: v`]), [true, true, false], name);
+    // All of these are requests without the field: of all together two pass.
+    const passed = others.map((field) => bench.passes(1, [field])[0]);
+    assert.deepEqual(passed.slice(0, 2), [true, true], name);
+    assert.ok(!passed.slice(2).includes(true), name);
+    assert.deepEqual(bench.passes(1, [`${name}: other`]), [true], name);
+  }
+});
+
+test('the host is a key also where it comes as an authority', () => {
+  const bench = keyed({ type: 'header', name: 'host' });
+  assert.deepEqual(bench.passes(3), [true, true, false]);
+  const from = (authority: string): boolean[] => bench.passes(2, [], `http://${authority}/`);
+  // The target's authority counts (RFC 9112 §3.2.2), and HTTP/2 has nothing else.
+  assert.deepEqual(from('a'), [false, false]);
+  assert.deepEqual(from('b'), [true, true]);
+  assert.deepEqual(from('b'), [false, false]);
+});
+
 test('an IPv4 address counts whole, an IPv6 one by its /64 network, a mapped one as IPv4', () => {
   const bench = keyed({ type: 'sourceAddress' });
   const from = (family: number, ...words: number[]): boolean[] => {
@@ -163,6 +227,7 @@ test('an IPv4 address counts whole, an IPv6 one by its /64 network, a mapped one
   assert.deepEqual(from(10, 10, 0, 0, 0), [true, true]);
   assert.deepEqual(from(10, 10, 0, 9, 9), [false, false]);
   assert.deepEqual(from(10, 10, 1, 9, 9), [true, true]);
+  assert.deepEqual(from(10, 10, 4, 0, 0), [true, true], 'no network is taken for an IPv4 address');
 });
 
 test('claims are read from any honest token, and from nothing else', () => {
@@ -196,7 +261,7 @@ test('of two limits, what the first has taken is given back when the second refu
   assert.equal(bench.counter(1, LimitCounter.DENIED), 3);
   const exchange = bench.ask();
   assert.equal(exchange.limits!.denied, 1);
-  assert.equal(exchange.limits!.remaining[0], 3, 'of five one is gone, and one would be for this request');
+  assert.equal(exchange.limits!.each[0]!.remaining, 3, 'of five one is gone, and one would be for this request');
 });
 
 test('a dry run counts and lets pass, whatever the others say', () => {
@@ -248,7 +313,10 @@ test('without Redis, what a global limit has taken here is given back when anoth
   const { limits } = bench.ask();
   assert.equal(limits!.denied, 2);
   // Of five one is gone, and one would be for this request.
-  assert.deepEqual(Array.from(limits!.remaining.slice(0, 3)), [3, 3, 0]);
+  assert.deepEqual(
+    limits!.each.map(({ remaining }) => remaining),
+    [3, 3, 0],
+  );
 });
 
 test('what Redis has counted is not given back to the buckets of this node', () => {
@@ -259,7 +327,7 @@ test('what Redis has counted is not given back to the buckets of this node', () 
   bench.limits.answer(exchange, 1, false, 0, 9);
   bench.limits.settled(exchange);
   assert.equal(exchange.limitState, LimitState.DENIED);
-  assert.equal(bench.ask().limits!.remaining[0], 2, 'the third of five');
+  assert.equal(bench.ask().limits!.each[0]!.remaining, 2, 'the third of five');
 });
 
 test('with Redis: it is asked about global limits once the local ones have passed, and its answers decide', () => {
@@ -269,7 +337,7 @@ test('with Redis: it is asked about global limits once the local ones have passe
   );
   const exchange = bench.ask(['x-key: k'], '/p?q', true);
   assert.equal(exchange.limitState, LimitState.ASK);
-  assert.equal(exchange.limits!.keys[1], '1:k;2:/p;');
+  assert.equal(exchange.limits!.each[1]!.key, '1:k;2:/p;');
   bench.limits.answer(exchange, 1, false, 0, 42);
   bench.limits.settled(exchange);
   assert.equal(exchange.limitState, LimitState.DENIED);
@@ -277,7 +345,7 @@ test('with Redis: it is asked about global limits once the local ones have passe
   // "local" got its request back, and takes it again.
   const second = bench.ask([], '/p', true);
   assert.equal(second.limitState, LimitState.ASK);
-  assert.equal(second.limits!.keys[1], '-;2:/p;');
+  assert.equal(second.limits!.each[1]!.key, '-;2:/p;');
   bench.limits.answer(second, 1, true, 7, 3);
   bench.limits.settled(second);
   assert.equal(second.limitState, LimitState.NONE);
@@ -293,7 +361,7 @@ test('texts of keys are as different as the keys', () => {
   const bench = keyed({ type: 'header', name: 'x-a' }, { type: 'header', name: 'x-b' }, { type: 'sourceAddress' });
   const text = (...fields: string[]): string => {
     bench.ask(fields);
-    return limitKeyText(bench.rule.all[0]!.key, bench.memory, bench.head, bench.peer);
+    return limitKeyText(bench.rule.all[0]!.key, bench.reactor, new ClaimReader(), bench.head, bench.peer);
   };
   const all = [
     text('x-a: 1;1:2', 'x-b: 3'),

@@ -70,6 +70,7 @@ export const plainListener: ListenerSettings = {
   tcp: false,
   tls: null,
   proxyProtocol: false,
+  tunnels: null,
   redirectToHttps: null,
 };
 
@@ -86,6 +87,7 @@ export const plainBackend: BackendSettings = {
   protocol: 'http/1.1',
   tls: null,
   proxyProtocol: 0,
+  tunnel: null,
   http2: { streamsPerConnectionMax: 100, connectionsMax: 4, pingIntervalMs: 0, pingTimeoutMs: 1000 },
 };
 

@@ -357,15 +357,20 @@ test('LeastRequest counts the requests of all workers', () => {
 });
 
 test('a balancer suits a backend that has not changed, and no other', () => {
-  const bench = new Bench([{ zone: 'a' }, { labels: { v: '1' } }]);
+  const bench = new Bench([{ zone: 'a' }, { labels: { v: '1' } }, { labels: { v: '1', track: 'beta' } }]);
   const same = structuredClone(bench.backend);
   assert.equal(bench.balancer.suits(same, bench.node), true);
+  same.endpoints[2]!.policy.place.labels = { track: 'beta', v: '1' };
+  assert.equal(bench.balancer.suits(same, bench.node), true, 'labels have no order');
   const changes: ((backend: typeof same) => void)[] = [
     (backend) => backend.endpoints.pop(),
     (backend) => void (backend.endpoints[0]!.weight = 2),
     (backend) => void (backend.endpoints[0]!.slot = 9),
     (backend) => void (backend.endpoints[0]!.policy.place.zone = 'b'),
     (backend) => void (backend.endpoints[1]!.policy.place.labels.v = '2'),
+    (backend) => void (backend.endpoints[1]!.policy.place.labels.track = 'beta'),
+    (backend) => void (backend.endpoints[1]!.policy.place.labels = {}),
+    (backend) => void (backend.endpoints[1]!.policy.place.priority = 1),
     (backend) => void (backend.policy.balancer!.policy = 'Random'),
     (backend) => void (backend.policy.outlierDetection = null),
     (backend) => void (backend.name = 'other'),

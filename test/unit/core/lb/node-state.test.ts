@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads';
 import { BackendWord, CheckState, createNodeState, EndpointWord, NodeState } from '../../../../core/lb/node-state.ts';
 import { NodeSlots } from '../../../../core/workers/node-slots.ts';
 import type { BackendSettings } from '../../../../core/workers/snapshot.ts';
@@ -37,6 +38,18 @@ test('what a worker that died had counted is taken back by the one in its place,
   successor.add(active, 1);
   new NodeState(buffer, 0).reclaim();
   assert.equal(second.words[active], 5, 'again and again');
+});
+
+test('a thread knows the memory that it has a view of, although every message brings it as another object', () => {
+  const buffer = createNodeState(1, 4, 2);
+  const view = new NodeState(buffer, 0);
+  const { port1, port2 } = new MessageChannel();
+  port1.postMessage(buffer);
+  const { message } = receiveMessageOnPort(port2) as { message: SharedArrayBuffer };
+  port1.close();
+  assert.notEqual(message, buffer);
+  assert.ok(view.isViewOf(message));
+  assert.ok(!view.isViewOf(createNodeState(1, 4, 2)));
 });
 
 test('endpoints of different backends, and endpoints and backends, have words of their own', () => {

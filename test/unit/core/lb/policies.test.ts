@@ -9,7 +9,7 @@ import { EndpointWord } from '../../../../core/lb/node-state.ts';
 import { observeFailure, observeLatency, PeakEwma } from '../../../../core/lb/peak-ewma.ts';
 import type { Members, Picker } from '../../../../core/lb/picker.ts';
 import { WeightedRandom } from '../../../../core/lb/random.ts';
-import { pointsPerWeight, RING_POINTS_MAX, RingHash } from '../../../../core/lb/ring-hash.ts';
+import { pointsPerWeight, RING_POINTS_MAX, RingHash, RingPoints } from '../../../../core/lb/ring-hash.ts';
 import { RoundRobin } from '../../../../core/lb/round-robin.ts';
 import { bitsOf, countPicks, membersOf } from './fixture.ts';
 
@@ -147,6 +147,31 @@ test('RingHash: the size follows minimum, maximum and weights', () => {
   const many = ring(membersOf([...new Array<number>(999).fill(1000), 1]), 1024, 1 << 23);
   assert.ok(Math.abs(many.size / RING_POINTS_MAX - 1) < 0.01, `${many.size}`);
   assert.equal(ring(membersOf(new Array<number>(1000).fill(1)), 1, 10).size, 1000, 'nobody is left out');
+});
+
+test('RingHash: a ring of the points of more endpoints is the one that would be made anew', () => {
+  const weights = Array.from({ length: 60 }, (_, i) => 1 + (i % 5));
+  const all = membersOf(weights);
+  const perWeight = pointsPerWeight(weights, 4096, 8192);
+  const points = new RingPoints(all.hashes, all.weights, perWeight);
+  for (const keep of [(i: number) => i % 3 !== 0, (i: number) => i > 57, () => true, () => false]) {
+    const kept = weights.keys().filter(keep).toArray();
+    const memberOf = new Int32Array(weights.length).fill(-1);
+    kept.forEach((i, member) => {
+      memberOf[i] = member;
+    });
+    const members: Members = {
+      count: kept.length,
+      // Every second one is worth less for a while.
+      weights: Float64Array.from(kept, (i, member) => weights[i]! * (member % 2 === 0 ? 1 : 0.3)),
+      positions: Int32Array.from(kept, (i) => all.positions[i]!),
+      hashes: Int32Array.from(kept, (i) => all.hashes[i]!),
+    };
+    const anew = new RingHash(members, perWeight);
+    const passed = new RingHash(members, perWeight, points, memberOf);
+    assert.equal(passed.size, anew.size);
+    for (let i = 0; i < 5000; i++) assert.equal(passed.pick(i * 858_993), anew.pick(i * 858_993));
+  }
 });
 
 test('RingHash: shares come near the weights, and a key stays where it is', () => {

@@ -164,6 +164,57 @@ test('buckets that are full again make room for other keys; beyond that, keys of
   for (let key = 11; key <= 17; key++) assert.ok(!table.take(0, key, 1200));
 });
 
+test('a key whose way goes to another at the moment in which it comes does not pass on the account of that one', (t) => {
+  const settings = settingsOf({ burst: 2, keysMax: 16, ...byHeader });
+  const buffer = createLimitTable(settings, 2, 0, random);
+  const table = new LimitTable(buffer, settings, 0);
+  const other = new LimitTable(buffer, settings, 1);
+  assert.ok(table.take(0, 1, 1000));
+  // The first is full again when the others come, none of which is when it comes itself.
+  for (let key = 2; key <= 7; key++) assert.ok(table.take(0, key, 2000));
+  const exchange = Atomics.compareExchange;
+  let interfering = true;
+  const mocked = t.mock.method(Atomics, 'compareExchange', (...args: Parameters<typeof exchange>) => {
+    if (interfering) {
+      interfering = false;
+      assert.ok(other.take(0, 8, 2000));
+    }
+    return exchange(...args);
+  });
+  assert.ok(table.take(0, 1, 2000));
+  mocked.mock.restore();
+  assert.ok(!interfering);
+  assert.equal(table.counters[LimitCounter.SHARED], 1, 'there is no room for it: it shares');
+});
+
+test('a way that a worker has left behind half given away is taken up again, and counts as before', () => {
+  const settings = settingsOf({ burst: 3, keysMax: 16, ...byHeader });
+  const buffer = createLimitTable(settings, 1, 0, random);
+  const table = new LimitTable(buffer, settings, 0);
+  const tag = 0x1234_5678;
+  assert.equal(passing(table, 1000, 5, 0, tag), 3);
+  const words = new Int32Array(buffer);
+  const bucket = words.indexOf(tag) + 1;
+  words[bucket] = -0x8000_0000;
+  assert.equal(passing(table, 1000, 20, 0, tag), 3);
+  assert.equal(words.indexOf(tag, bucket), -1, 'it has no second one');
+});
+
+test('of the keys of a set whose buckets are full, the one that has not come for the longest time makes room', () => {
+  const settings = settingsOf({ burst: 1, keysMax: 16, ...byHeader });
+  const buffer = createLimitTable(settings, 1, 0, random);
+  const table = new LimitTable(buffer, settings, 0);
+  const words = new Int32Array(buffer);
+  const tags = [101, 102, 103, 104, 105, 106, 107];
+  for (const [i, tag] of tags.entries()) assert.ok(table.take(0, tag, 1000 + i));
+  assert.ok(table.take(0, 101, 2000));
+  assert.ok(table.take(0, 108, 3000));
+  assert.deepEqual(
+    tags.filter((tag) => !words.includes(tag)),
+    [102],
+  );
+});
+
 test('as many keys as the table is made for hardly ever share', () => {
   const settings = settingsOf({ burst: 1, keysMax: 4096, ...byHeader });
   const table = tableOf(settings, 0);

@@ -1,0 +1,91 @@
+{{/* Name that everything begins with. */}}
+{{- define "portcullis.name" -}}
+{{- default "portcullis" .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* The image, or an error that says what to do. */}}
+{{- define "portcullis.image" -}}
+{{- required "image must be set: build it from deploy/Dockerfile, push it to your registry, and give --set image=REGISTRY/NAME:TAG" .Values.image -}}
+{{- end -}}
+
+{{/* Labels of one component: (dict "root" $ "component" "node"). */}}
+{{- define "portcullis.labels" -}}
+{{ include "portcullis.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{- end -}}
+
+{{- define "portcullis.selector" -}}
+app.kubernetes.io/name: {{ include "portcullis.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{/* What every container that needs no rights gets: the "restricted" Pod Security Standard. */}}
+{{- define "portcullis.restricted" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{- define "portcullis.restrictedPod" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "portcullis.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{ toJson . }}
+{{- end }}
+{{- end -}}
+
+{{/* Where a component runs: its values. */}}
+{{- define "portcullis.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{ toJson . }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{ toJson . }}
+{{- end }}
+{{- end -}}
+
+{{/* Audience of the tokens that node proxies show to the control plane. */}}
+{{- define "portcullis.audience" -}}portcullis{{- end -}}
+
+{{/* The control plane's configuration. */}}
+{{- define "portcullis.controlConfig" -}}
+{{- if .Values.control.config -}}
+{{ .Values.control.config }}
+{{- else -}}
+trustDomain: {{ .Values.mesh.trustDomain }}
+listen: "0.0.0.0:{{ .Values.control.port }}"
+admin: {address: "0.0.0.0:{{ .Values.control.adminPort }}"}
+source:
+  kubernetes:
+    clusterId: {{ .Values.mesh.clusterId }}
+    clusterDomain: {{ .Values.mesh.clusterDomain }}
+identity:
+  directory: {{ ternary "/etc/portcullis/ca" "/var/lib/portcullis/ca" (ne .Values.control.caSecret "") }}
+  serviceAccountTokens:
+    audience: {{ include "portcullis.audience" . }}
+    nodeAccounts: [{{ .Release.Namespace }}/{{ include "portcullis.name" . }}-node]
+{{- end -}}
+{{- end -}}
+
+{{/* The node proxy's configuration. */}}
+{{- define "portcullis.nodeConfig" -}}
+{{- if .Values.node.config -}}
+{{ .Values.node.config }}
+{{- else -}}
+trustDomain: {{ .Values.mesh.trustDomain }}
+node: "${NODE_NAME}"
+admin: {address: "127.0.0.1:{{ .Values.node.adminPort }}"}
+control:
+  address: {{ include "portcullis.name" . }}-control.{{ .Release.Namespace }}.svc.{{ .Values.mesh.clusterDomain }}:{{ .Values.control.port }}
+  tokenFile: /var/run/secrets/portcullis/token
+stateDirectory: {{ .Values.node.stateDirectory }}
+{{- end -}}
+{{- end -}}

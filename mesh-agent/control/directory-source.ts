@@ -1,0 +1,325 @@
+// The mesh from a directory of YAML files: the embedded source, watched while it is in use.
+//
+// Control thread of the control plane. A broken file is refused by name, and what it last held stays; all
+// others serve. What was last good is also kept in a directory of its own, if one is given, so that a file
+// broken before a restart does not take its policies out of the mesh.
+// Events only tell that it is worth looking; what has changed shows in the content. A slow poll finds what
+// sends no events (network mounts).
+
+import { hash } from 'node:crypto';
+import {
+  type FSWatcher,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  watch,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import type { Environment } from '../../config/env.ts';
+import { type ConfigError, formatConfigError, formatConfigErrors } from '../../config/errors.ts';
+import type { Log } from '../../core/workers/log.ts';
+import {
+  changesBetween,
+  emptyMeshState,
+  type MeshChanges,
+  type MeshSource,
+  type MeshState,
+  type MeshUpdate,
+} from '../model/mesh-state.ts';
+import { assemble, type Candidate } from './directory-assembly.ts';
+import { type MeshFile, readMeshFile } from './directory-file.ts';
+
+/** Settings of a directory source. */
+export interface DirectoryOptions {
+  /** Absolute path. */
+  directory: string;
+  trustDomain: string;
+  /** Ends the names of services in DNS. Default: `cluster.local`. */
+  domain?: string;
+  /** Absolute path of a directory for the last good content of files; null: it is not kept. */
+  lastGoodDirectory: string | null;
+  /** Where `${VAR}` in files is looked up. */
+  env: Environment;
+  log: Log;
+  times?: DirectoryTimes;
+}
+
+/** Times of the watcher, in milliseconds. */
+export interface DirectoryTimes {
+  /** Time without another event before the directory is read. */
+  quietMs: number;
+  /** Longest time that events can put that off. */
+  delayMaxMs: number;
+  pollMs: number;
+}
+
+const TIMES: DirectoryTimes = { quietMs: 100, delayMaxMs: 1000, pollMs: 5000 };
+
+const FILE_BYTES_MAX = 64 * 1024 * 1024;
+const FILES_MAX = 100_000;
+
+/** Most errors of a file that one log line tells. */
+const ERRORS_SHOWN = 5;
+
+/** A file as it was last looked at. */
+interface Known extends Candidate {
+  /** Size, time and inode; the same: it has not changed. */
+  signature: string;
+  /** Hash of the content; empty: it could not be read. */
+  digest: string;
+  errors: ConfigError[];
+}
+
+/** A directory of YAML files. */
+export class DirectorySource implements MeshSource {
+  readonly name: string;
+  private readonly options: DirectoryOptions;
+  private readonly files = new Map<string, Known>();
+  private readonly watchers = new Map<string, FSWatcher>();
+  private onUpdate: ((update: MeshUpdate) => void) | undefined;
+  private state: MeshState;
+  private problems: ConfigError[] = [];
+  private readonly reported = new Set<string>();
+  private quietTimer: NodeJS.Timeout | undefined;
+  private pollTimer: NodeJS.Timeout | undefined;
+  private firstEventMs = 0;
+  private unreadable = false;
+
+  constructor(options: DirectoryOptions) {
+    this.options = options;
+    this.name = `directory ${options.directory}`;
+    this.state = emptyMeshState(options.trustDomain);
+  }
+
+  /** What is wrong with files now; what they held before is in use, or nothing of them. */
+  get errors(): readonly ConfigError[] {
+    return this.problems;
+  }
+
+  /** See MeshSource. Rejects when the directory cannot be read. */
+  async start(onUpdate: (update: MeshUpdate) => void): Promise<void> {
+    readdirSync(this.options.directory);
+    this.onUpdate = onUpdate;
+    this.look(true);
+    this.pollTimer = setInterval(() => this.look(false), (this.options.times ?? TIMES).pollMs).unref();
+  }
+
+  /** See MeshSource. */
+  async close(): Promise<void> {
+    this.onUpdate = undefined;
+    clearTimeout(this.quietTimer);
+    clearInterval(this.pollTimer);
+    for (const watcher of this.watchers.values()) watcher.close();
+    this.watchers.clear();
+  }
+
+  /** Reads what has changed, and tells of it; `first`: even if there is nothing. */
+  private look(first: boolean): void {
+    clearTimeout(this.quietTimer);
+    this.quietTimer = undefined;
+    const found = this.list();
+    if (found === null) return;
+    let changed = first;
+    for (const path of [...this.files.keys()]) {
+      if (found.has(path)) continue;
+      this.files.delete(path);
+      this.forgetGood(path);
+      changed = true;
+    }
+    for (const path of found) if (this.readFile(path)) changed = true;
+    if (changed) this.assemble(first);
+  }
+
+  /** Paths of the files, relative to the directory; null when they cannot be listed now. */
+  private list(): Set<string> | null {
+    const found = new Set<string>();
+    const directories = new Set<string>();
+    try {
+      const visit = (relative: string): void => {
+        directories.add(join(this.options.directory, relative));
+        for (const entry of readdirSync(join(this.options.directory, relative), { withFileTypes: true })) {
+          // Names with a dot are those of editors, and of the directories behind mounted volumes.
+          if (entry.name.startsWith('.') || found.size >= FILES_MAX) continue;
+          const path = relative === '' ? entry.name : `${relative}/${entry.name}`;
+          if (entry.isDirectory()) visit(path);
+          else if (/\.(ya?ml|json)$/.test(entry.name)) found.add(path);
+        }
+      };
+      visit('');
+    } catch (error) {
+      if (!this.unreadable) {
+        const problem = (error as Error).message;
+        this.options.log('error', 'mesh directory cannot be read, what it held stays in use', { problem });
+      }
+      this.unreadable = true;
+      return null;
+    }
+    this.unreadable = false;
+    this.watch(directories);
+    return found;
+  }
+
+  /** Reads a file if it has changed; whether it has. */
+  private readFile(path: string): boolean {
+    const { directory, env } = this.options;
+    const known = this.files.get(path);
+    const broken = (problem: string, signature: string): boolean => {
+      const error: ConfigError = { file: path, line: 0, column: 0, problem };
+      if (known?.signature === signature) return false;
+      this.files.set(path, {
+        signature,
+        digest: '',
+        now: null,
+        good: known?.good ?? this.loadGood(path),
+        errors: [error],
+      });
+      return true;
+    };
+    let bytes: Uint8Array;
+    let signature: string;
+    try {
+      const status = statSync(join(directory, path));
+      signature = `${status.size} ${status.mtimeMs} ${status.ino} ${status.ctimeMs}`;
+      if (signature === known?.signature) return false;
+      if (status.size > FILE_BYTES_MAX) return broken(`the file has more than ${FILE_BYTES_MAX} bytes`, signature);
+      bytes = readFileSync(join(directory, path));
+    } catch (error) {
+      const { code, message } = error as NodeJS.ErrnoException;
+      return broken(`the file cannot be read (${code ?? message})`, `unreadable ${code}`);
+    }
+    const digest = hash('sha256', bytes);
+    if (known !== undefined && known.digest === digest) {
+      known.signature = signature;
+      return false;
+    }
+    const read = readMeshFile(bytes, path, env);
+    const now = 'errors' in read ? null : read;
+    const good = known === undefined ? (now === null ? this.loadGood(path) : null) : known.good;
+    this.files.set(path, { signature, digest, now, good, errors: 'errors' in read ? read.errors : [] });
+    return true;
+  }
+
+  private assemble(first: boolean): void {
+    const { trustDomain, domain = 'cluster.local', log } = this.options;
+    const { state, used, errors, warnings } = assemble(this.files, { trustDomain, domain });
+    for (const [path, known] of this.files) {
+      if (known.now === null || used.get(path) !== known.now || known.good === known.now) continue;
+      known.good = known.now;
+      this.keepGood(path, known.now);
+    }
+    this.problems = [...[...this.files.values()].flatMap((known) => known.errors), ...errors];
+    this.report(used, warnings);
+    const changes = changesBetween(this.state, state);
+    if (!first && changes.workloads.size + changes.services.size + changes.policies.size === 0) return;
+    this.state = sharing(this.state, state, changes);
+    log('info', 'mesh directory read', {
+      files: this.files.size,
+      workloads: state.workloads.size,
+      services: state.services.size,
+      policies: state.policies.size,
+    });
+    this.onUpdate?.({ state: this.state, changes });
+  }
+
+  /** Logs what is wrong, each problem once for as long as it is there. */
+  private report(used: ReadonlyMap<string, MeshFile | null>, warnings: readonly ConfigError[]): void {
+    const { log } = this.options;
+    const byFile = Map.groupBy(this.problems, ({ file }) => file);
+    const lines = new Set<string>();
+    for (const [file, errors] of byFile) {
+      const problem = formatConfigErrors(errors, ERRORS_SHOWN).join('; ');
+      lines.add(problem);
+      if (this.reported.has(problem)) continue;
+      const consequence = used.get(file) == null ? 'nothing of it is in use' : 'its last good content stays in use';
+      log('error', 'file of the mesh directory refused', { file, problem, consequence });
+    }
+    for (const warning of warnings) {
+      const problem = formatConfigError(warning);
+      lines.add(problem);
+      if (!this.reported.has(problem)) log('warn', 'policies contradict each other', { problem });
+    }
+    this.reported.clear();
+    for (const line of lines) this.reported.add(line);
+  }
+
+  private goodPath(path: string): string | null {
+    const { lastGoodDirectory: directory } = this.options;
+    return directory === null ? null : join(directory, `${hash('sha256', path)}.yaml`);
+  }
+
+  private keepGood(path: string, file: MeshFile): void {
+    const good = this.goodPath(path);
+    if (good === null) return;
+    try {
+      mkdirSync(this.options.lastGoodDirectory!, { recursive: true, mode: 0o700 });
+      writeFileSync(`${good}.new`, file.text, { mode: 0o600, flush: true });
+      renameSync(`${good}.new`, good);
+    } catch (error) {
+      this.options.log('warn', 'last good content cannot be kept', { file: path, problem: (error as Error).message });
+    }
+  }
+
+  private loadGood(path: string): MeshFile | null {
+    const good = this.goodPath(path);
+    if (good === null) return null;
+    try {
+      const read = readMeshFile(readFileSync(good), path, this.options.env);
+      return 'errors' in read ? null : read;
+    } catch {
+      // There never was one.
+      return null;
+    }
+  }
+
+  private forgetGood(path: string): void {
+    const good = this.goodPath(path);
+    if (good !== null) rmSync(good, { force: true });
+  }
+
+  /** Watches exactly these directories. */
+  private watch(directories: ReadonlySet<string>): void {
+    for (const [directory, watcher] of this.watchers) {
+      if (directories.has(directory)) continue;
+      watcher.close();
+      this.watchers.delete(directory);
+    }
+    for (const directory of directories) {
+      if (this.watchers.has(directory)) continue;
+      try {
+        const watcher = watch(directory, { persistent: false }, () => this.noteEvent());
+        watcher.on('error', () => {
+          watcher.close();
+          this.watchers.delete(directory);
+        });
+        this.watchers.set(directory, watcher);
+      } catch {
+        // Out of watches, or gone already: the poll is left.
+      }
+    }
+  }
+
+  private noteEvent(): void {
+    const { quietMs, delayMaxMs } = this.options.times ?? TIMES;
+    const nowMs = performance.now();
+    if (this.quietTimer === undefined) this.firstEventMs = nowMs;
+    clearTimeout(this.quietTimer);
+    const leftMs = Math.max(0, this.firstEventMs + delayMaxMs - nowMs);
+    this.quietTimer = setTimeout(() => this.look(false), Math.min(quietMs, leftMs)).unref();
+  }
+}
+
+/** The new state, with the objects of the old one where nothing has changed. */
+function sharing(before: MeshState, after: MeshState, changes: MeshChanges): MeshState {
+  const share = <T>(old: ReadonlyMap<string, T>, now: ReadonlyMap<string, T>, changed: ReadonlySet<string>) =>
+    new Map([...now].map(([key, value]) => [key, changed.has(key) ? value : old.get(key)!]));
+  return {
+    ...after,
+    workloads: share(before.workloads, after.workloads, changes.workloads),
+    services: share(before.services, after.services, changes.services),
+    policies: share(before.policies, after.policies, changes.policies),
+  };
+}

@@ -1,0 +1,259 @@
+// What one proxy wants, has, and was last sent of one type of resources.
+//
+// Control thread of the control plane. One response is under way at a time; what changes meanwhile is
+// remembered by name and sent as it then is, so a proxy that is slow gets less often told, never more.
+//
+//   pending (names) --next()--> outstanding (a response) --ack--> known (versions) , until pending is empty
+//                                                        --nack-> inDoubt, sent again when one of them changes
+// Invariant: `known` has what the proxy was sent; names in `inDoubt` are sent, and refused.
+// Spec: xDS, incremental variant (subscribing, initial_resource_versions, ACK and NACK by nonce).
+
+import { askedAlias, type Interest } from './interest.ts';
+import { lengthDelimited } from './protocol.ts';
+import type { Resources, ResourceType } from './resources.ts';
+
+/**
+ * Most bytes of resources in a response: well below the 4 MiB that gRPC implementations take by default.
+ * A single larger resource goes alone.
+ */
+const RESPONSE_BYTES_MAX = 2 * 1024 * 1024;
+
+/** A response that the proxy has not confirmed yet. */
+export interface Outstanding {
+  nonce: string;
+  names: string[];
+  /** Version of the mesh that it brings the proxy to, when nothing is left after it. */
+  version: number;
+  sentMs: number;
+}
+
+/** A refusal that still holds. */
+export interface Refusal {
+  reason: string;
+  /** Names of what may be refused. */
+  names: string[];
+  atMs: number;
+}
+
+/** A response, ready to be sent. */
+export interface NextResponse {
+  bytes: Buffer;
+  outstanding: Outstanding;
+}
+
+/** A proxy's subscription to one type. */
+export class Subscription {
+  readonly type: ResourceType;
+  /** Subscribed to `*`. */
+  wildcard = false;
+  /** Names subscribed to, as the proxy wrote them. */
+  readonly asked = new Set<string>();
+  /** Those of them that are addresses, as tokens, and how many spell each of them. */
+  private readonly aliases = new Map<string, number>();
+  /** What it is to have; null: everything there is. */
+  private interest: Interest | null = { names: new Set(), absent: new Set(), watched: new Set() };
+  /** Versions by name of what it has, or was sent. */
+  private readonly known: Map<string, string>;
+  /** Names whose state has to be looked at. */
+  private readonly pending = new Set<string>();
+  /** Names to be reported as not there. */
+  private readonly absent = new Set<string>();
+  private readonly inDoubt = new Set<string>();
+  private reason = '';
+  private refusedMs = 0;
+  outstanding: Outstanding | null = null;
+  /** The proxy waits for an answer, even if there is nothing in it. */
+  private mustAnswer = true;
+  private readonly resources: Resources;
+
+  /** `initial`: versions of what the proxy has from an earlier stream. */
+  constructor(type: ResourceType, resources: Resources, initial: Record<string, string>) {
+    this.type = type;
+    this.resources = resources;
+    this.known = new Map(Object.entries(initial));
+    for (const name of this.known.keys()) this.pending.add(name);
+  }
+
+  /** Number of resources that the proxy was sent. */
+  get size(): number {
+    return this.known.size;
+  }
+
+  /** Nothing is left to send or to be confirmed. */
+  get settled(): boolean {
+    return this.outstanding === null && !this.hasMore;
+  }
+
+  /** Something is left to send. */
+  get hasMore(): boolean {
+    return this.mustAnswer || this.pending.size > 0 || this.absent.size > 0;
+  }
+
+  /** What the proxy refused and still does not have; null: nothing. */
+  get refusal(): Refusal | null {
+    return this.inDoubt.size === 0 ? null : { reason: this.reason, names: [...this.inDoubt], atMs: this.refusedMs };
+  }
+
+  /** Whether a change about these tokens can change what the proxy is to have. */
+  concerns(tokens: ReadonlySet<string>): boolean {
+    const { interest } = this;
+    if (interest === null) return false;
+    for (const token of tokens) {
+      if (interest.names.has(token) || interest.watched.has(token)) return true;
+      if (this.asked.has(token) || this.aliases.has(token)) return true;
+    }
+    return false;
+  }
+
+  /** The proxy asks for further names: they are sent in any case, or reported as not there. */
+  subscribe(names: readonly string[], initial: boolean): void {
+    for (const name of names) {
+      if (name === '*') this.wildcard = true;
+      else if (!this.asked.has(name)) {
+        this.asked.add(name);
+        this.countAlias(name, 1);
+      }
+    }
+    if (!initial && names.length > 0) this.mustAnswer = true;
+  }
+
+  /** The proxy has no more use for these names. */
+  unsubscribe(names: readonly string[]): void {
+    for (const name of names) {
+      if (name === '*') this.wildcard = false;
+      else if (this.asked.delete(name)) this.countAlias(name, -1);
+    }
+  }
+
+  /** From now on the proxy is to have everything; `resend` names what has to be sent whatever it has. */
+  wantEverything(resend: Iterable<string> = []): void {
+    if (this.interest !== null) {
+      this.interest = null;
+      for (const name of this.resources.names(this.type)) this.pending.add(name);
+      for (const name of this.known.keys()) this.pending.add(name);
+    }
+    for (const name of resend) {
+      if (name === '*') continue;
+      if (this.resources.get(this.type, name) === undefined) this.absent.add(name);
+      this.known.delete(name);
+      this.pending.add(name);
+    }
+  }
+
+  /** From now on the proxy is to have this; `resend` names what has to be sent whatever it has. */
+  want(interest: Interest, resend: Iterable<string> = []): void {
+    const before = this.interest;
+    this.interest = interest;
+    for (const name of interest.names) if (before?.names.has(name) !== true) this.pending.add(name);
+    for (const name of this.known.keys()) if (!interest.names.has(name)) this.pending.add(name);
+    for (const name of interest.absent) if (before?.absent.has(name) !== true) this.absent.add(name);
+    for (const name of this.absent) if (!interest.absent.has(name)) this.absent.delete(name);
+    for (const name of resend) {
+      if (interest.absent.has(name)) this.absent.add(name);
+      if (!interest.names.has(name)) continue;
+      this.known.delete(name);
+      this.pending.add(name);
+    }
+  }
+
+  /** These resources may have changed. */
+  touch(names: ReadonlySet<string>): void {
+    for (const name of names) if (this.wants(name) || this.known.has(name)) this.pending.add(name);
+  }
+
+  /** Whether something is to be sent that is new or changed, as against removed. */
+  hasAdditions(): boolean {
+    for (const name of this.pending)
+      if (this.wants(name) && this.resources.get(this.type, name) !== undefined) return true;
+    return false;
+  }
+
+  /**
+   * The next response; null when nothing needs one, and then the proxy has it all. Without `removals`
+   * what is to be removed stays for later. Call only when none is outstanding.
+   */
+  next(nonce: string, version: number, nowMs: number, removals: boolean): NextResponse | null {
+    this.doubtAgain();
+    const items: Buffer[] = [];
+    const names: string[] = [];
+    const removed: string[] = [];
+    let bytes = 0;
+    let full = false;
+    for (const name of this.pending) {
+      const resource = this.wants(name) ? this.resources.get(this.type, name) : undefined;
+      if (resource === undefined && !removals) continue;
+      if (resource !== undefined && resource.version !== this.known.get(name)) {
+        if (bytes > 0 && bytes + resource.item.length > RESPONSE_BYTES_MAX) {
+          full = true;
+          break;
+        }
+        bytes += resource.item.length;
+        items.push(resource.item);
+        names.push(name);
+        this.known.set(name, resource.version);
+      } else if (resource === undefined && this.known.delete(name)) {
+        removed.push(name);
+        names.push(name);
+      }
+      this.pending.delete(name);
+    }
+    for (const name of this.absent) removed.push(name);
+    this.absent.clear();
+    if (items.length === 0 && removed.length === 0 && !this.mustAnswer) return null;
+    this.mustAnswer = false;
+    const text = (field: number, value: string): Buffer => lengthDelimited(field, Buffer.from(value));
+    const partial = full ? `${version}+` : String(version);
+    this.outstanding = { nonce, names, version, sentMs: nowMs };
+    return {
+      bytes: Buffer.concat([
+        text(1, partial),
+        ...items,
+        text(4, this.type),
+        text(5, nonce),
+        ...removed.map((name) => text(6, name)),
+      ]),
+      outstanding: this.outstanding,
+    };
+  }
+
+  /** The outstanding response was taken. */
+  acknowledge(): void {
+    for (const name of this.outstanding?.names ?? []) this.inDoubt.delete(name);
+    this.outstanding = null;
+  }
+
+  /** The outstanding response was refused, because of `names` if the proxy said so. */
+  refuse(reason: string, names: readonly string[], nowMs: number): void {
+    const sent = this.outstanding?.names ?? [];
+    const guilty = names.filter((name) => sent.includes(name));
+    for (const name of guilty.length > 0 ? sent : []) this.inDoubt.delete(name);
+    for (const name of guilty.length > 0 ? guilty : sent) this.inDoubt.add(name);
+    this.reason = reason;
+    this.refusedMs = nowMs;
+    this.outstanding = null;
+  }
+
+  private countAlias(name: string, by: number): void {
+    const alias = askedAlias(name);
+    if (alias === undefined) return;
+    const count = (this.aliases.get(alias) ?? 0) + by;
+    if (count === 0) this.aliases.delete(alias);
+    else this.aliases.set(alias, count);
+  }
+
+  private wants(name: string): boolean {
+    return this.interest === null || this.interest.names.has(name);
+  }
+
+  /** A change in something that may have been refused: then all of that is tried again together. */
+  private doubtAgain(): void {
+    const changed = (name: string): boolean =>
+      this.pending.has(name) && this.resources.get(this.type, name)?.version !== this.known.get(name);
+    if (![...this.inDoubt].some(changed)) return;
+    for (const name of this.inDoubt) {
+      // What is gone is removed for certain, and settles the doubt by being confirmed.
+      this.known.set(name, '');
+      this.pending.add(name);
+    }
+  }
+}

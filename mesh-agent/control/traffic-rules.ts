@@ -1,0 +1,150 @@
+// HTTP rules and backend settings of services, in the gateway's vocabulary and by the gateway's own schema.
+//
+// Control threads; runs where a policy is written (the control plane) and where it is used (the node
+// proxy), which takes nothing on trust. A rule's backendRefs name services; without any, the service itself.
+// Spec: config/schema.ts; Gateway API HTTPRoute with a Service as parent (GAMMA).
+
+import type { BackendConfig, RuleConfig } from '../../config/config.ts';
+import { normalise } from '../../config/normalise.ts';
+import { type ConfigInput, configSchema } from '../../config/schema.ts';
+import { mapping, maybe, nodeOf, type SchemaNode } from '../../config/schema-builder.ts';
+import { checkSemantics } from '../../config/semantics.ts';
+import { isMapping, items, type Mapping, mappings, refuse } from '../../config/semantics-walk.ts';
+import { pathText, type Violation, validate } from '../../config/validate.ts';
+import type { Path } from '../../config/yaml.ts';
+
+/** Keys of a gateway's backend that make sense for the endpoints of a service; the mesh decides the rest. */
+const BACKEND_KEYS = [
+  ...['loadBalancer', 'healthCheck', 'outlierDetection', 'circuitBreaker', 'adaptiveConcurrency', 'retryBudget'],
+  ...['http2', 'connectTimeout', 'idleTimeout', 'maxIdleConnections', 'maxRequestsPerConnection'],
+];
+
+const gateway = nodeOf(configSchema).properties!;
+const gatewayBackend = gateway.backends!.items!;
+
+const backendSchema: SchemaNode = {
+  ...gatewayBackend,
+  properties: Object.fromEntries(BACKEND_KEYS.map((key) => [key, gatewayBackend.properties![key]!])),
+  required: [],
+  description: 'How the endpoints of the service are used.',
+};
+
+type Schema = Parameters<typeof nodeOf>[0];
+
+/** Keys `rules` and `backend` of a traffic policy. */
+export const trafficProperties = {
+  rules: maybe({ ...gateway.routes!.items!.properties!.rules! } as Schema),
+  backend: maybe(backendSchema as Schema),
+};
+
+const trafficSchema = mapping(trafficProperties);
+
+/** What a service's traffic policy comes to. */
+export interface Traffic {
+  rules: RuleConfig[] | null;
+  backend: BackendConfig | null;
+  /** Both as written, with services named by their keys: JSON that `readConfiguration` reads. */
+  configuration: string;
+}
+
+/** What is wrong with a traffic policy; paths start with `rules` or `backend`. */
+export interface TrafficProblems {
+  violations: Violation[];
+}
+
+/**
+ * Parses `rules` and `backend` of the service with this key. `resolve` gives the key of a service by the
+ * name that a rule calls it, or undefined. Leaves `written` as it is.
+ */
+export function parseTraffic(
+  written: unknown,
+  service: string,
+  resolve: (name: string) => string | undefined,
+): Traffic | TrafficProblems {
+  const violations = validate(trafficSchema, written);
+  if (violations.length > 0) return { violations };
+  const traffic = structuredClone(written) as Mapping;
+  const services = new Set<string>([service]);
+  const report = (violation: Violation): void => void violations.push(violation);
+  for (const [holder, path] of namedServices(traffic)) {
+    const name = holder.name as string;
+    const key = resolve(name);
+    if (key === undefined) refuse(report, [...path, 'name'], `there is no service ${JSON.stringify(name)}`);
+    else {
+      holder.name = key;
+      services.add(key);
+    }
+  }
+  for (const [rule] of mappings(traffic.rules, ['rules'])) rule.backendRefs ??= defaultRefs(rule, service);
+  for (const [filter, path] of ruleFilters(traffic)) {
+    // The file would be one of the node, whose files a policy has no business with.
+    const file = isMapping(filter.directResponse) ? filter.directResponse.bodyFile : undefined;
+    const at = [...path, 'directResponse', 'bodyFile'];
+    if (file !== undefined) refuse(report, at, 'files cannot be used in the mesh', 'the body itself, in `body`');
+  }
+  const configuration = JSON.stringify(traffic);
+  const input = gatewayInput(traffic, service, services);
+  if (violations.length === 0) violations.push(...checkSemantics(input).map(asWritten));
+  if (violations.length > 0) return { violations };
+  const config = normalise(input as unknown as ConfigInput, '/');
+  return {
+    rules: traffic.rules === undefined ? null : config.routes[0]!.rules,
+    backend: traffic.backend === undefined ? null : { ...config.backends[0]!, endpoints: [] },
+    configuration,
+  };
+}
+
+/** Reads what `parseTraffic` gave as `configuration`. Throws an Error that says what is wrong with it. */
+export function readConfiguration(json: string, service: string): Traffic {
+  const parsed = parseTraffic(JSON.parse(json), service, (name) => (name.includes('/') ? name : undefined));
+  if ('violations' in parsed) throw new Error(parsed.violations.map(({ problem }) => problem).join('; '));
+  return parsed;
+}
+
+/** A gateway's configuration with one route and one backend that stand for the service. */
+function gatewayInput(traffic: Mapping, service: string, services: ReadonlySet<string>): Mapping {
+  // The endpoints are the service's workloads, which come and go; one stands for them here.
+  const endpoints = ['127.0.0.1:1'];
+  const others = [...services].filter((key) => key !== service).map((name) => ({ name, endpoints }));
+  return structuredClone({
+    listeners: [{ name: 'mesh', address: '127.0.0.1:0' }],
+    routes: traffic.rules === undefined ? [] : [{ name: service, rules: traffic.rules }],
+    backends: [{ ...(traffic.backend as Mapping | undefined), name: service, endpoints }, ...others],
+  });
+}
+
+function* ruleFilters(traffic: Mapping): Generator<[Mapping, Path]> {
+  for (const [rule, path] of mappings(traffic.rules, ['rules'])) {
+    yield* mappings(rule.filters, [...path, 'filters']);
+    for (const [ref, at] of mappings(rule.backendRefs, [...path, 'backendRefs'])) {
+      yield* mappings(ref.filters, [...at, 'filters']);
+    }
+  }
+}
+
+/** Every mapping of the rules whose `name` is a service. */
+function* namedServices(traffic: Mapping): Generator<[Mapping, Path]> {
+  for (const [rule, path] of mappings(traffic.rules, ['rules'])) {
+    for (const [ref, at] of items(rule.backendRefs, [...path, 'backendRefs'])) yield [ref as Mapping, at];
+  }
+  for (const [{ requestMirror: mirror }, path] of ruleFilters(traffic)) {
+    if (isMapping(mirror) && isMapping(mirror.backendRef)) {
+      yield [mirror.backendRef, [...path, 'requestMirror', 'backendRef']];
+    }
+  }
+}
+
+/** A rule that does not answer by itself is for the service that it belongs to. */
+function defaultRefs(rule: Mapping, service: string): unknown {
+  const answers = ['RequestRedirect', 'DirectResponse'];
+  for (const [{ type }] of mappings(rule.filters, [])) if (answers.includes(type as string)) return undefined;
+  return [{ name: service }];
+}
+
+/** A violation of the configuration that `gatewayInput` made, in terms of the policy. */
+function asWritten(violation: Violation): Violation {
+  const { path } = violation;
+  const [section, index, ...rest] = path;
+  const own = section === 'routes' ? rest : section === 'backends' && index === 0 ? ['backend', ...rest] : path;
+  return { ...violation, path: own, problem: violation.problem.replaceAll(pathText(path), pathText(own)) };
+}

@@ -1,0 +1,341 @@
+// The node proxy's side of xDS: stays connected to the control plane, and knows the mesh without it.
+//
+// Control thread of the node proxy. What it was last told is kept on disk and used from the start, so that
+// neither the control plane nor its network have to be there. Bad resources are refused with the reason.
+// Addresses that are not known are asked for when they are first used, and kept.
+// Spec: xDS, incremental aggregated variant.
+
+import type { ChannelCredentials, Client, ClientDuplexStream } from '@grpc/grpc-js';
+import type { Log } from '../../core/workers/log.ts';
+import type { AddressOwner } from '../model/mesh-index.ts';
+import type { MeshState, MeshUpdate } from '../model/mesh-state.ts';
+import { askedAlias } from './interest.ts';
+import {
+  ADDRESS_TYPE,
+  AUTHORIZATION_TYPE,
+  DELTA_PATH,
+  type DeltaRequest,
+  type DeltaResponse,
+  REFUSED_TYPE,
+  RpcCode,
+  refusedCodec,
+  requestCodec,
+  responseCodec,
+} from './protocol.ts';
+import { ProxyState, type RefusedResource } from './proxy-state.ts';
+import { SavedFile } from './saved-file.ts';
+
+/** How long to wait before connecting again: from the first, doubling, to the longest; in milliseconds. */
+export interface ReconnectTimes {
+  firstMs: number;
+  maxMs: number;
+}
+
+/** Settings of a client. */
+export interface XdsClientOptions {
+  /** `host:port` of the control plane. */
+  address: string;
+  /** Name in the control plane's certificate; needed with TLS where the address is not a name. */
+  serverName?: string;
+  /** Asked for at every connection, since certificates change. */
+  credentials: () => ChannelCredentials | Promise<ChannelCredentials>;
+  /** Headers that prove who asks, such as `authorization`; asked for at every connection. */
+  headers?: () => Record<string, string> | Promise<Record<string, string>>;
+  /** Name of this proxy, unique in the mesh. */
+  id: string;
+  /** Node whose workloads it serves. */
+  node: string;
+  /** What it is told unasked: what concerns its node (the default), or the whole mesh. */
+  scope?: 'node' | 'mesh';
+  trustDomain: string;
+  /** Absolute path of the file with the last good state; null: none is kept. */
+  stateFile: string | null;
+  /** Called with every change, the saved state first. */
+  onUpdate: (update: MeshUpdate) => void;
+  log: Log;
+  reconnect?: ReconnectTimes;
+  /** How often a silent control plane is asked whether it is there, and how long it has to say so. */
+  keepalive?: KeepaliveTimes;
+}
+
+/** Times of HTTP/2 pings, in milliseconds. */
+export interface KeepaliveTimes {
+  intervalMs: number;
+  timeoutMs: number;
+}
+
+/** What became of a name that was looked up. */
+export type Lookup =
+  | { status: 'found'; owner: AddressOwner }
+  /** The control plane says that nothing has this name. */
+  | { status: 'absent' }
+  /** There was no answer in time; `connected` tells whether anybody was there to give one. */
+  | { status: 'deadline'; connected: boolean };
+
+/** How a client stands. */
+export interface XdsClientStatus {
+  connected: boolean;
+  /** Has everything that the control plane had when it last connected. */
+  synced: boolean;
+  /** Why it is not connected; empty while it is. */
+  problem: string;
+  /** What was refused last of each type and still is. */
+  refused: RefusedResource[];
+}
+
+/** Names that nothing has are forgotten beyond this number, or a port scan would be remembered for ever. */
+const ABSENT_NAMES_MAX = 1000;
+
+const RECONNECT: ReconnectTimes = { firstMs: 100, maxMs: 10_000 };
+
+/** As the control plane's own, see xdsServerOptions: a frozen end is noticed after 15 s. */
+const KEEPALIVE: KeepaliveTimes = { intervalMs: 10_000, timeoutMs: 5_000 };
+
+/** Largest response that is taken; the control plane sends smaller ones unless a single resource is large. */
+const RESPONSE_BYTES_MAX = 64 * 1024 * 1024;
+
+/** A connection to the control plane that is always being made again. */
+export class XdsClient {
+  private readonly options: XdsClientOptions;
+  private readonly proxy: ProxyState;
+  private readonly file: SavedFile | null;
+  private client: Client | undefined;
+  private call: ClientDuplexStream<DeltaRequest, DeltaResponse> | undefined;
+  private closed = false;
+  private failures = 0;
+  private problem = 'not connected yet';
+  private timer: NodeJS.Timeout | undefined;
+  /** Names asked for; those that nothing has are in `absent`, too, the oldest first. */
+  private readonly asked = new Set<string>();
+  private readonly absent = new Set<string>();
+  private readonly waiting = new Map<string, Set<(found: Lookup) => void>>();
+  private readonly syncedTypes = new Set<string>();
+  private readonly refused = new Map<string, RefusedResource[]>();
+  private readonly syncWaiters = new Set<() => void>();
+
+  constructor(options: XdsClientOptions) {
+    this.options = options;
+    this.proxy = new ProxyState(options.trustDomain);
+    this.file = options.stateFile === null ? null : new SavedFile(options.stateFile, options.log);
+  }
+
+  /** The mesh as far as it is known. */
+  get state(): MeshState {
+    return this.proxy.state;
+  }
+
+  /** Indexes over it. */
+  get index(): ProxyState['index'] {
+    return this.proxy.index;
+  }
+
+  /** How the client stands. */
+  get status(): XdsClientStatus {
+    const synced = this.syncedTypes.size === 2;
+    const refused = [...this.refused.values()].flat();
+    return { connected: this.call !== undefined && this.problem === '', synced, problem: this.problem, refused };
+  }
+
+  /** Reads the saved state, if there is one, and begins to connect. Resolves when the state has been read. */
+  async start(): Promise<void> {
+    const bytes = await this.file?.read();
+    if (bytes !== undefined) {
+      try {
+        const { subscriptions, update } = this.proxy.load(bytes);
+        for (const name of subscriptions) this.asked.add(name);
+        this.options.onUpdate(update);
+        this.options.log('info', 'last known state of the mesh loaded', {
+          workloads: update.state.workloads.size,
+          services: update.state.services.size,
+        });
+      } catch (error) {
+        this.options.log('warn', 'saved state of the mesh cannot be used', { problem: (error as Error).message });
+      }
+    }
+    void this.connect();
+  }
+
+  /** Resolves when the control plane has told everything that concerns this proxy. */
+  synced(): Promise<void> {
+    return this.status.synced ? Promise.resolve() : new Promise((resolve) => this.syncWaiters.add(resolve));
+  }
+
+  /**
+   * Finds what has a name: `/address`, the key of a service, or the uid of a workload. What is not known is
+   * asked for, which takes until `deadlineMs` at most; it is kept up to date until `release`.
+   */
+  lookup(name: string, deadlineMs: number): Promise<Lookup> {
+    const owner = this.ownerOf(name);
+    if (!this.asked.has(name)) {
+      this.asked.add(name);
+      this.send({ typeUrl: ADDRESS_TYPE, resourceNamesSubscribe: [name] });
+    }
+    if (owner !== undefined) return Promise.resolve({ status: 'found', owner });
+    if (this.absent.has(name) && this.status.connected) return Promise.resolve({ status: 'absent' });
+    return new Promise((resolve) => {
+      const done = (found: Lookup): void => {
+        clearTimeout(timer);
+        this.waiting.get(name)?.delete(done);
+        if (this.waiting.get(name)?.size === 0) this.waiting.delete(name);
+        resolve(found);
+      };
+      const timer = setTimeout(() => done({ status: 'deadline', connected: this.status.connected }), deadlineMs);
+      this.waiting.set(name, (this.waiting.get(name) ?? new Set()).add(done));
+    });
+  }
+
+  /** A name is not used any more. */
+  release(name: string): void {
+    this.absent.delete(name);
+    if (this.asked.delete(name)) this.send({ typeUrl: ADDRESS_TYPE, resourceNamesUnsubscribe: [name] });
+  }
+
+  /** Disconnects, and writes down what is known. */
+  async close(): Promise<void> {
+    this.closed = true;
+    clearTimeout(this.timer);
+    this.call?.cancel();
+    this.client?.close();
+    for (const waiters of [...this.waiting.values()]) {
+      for (const done of [...waiters]) done({ status: 'deadline', connected: false });
+    }
+    await this.file?.close();
+  }
+
+  private async connect(): Promise<void> {
+    const { address, serverName, credentials, headers, id, node, scope, keepalive = KEEPALIVE, log } = this.options;
+    try {
+      const grpc = await import('@grpc/grpc-js');
+      const metadata = new grpc.Metadata();
+      for (const [name, value] of Object.entries((await headers?.()) ?? {})) metadata.set(name, value);
+      const channel = await credentials();
+      if (this.closed) return;
+      this.client = new grpc.Client(address, channel, {
+        'grpc.keepalive_time_ms': keepalive.intervalMs,
+        'grpc.keepalive_timeout_ms': keepalive.timeoutMs,
+        'grpc.max_receive_message_length': RESPONSE_BYTES_MAX,
+        'grpc.use_local_subchannel_pool': 1,
+        ...(serverName === undefined ? {} : { 'grpc.ssl_target_name_override': serverName }),
+      });
+      const call = this.client.makeBidiStreamRequest(
+        DELTA_PATH,
+        (request: DeltaRequest) => requestCodec.encode(request),
+        (bytes: Buffer) => responseCodec.decode(bytes),
+        metadata,
+      );
+      this.call = call;
+      let over = false;
+      const end = (reason: string): void => {
+        if (over) return;
+        over = true;
+        this.lost(reason);
+      };
+      call.on('data', (response: DeltaResponse) => this.recvResponse(response));
+      call.on('error', (error) => end((error as { details?: string }).details || error.message));
+      call.on('end', () => end('the control plane ended the stream'));
+      const fields = { NODE_NAME: { stringValue: node }, PORTCULLIS_SCOPE: { stringValue: scope ?? 'node' } };
+      const self = { id, metadata: { fields }, userAgentName: 'portcullis' };
+      for (const typeUrl of [AUTHORIZATION_TYPE, ADDRESS_TYPE]) {
+        this.send({
+          node: self,
+          typeUrl,
+          resourceNamesSubscribe: typeUrl === ADDRESS_TYPE ? ['*', ...this.asked] : ['*'],
+          initialResourceVersions: this.proxy.versions(typeUrl),
+        });
+      }
+    } catch (error) {
+      log('debug', 'control plane cannot be connected to', { problem: (error as Error).message });
+      this.lost((error as Error).message);
+    }
+  }
+
+  private lost(reason: string): void {
+    this.call = undefined;
+    this.client?.close();
+    this.client = undefined;
+    this.syncedTypes.clear();
+    this.absent.clear();
+    if (this.closed) return;
+    // Said once for each time that it goes away, not for every attempt.
+    const level = this.problem === '' || this.failures === 0 ? 'warn' : 'debug';
+    this.options.log(level, 'control plane is away, the last known state stays in use', { reason });
+    this.problem = reason;
+    const { firstMs, maxMs } = this.options.reconnect ?? RECONNECT;
+    const fullMs = Math.min(maxMs, firstMs * 2 ** Math.min(this.failures++, 20));
+    this.timer = setTimeout(() => void this.connect(), fullMs * (0.5 + Math.random() / 2));
+  }
+
+  private recvResponse(response: DeltaResponse): void {
+    if (this.problem !== '')
+      this.options.log('info', 'connected to the control plane', { address: this.options.address });
+    this.problem = '';
+    this.failures = 0;
+    const { typeUrl, nonce, removedResources, systemVersionInfo } = response;
+    const { update, refused } = this.proxy.apply(response);
+    this.refused.set(typeUrl, this.stillRefused(response, refused));
+    const { workloads, services, policies } = update.changes;
+    if (workloads.size + services.size + policies.size > 0) {
+      this.options.onUpdate(update);
+      this.file?.write(() => this.proxy.save([...this.asked].filter((name) => !this.absent.has(name))));
+    }
+    this.send({ typeUrl, responseNonce: nonce, errorDetail: this.refusal(typeUrl, refused) });
+    if (typeUrl === ADDRESS_TYPE) this.answerLookups(removedResources);
+    // A version with a plus is followed by the rest of it.
+    if (!systemVersionInfo.endsWith('+')) this.syncedTypes.add(typeUrl);
+    if (this.status.synced) {
+      for (const resolve of this.syncWaiters) resolve();
+      this.syncWaiters.clear();
+    }
+  }
+
+  private refusal(typeUrl: string, refused: readonly RefusedResource[]): DeltaRequest['errorDetail'] {
+    if (refused.length === 0) return null;
+    for (const { name, reason } of refused) {
+      this.options.log('error', 'resource refused, its last good version stays', { type: typeUrl, name, reason });
+    }
+    const shown = refused.slice(0, 10).map(({ name, reason }) => `${name}: ${reason}`);
+    if (refused.length > shown.length) shown.push(`and ${refused.length - shown.length} more`);
+    const value = refusedCodec.encode({ names: refused.map(({ name }) => name) });
+    return { code: RpcCode.INVALID_ARGUMENT, message: shown.join('; '), details: [{ type_url: REFUSED_TYPE, value }] };
+  }
+
+  private stillRefused(response: DeltaResponse, refused: readonly RefusedResource[]): RefusedResource[] {
+    const settled = new Set([...response.resources.map(({ name }) => name), ...response.removedResources]);
+    const before = this.refused.get(response.typeUrl) ?? [];
+    return [...before.filter(({ name }) => !settled.has(name)), ...refused];
+  }
+
+  private answerLookups(removed: readonly string[]): void {
+    for (const name of removed) {
+      if (!this.asked.has(name) || this.ownerOf(name) !== undefined) continue;
+      this.absent.delete(name);
+      this.absent.add(name);
+      for (const done of [...(this.waiting.get(name) ?? [])]) done({ status: 'absent' });
+    }
+    for (const [name, waiters] of [...this.waiting]) {
+      const owner = this.ownerOf(name);
+      if (owner !== undefined) for (const done of [...waiters]) done({ status: 'found', owner });
+    }
+    for (const name of this.absent) {
+      if (this.ownerOf(name) !== undefined) this.absent.delete(name);
+      else if (this.absent.size > ABSENT_NAMES_MAX) this.release(name);
+    }
+  }
+
+  private ownerOf(name: string): AddressOwner | undefined {
+    const { workloads, services } = this.state;
+    const [workload, service] = [workloads.get(name), services.get(name)];
+    if (workload !== undefined) return { kind: 'workload', workload };
+    if (service !== undefined) return { kind: 'service', service };
+    const alias = askedAlias(name);
+    return alias === undefined ? undefined : this.index.byAddress(alias.slice(1));
+  }
+
+  private send(request: Partial<DeltaRequest>): void {
+    this.call?.write({
+      ...{ node: null, typeUrl: '', resourceNamesSubscribe: [], resourceNamesUnsubscribe: [] },
+      ...{ initialResourceVersions: {}, responseNonce: '', errorDetail: null },
+      ...request,
+    });
+  }
+}

@@ -1,0 +1,279 @@
+// Control plane and node proxy's client over gRPC: connecting, asking, losing each other, coming back.
+
+import assert from 'node:assert/strict';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { connect, createServer, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { credentials, ServerCredentials } from '@grpc/grpc-js';
+import { meshStatus, policyStatus, serviceStatus, workloadStatus } from '../../../mesh-agent/control/status.ts';
+import { authenticate, CertificateAttestor } from '../../../mesh-agent/identity/attestation.ts';
+import { formatNodeIdentity } from '../../../mesh-agent/identity/spiffe.ts';
+import { makeCertificate } from '../../unit/core/tls/certificates.ts';
+import { CART, endpointOf, policy, service, setState, workload } from '../../unit/mesh-agent/control/support.ts';
+import { ControlPlane, NodeClient } from './control-support.ts';
+
+const web = workload('web', { addresses: ['10.0.0.3'] });
+const cart = service('cart', { vips: ['10.9.0.1'] });
+const cart0 = workload('cart-0', { addresses: ['10.0.0.1'], node: 'node-b', ...endpointOf(CART) });
+const guard = policy('guard', { scope: 'workload', selector: { app: 'web' } });
+
+function stateFile(t: TestContext): string {
+  const directory = mkdtempSync(join(tmpdir(), 'portcullis-proxy-'));
+  t.after(() => rmSync(directory, { recursive: true }));
+  return join(directory, 'mesh', 'state');
+}
+
+test('a node proxy gets what concerns its node, and asks for the rest when it is used', async (t) => {
+  const control = await new ControlPlane().listen(t);
+  setState(control.discovery, web, cart, cart0, guard);
+  const { client } = new NodeClient(t, control.port);
+  await client.start();
+  await client.synced();
+  assert.deepEqual([...client.state.workloads.keys()], [web.uid]);
+  assert.deepEqual(
+    client.index.policiesOf(client.state.workloads.get(web.uid)!).policies.map(({ name }) => name),
+    ['guard'],
+  );
+  const found = await client.lookup('/10.9.0.1', 10_000);
+  assert.ok(found.status === 'found' && found.owner.kind === 'service');
+  assert.deepEqual(
+    client.index.endpointsOf(CART).map(({ uid }) => uid),
+    [cart0.uid],
+  );
+  assert.deepEqual(await client.lookup('/10.77.0.1', 10_000), { status: 'absent' });
+  assert.deepEqual(await client.lookup('/10.77.0.1', 10_000), { status: 'absent' });
+});
+
+test('an address that did not exist is found when it comes to be', async (t) => {
+  const control = await new ControlPlane().listen(t);
+  const proxy = new NodeClient(t, control.port);
+  await proxy.client.start();
+  await proxy.client.synced();
+  assert.equal((await proxy.client.lookup('/10.9.0.1', 10_000)).status, 'absent');
+  setState(control.discovery, cart);
+  await proxy.until(() => proxy.client.state.services.size === 1);
+  assert.equal((await proxy.client.lookup('/10.9.0.1', 10_000)).status, 'found');
+  proxy.client.release('/10.9.0.1');
+  await proxy.until(() => proxy.client.state.services.size === 0);
+});
+
+test('a lookup ends at its deadline when nobody answers', async (t) => {
+  const { client } = new NodeClient(t, 1);
+  await client.start();
+  assert.deepEqual(await client.lookup('/10.9.0.1', 20), { status: 'deadline', connected: false });
+});
+
+test('a change is applied when the proxies serve it, and the status tells so', async (t) => {
+  const control = await new ControlPlane().listen(t);
+  setState(control.discovery, web, guard, cart, cart0);
+  const proxies = ['proxy-a', 'proxy-b'].map((id) => new NodeClient(t, control.port, { id }));
+  for (const { client } of proxies) {
+    await client.start();
+    await client.synced();
+  }
+  const version = setState(control.discovery, { ...web, status: 'draining' }, guard, cart, cart0);
+  const applied = await control.discovery.applied(version, 10_000);
+  assert.equal(applied.complete, true);
+  assert.equal(applied.proxies, 2);
+  assert.ok(['proxy-a', 'proxy-b'].includes(applied.slowest!.proxy));
+  for (const { client } of proxies) assert.equal(client.state.workloads.get(web.uid)?.status, 'draining');
+  const { proxies: rows, workloads } = meshStatus(control.discovery);
+  assert.equal(workloads, 2);
+  assert.deepEqual(
+    rows.map(({ proxy, node, state, addresses, policies }) => ({ proxy, node, state, addresses, policies })),
+    [
+      { proxy: 'proxy-a', node: 'node-a', state: 'serving', addresses: 1, policies: 1 },
+      { proxy: 'proxy-b', node: 'node-a', state: 'serving', addresses: 1, policies: 1 },
+    ],
+  );
+  const { index } = control.discovery;
+  assert.deepEqual(serviceStatus(index), [
+    { service: CART, addresses: ['10.9.0.1'], ports: ['80:8080/http'], healthy: 1, endpoints: 1, rules: 0 },
+  ]);
+  const [, row] = workloadStatus(index);
+  assert.deepEqual(row?.policies, ['shop/guard']);
+  assert.equal(row?.identity, 'spiffe://cluster.local/ns/shop/sa/web');
+  assert.deepEqual(policyStatus(index), [
+    { policy: 'shop/guard', scope: 'workload', action: 'allow', dryRun: false, rules: 0, workloads: 1 },
+  ]);
+});
+
+test('when the control plane goes away the state stays, and the next one sends only what differs', async (t) => {
+  const first = await new ControlPlane().listen(t);
+  const extra = Array.from({ length: 50 }, (_, number) => workload(`w-${number}`));
+  setState(first.discovery, web, cart, cart0, ...extra);
+  const proxy = new NodeClient(t, first.port);
+  await proxy.client.start();
+  await proxy.client.synced();
+  await proxy.client.lookup('/10.9.0.1', 10_000);
+  first.stop();
+  await proxy.until(() => !proxy.client.status.connected);
+  assert.equal(proxy.client.state.workloads.size, 52);
+  assert.equal((await proxy.client.lookup('/10.9.0.1', 10_000)).status, 'found', 'what is known is known');
+  const second = new ControlPlane();
+  setState(second.discovery, { ...web, status: 'unhealthy' }, cart, cart0, ...extra.slice(1));
+  const before = proxy.updates.length;
+  await second.listen(t, first.port);
+  await proxy.client.synced();
+  const changed = proxy.updates.slice(before).flatMap(({ changes }) => [...changes.workloads, ...changes.services]);
+  assert.deepEqual(changed.sort(), [extra[0]!.uid, web.uid].sort());
+  assert.equal(proxy.client.index.endpointsOf(CART).length, 1);
+  const away = proxy.lines.filter((line) => line.includes('control plane is away'));
+  assert.equal(away.filter((line) => line.startsWith('warn')).length, 1, 'said once');
+});
+
+test('a proxy that starts without the control plane serves what it knew', async (t) => {
+  const file = stateFile(t);
+  const control = await new ControlPlane().listen(t);
+  setState(control.discovery, web, cart, cart0, guard);
+  const before = new NodeClient(t, control.port, { stateFile: file });
+  await before.client.start();
+  await before.client.synced();
+  await before.client.lookup('/10.9.0.1', 10_000);
+  await before.client.close();
+  control.stop();
+  assert.equal(statSync(file).mode & 0o777, 0o600);
+  assert.equal(readdirSync(join(file, '..')).length, 1, 'nothing is left over');
+  const after = new NodeClient(t, control.port, { stateFile: file });
+  await after.client.start();
+  assert.deepEqual(after.client.state, before.client.state);
+  assert.equal(after.client.index.byAddress('10.9.0.1')?.kind, 'service');
+  const second = new ControlPlane();
+  setState(second.discovery, web, { ...cart, vips: ['10.9.0.1', '10.9.0.2'] }, cart0, guard);
+  await second.listen(t, control.port);
+  await after.client.synced();
+  assert.equal(after.client.state.services.get(CART)?.vips.length, 2, 'it still asks for what it asked for');
+});
+
+test('a saved state that is damaged is not used, and said', async (t) => {
+  const file = stateFile(t);
+  const control = await new ControlPlane().listen(t);
+  setState(control.discovery, web);
+  const before = new NodeClient(t, control.port, { stateFile: file });
+  await before.client.start();
+  await before.client.synced();
+  await before.client.close();
+  const bytes = readFileSync(file);
+  bytes[bytes.length - 3]! ^= 1;
+  writeFileSync(file, bytes);
+  control.stop();
+  const after = new NodeClient(t, control.port, { stateFile: file });
+  await after.client.start();
+  assert.equal(after.client.state.workloads.size, 0);
+  assert.match(after.lines.join('\n'), /warn saved state of the mesh is damaged/);
+});
+
+test('a bad resource is refused by name with the reason, and its last good version stays', async (t) => {
+  const control = await new ControlPlane().listen(t);
+  setState(control.discovery, web, cart);
+  const proxy = new NodeClient(t, control.port);
+  await proxy.client.start();
+  await proxy.client.synced();
+  await proxy.client.lookup(CART, 10_000);
+  // A control plane of another version could know keys that this proxy does not.
+  const strange = { ...cart, vips: ['10.9.0.9'], configuration: '{"rules":[{"teleport":true}]}' };
+  const version = setState(control.discovery, { ...web, status: 'unhealthy' }, strange);
+  const { complete, refused } = await control.discovery.applied(version, 10_000);
+  assert.equal(complete, false);
+  assert.deepEqual(
+    refused.map(({ proxy, resources }) => ({ proxy, resources })),
+    [{ proxy: 'proxy-a', resources: [CART] }],
+  );
+  assert.match(refused[0]!.reason, /unknown key "teleport"/);
+  assert.equal(meshStatus(control.discovery).proxies[0]?.state, 'refused');
+  assert.deepEqual(proxy.client.state.services.get(CART)?.vips, ['10.9.0.1']);
+  assert.equal(proxy.client.state.workloads.get(web.uid)?.status, 'unhealthy');
+  assert.equal(proxy.client.status.refused[0]?.name, CART);
+  const mended = setState(control.discovery, web, { ...cart, vips: ['10.9.0.9'] });
+  assert.equal((await control.discovery.applied(mended, 10_000)).complete, true);
+  assert.deepEqual(proxy.client.status.refused, []);
+});
+
+test('callers that are not known, or no proxy of a node, are refused with the reason and get nothing', async (t) => {
+  const control = await new ControlPlane().listen(t);
+  setState(control.discovery, web);
+  for (const [token, reason] of [
+    ['wrong', /the token is not known/],
+    ['node:', /is not the proxy of a node/],
+    ['node:node-b', /proxy of node node-b, not of node-a/],
+  ] as const) {
+    const proxy = new NodeClient(t, control.port, { token });
+    await proxy.client.start();
+    await proxy.until(() => proxy.client.status.problem !== 'not connected yet');
+    assert.match(proxy.client.status.problem, reason);
+    assert.equal(proxy.client.state.workloads.size, 0);
+    await proxy.client.close();
+  }
+  assert.equal(control.discovery.proxies.length, 0);
+});
+
+test('over TLS the certificate of a node says which proxy it is, and that of a workload is none', async (t) => {
+  const ca = makeCertificate({ name: 'mesh', ca: true });
+  const issue = (identity: string) =>
+    makeCertificate({ name: '', issuer: ca, names: ['dns:control.mesh.internal', `uri:${identity}`] });
+  const pair = ({ pem, keyPem }: { pem: string; keyPem: string }) => ({
+    cert_chain: Buffer.from(pem),
+    private_key: Buffer.from(keyPem),
+  });
+  const root = Buffer.from(ca.pem);
+  const server = issue('spiffe://cluster.local/ns/mesh-system/sa/control');
+  const control = new ControlPlane((evidence) => authenticate([new CertificateAttestor('cluster.local')], evidence));
+  await control.listen(t, 0, ServerCredentials.createSsl(root, [pair(server)], true));
+  setState(control.discovery, web);
+  const connect = (identity: string): NodeClient => {
+    const own = issue(identity);
+    const { private_key: key, cert_chain: chain } = pair(own);
+    return new NodeClient(t, control.port, {
+      credentials: () => credentials.createSsl(root, key, chain),
+      serverName: 'control.mesh.internal',
+      headers: () => ({}),
+    });
+  };
+  const node = connect(formatNodeIdentity('cluster.local', 'node-a'));
+  await node.client.start();
+  await node.client.synced();
+  assert.equal(node.client.state.workloads.size, 1);
+  for (const [identity, reason] of [
+    [formatNodeIdentity('cluster.local', 'node-b'), /proxy of node node-b, not of node-a/],
+    ['spiffe://cluster.local/ns/shop/sa/web', /is not the proxy of a node/],
+    [formatNodeIdentity('elsewhere.example', 'node-a'), /neither a token nor a certificate of this mesh/],
+  ] as const) {
+    const other = connect(identity);
+    await other.client.start();
+    await other.until(() => other.client.status.problem !== 'not connected yet');
+    assert.match(other.client.status.problem, reason);
+    await other.client.close();
+  }
+});
+
+test('a control plane that is frozen is noticed, and the proxy connects again', async (t) => {
+  const control = await new ControlPlane().listen(t);
+  setState(control.discovery, web);
+  // A relay that stops to pass bytes on, as a host does that has lost its network.
+  let frozen = false;
+  const sockets: Socket[] = [];
+  const relay = createServer((socket) => {
+    const upstream = connect(control.port, '127.0.0.1').on('error', () => socket.destroy());
+    socket.on('error', () => upstream.destroy());
+    sockets.push(socket, upstream);
+    const mine = frozen ? null : sockets.length;
+    socket.on('data', (bytes) => (frozen && mine !== null ? undefined : upstream.write(bytes)));
+    upstream.on('data', (bytes) => (frozen && mine !== null ? undefined : socket.write(bytes)));
+  });
+  await new Promise<void>((resolve) => relay.listen(0, '127.0.0.1', resolve));
+  t.after(() => {
+    for (const socket of sockets) socket.destroy();
+    relay.close();
+  });
+  const proxy = new NodeClient(t, (relay.address() as { port: number }).port, {
+    keepalive: { intervalMs: 200, timeoutMs: 200 },
+  });
+  await proxy.client.start();
+  await proxy.client.synced();
+  frozen = true;
+  await proxy.until(() => !proxy.client.status.connected);
+  await proxy.client.synced();
+  assert.deepEqual([...proxy.client.state.workloads.keys()], [web.uid]);
+});

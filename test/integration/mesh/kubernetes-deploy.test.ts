@@ -1,0 +1,251 @@
+// The chart, the plain manifests and the systemd units: complete, consistent, with no more rights than are needed.
+
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { parseAllDocuments } from 'yaml';
+import type { PolicyRule } from '../../support/kube-api/access.ts';
+import { configFor, Followed, follow, startApi } from '../../support/kube-api/harness.ts';
+import { pod } from '../../support/kube-api/objects.ts';
+import { problemsOf } from '../../support/kube-api/schema.ts';
+import { portcullis, temporaryDirectory } from '../support.ts';
+
+const deploy = fileURLToPath(new URL('../../../deploy', import.meta.url));
+const manifests = join(deploy, 'manifests');
+const chart = join(deploy, 'helm/portcullis');
+const helm = process.env.HELM ?? 'helm';
+const noHelm = spawnSync(helm, ['version', '--short']).status === 0 ? false : 'helm is not installed';
+const noSystemd = spawnSync('systemd-analyze', ['--version']).status === 0 ? false : 'systemd-analyze is not installed';
+
+/** Any object of Kubernetes; only tests that know its kind look inside. */
+// biome-ignore lint/suspicious/noExplicitAny: manifests are data here
+type Manifest = any;
+
+function objectsIn(text: string): Manifest[] {
+  return parseAllDocuments(text).flatMap((document) => {
+    assert.deepEqual(document.errors, []);
+    const object = document.toJS();
+    return object === null ? [] : [object];
+  });
+}
+
+function render(...options: string[]): { status: number | null; stdout: string; stderr: string } {
+  const common = ['template', 'portcullis', chart, '--namespace', 'portcullis', '--kube-version', '1.32.0'];
+  return spawnSync(helm, [...common, ...options], { encoding: 'utf8' });
+}
+
+const files = readdirSync(manifests).filter((name) => name.endsWith('.yaml'));
+const plain = files.flatMap((name) => objectsIn(readFileSync(join(manifests, name), 'utf8')));
+const find = (kind: string, name: string): Manifest =>
+  plain.find((object) => object.kind === kind && object.metadata.name === name);
+const workloads = [
+  find('Deployment', 'portcullis-control'),
+  find('DaemonSet', 'portcullis-node'),
+  find('Deployment', 'portcullis-gateway'),
+];
+
+test('the plain manifests are what the chart renders', { skip: noHelm }, (t) => {
+  const fresh = temporaryDirectory(t);
+  const run = spawnSync(join(manifests, 'render.sh'), [fresh], {
+    encoding: 'utf8',
+    env: { ...process.env, HELM: helm },
+  });
+  assert.equal(run.status, 0, run.stderr);
+  for (const name of readdirSync(fresh)) {
+    assert.equal(readFileSync(join(fresh, name), 'utf8'), readFileSync(join(manifests, name), 'utf8'), name);
+  }
+});
+
+test('every object has the fields that its type has, and those that it must have', () => {
+  assert.ok(plain.length >= 15);
+  for (const object of plain) assert.deepEqual(problemsOf(object), [], object.metadata.name);
+  // And the check can fail.
+  const broken = structuredClone(find('DaemonSet', 'portcullis-node'));
+  broken.spec.template.spec.containers[0].volumeMount = [];
+  broken.spec.template.spec.hostNetwork = 'yes';
+  delete broken.spec.selector;
+  broken.apiVersion = 'v1';
+  assert.equal(problemsOf({ ...broken, apiVersion: 'extensions/v1' }).length, 4);
+});
+
+test('with every option the chart renders valid objects', { skip: noHelm }, () => {
+  const options = [
+    'image=registry.example/portcullis:1',
+    'control.caSecret=mesh-ca',
+    'control.storage.enabled=true',
+    'control.storage.storageClass=fast',
+    'gateway.serviceType=LoadBalancer',
+    'imagePullSecrets[0].name=pull',
+    'networkPolicy.adminFrom[0].namespaceSelector.matchLabels.name=monitoring',
+    'gateway.volumes[0].name=tls,gateway.volumes[0].secret.secretName=site',
+    'gateway.volumeMounts[0].name=tls,gateway.volumeMounts[0].mountPath=/etc/tls',
+    'control.nodeSelector.role=infra',
+  ];
+  const run = render(...options.flatMap((option) => ['--set', option]));
+  assert.equal(run.status, 0, run.stderr);
+  const objects = objectsIn(run.stdout);
+  for (const object of objects) assert.deepEqual(problemsOf(object), [], object.metadata.name);
+  assert.ok(objects.some(({ kind }) => kind === 'PersistentVolumeClaim'));
+  const only = render('--set', 'image=x,control.enabled=false,node.enabled=false,networkPolicy.enabled=false');
+  const kinds = objectsIn(only.stdout).map(({ kind }) => kind);
+  assert.deepEqual(kinds.sort(), ['ConfigMap', 'Deployment', 'PodDisruptionBudget', 'Service', 'ServiceAccount']);
+});
+
+test('without an image nothing is rendered, and the error says what to do', { skip: noHelm }, () => {
+  const run = render();
+  assert.notEqual(run.status, 0);
+  assert.match(run.stderr, /image must be set: .*deploy\/Dockerfile.*--set image=/);
+  assert.equal(run.stdout, '');
+});
+
+test('values that do not exist or make no sense are refused', { skip: noHelm }, () => {
+  for (const [value, complaint] of [
+    ['gateway.replica=3', /replica/],
+    ['gateway.adminPort=70000', /adminPort/],
+    ['mesh.trustDomain=Not A Domain', /trustDomain/],
+    ['control.replicas=2', /replicas/],
+  ] as const) {
+    const run = render('--set', 'image=x', '--set', value);
+    assert.notEqual(run.status, 0, value);
+    assert.match(run.stderr, complaint);
+  }
+});
+
+test('selectors, ports, volumes and accounts that are named are there', () => {
+  for (const { kind, metadata, spec } of workloads) {
+    const { metadata: podMetadata, spec: podSpec } = spec.template;
+    for (const [label, value] of Object.entries(spec.selector.matchLabels)) {
+      assert.equal(podMetadata.labels[label], value, `${kind} ${metadata.name}`);
+    }
+    assert.ok(find('ServiceAccount', podSpec.serviceAccountName));
+    const [container] = podSpec.containers;
+    const volumes = podSpec.volumes.map(({ name }: { name: string }) => name);
+    for (const mount of container.volumeMounts) assert.ok(volumes.includes(mount.name), mount.name);
+    const config = podSpec.volumes.find(({ name }: { name: string }) => name === 'config').configMap.name;
+    const [file] = Object.keys(find('ConfigMap', config).data);
+    assert.equal(container.args.at(-1), `/etc/portcullis/${file}`);
+    const ports = (container.ports ?? []).map(({ name }: { name: string }) => name);
+    for (const probe of ['startupProbe', 'livenessProbe', 'readinessProbe']) {
+      const { path, port } = container[probe].httpGet;
+      assert.equal(path, probe === 'readinessProbe' ? '/readyz' : '/healthz');
+      assert.ok(typeof port === 'number' || ports.includes(port), `${probe} of ${metadata.name}`);
+    }
+    assert.match(container.image, /^\$\{PORTCULLIS_IMAGE\}$/, 'nothing that could be pulled by mistake');
+  }
+  for (const { metadata, spec } of plain.filter(({ kind }) => kind === 'Service')) {
+    const backend = workloads.find(({ spec: { selector } }) =>
+      Object.entries(spec.selector).every(([label, value]) => selector.matchLabels[label] === value),
+    );
+    const ports = backend.spec.template.spec.containers[0].ports;
+    for (const { targetPort } of spec.ports) {
+      const found = ports.some((port: Manifest) => port.name === targetPort || port.containerPort === targetPort);
+      assert.ok(found, `${metadata.name} ${targetPort}`);
+    }
+  }
+});
+
+test('control plane and gateway satisfy the restricted Pod Security Standard; the node has three rights more', () => {
+  const [control, node, gateway] = workloads.map(({ spec }) => spec.template.spec);
+  for (const podSpec of [control, gateway]) {
+    assert.equal(podSpec.securityContext.runAsNonRoot, true);
+    assert.equal(podSpec.securityContext.seccompProfile.type, 'RuntimeDefault');
+    for (const key of ['hostNetwork', 'hostPID', 'hostIPC']) assert.equal(podSpec[key], undefined);
+    for (const { hostPath } of podSpec.volumes) assert.equal(hostPath, undefined);
+    const { securityContext } = podSpec.containers[0];
+    assert.equal(securityContext.allowPrivilegeEscalation, false);
+    assert.deepEqual(securityContext.capabilities, { drop: ['ALL'] });
+  }
+  const { securityContext } = node.containers[0];
+  assert.equal(securityContext.privileged, undefined);
+  assert.deepEqual(securityContext.capabilities, { drop: ['ALL'], add: ['NET_ADMIN', 'SYS_ADMIN', 'SYS_PTRACE'] });
+  for (const podSpec of [control, node, gateway]) {
+    assert.equal(podSpec.containers[0].securityContext.readOnlyRootFilesystem, true);
+    assert.equal(
+      podSpec.automountServiceAccountToken,
+      podSpec === control,
+      'only the control plane asks the API server',
+    );
+  }
+});
+
+test('the role of the control plane is enough, and no rule or verb of it can be spared', async (t) => {
+  const api = await startApi(t);
+  const rules: PolicyRule[] = find('ClusterRole', 'portcullis-portcullis-control').rules;
+  assert.equal(plain.filter(({ kind }) => /Role$/.test(kind)).length, 1, 'nobody else has a role');
+  const account = 'system:serviceaccount:portcullis:portcullis-control';
+  api.access.required = true;
+  api.access.tokens.set('control', { username: account });
+  api.access.tokens.set('a.b.c', { username: 'system:serviceaccount:shop:cart', audiences: ['portcullis'] });
+  api.store.put('pods', pod('one'));
+  const parts = rules.flatMap(({ apiGroups, resources, verbs }) =>
+    resources.flatMap((resource) =>
+      verbs.map((verb): PolicyRule => ({ apiGroups, resources: [resource], verbs: [verb] })),
+    ),
+  );
+  for (const spared of [null, ...parts]) {
+    api.access.rules.set(
+      account,
+      parts.filter((part) => part !== spared),
+    );
+    const followed = new Followed(async () => configFor(api, { token: 'control' }));
+    t.after(() => followed.source.close());
+    const started = followed.start().catch(() => {});
+    const forbidden = (): string =>
+      String(followed.lines.find(({ fields }) => fields.cause === 'forbidden')?.fields.resource);
+    if (spared === null) {
+      await started;
+      await api.until(() => api.watches().length === 6);
+      assert.equal(forbidden(), 'undefined');
+      assert.equal((await followed.source.tokenReviewer('portcullis').review('a.b.c')).serviceAccount, 'cart');
+    } else if (spared.resources[0] === 'tokenreviews') {
+      await assert.rejects(followed.source.tokenReviewer('portcullis').review('a.b.c'), { code: 'ca-unreachable' });
+    } else {
+      while (forbidden() === 'undefined') await new Promise((resolve) => setImmediate(resolve));
+      assert.equal(forbidden(), spared.resources[0], `without ${spared.verbs[0]}`);
+    }
+    await followed.source.close();
+  }
+});
+
+test('a token of the cluster’s own audience is what the source shows, and others are refused', async (t) => {
+  const api = await startApi(t);
+  api.access.required = true;
+  api.access.tokens.set('good', { username: 'system:serviceaccount:portcullis:portcullis-control' });
+  await follow(t, api, { token: 'good' });
+  const followed = new Followed(async () => configFor(api, { token: 'bad' }));
+  t.after(() => followed.source.close());
+  const started = followed.start();
+  await api.until(() => api.seen.length > 20);
+  await followed.source.close();
+  await assert.rejects(started);
+  assert.equal(followed.lines[0]!.fields.cause, 'unauthenticated');
+});
+
+test('the gateway’s configuration is valid, and listens where probes and service look', (t) => {
+  const text: string = find('ConfigMap', 'portcullis-gateway').data['gateway.yaml'];
+  const file = join(temporaryDirectory(t), 'gateway.yaml');
+  writeFileSync(file, text);
+  const run = spawnSync(portcullis, ['check', '--config', file], { encoding: 'utf8' });
+  assert.equal(run.status, 0, run.stderr + run.stdout);
+  const [{ admin, listeners }] = objectsIn(text);
+  const ports = workloads[2].spec.template.spec.containers[0].ports.map((port: Manifest) => port.containerPort);
+  const listened = [...listeners, admin].map(({ address }: { address: string }) => Number(address.split(':').at(-1)));
+  assert.deepEqual(ports, listened);
+});
+
+test('the systemd units are sound', { skip: noSystemd }, (t) => {
+  for (const name of readdirSync(join(deploy, 'systemd'))) {
+    const text = readFileSync(join(deploy, 'systemd', name), 'utf8');
+    assert.match(text, /^ExecStart=\/opt\/portcullis\/portcullis /m);
+    const file = join(temporaryDirectory(t), name);
+    // The program need not be installed here.
+    writeFileSync(file, text.replaceAll('/opt/portcullis/portcullis', portcullis));
+    const run = spawnSync('systemd-analyze', ['verify', file], { encoding: 'utf8' });
+    assert.equal(run.status, 0, run.stderr);
+    const about = run.stderr.split('\n').filter((line) => line.includes(name));
+    assert.deepEqual(about, []);
+  }
+});

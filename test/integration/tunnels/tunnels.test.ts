@@ -1,0 +1,362 @@
+// Tunnels (HBONE) from end to end: one gateway reaches the backend through them, another one ends them.
+//
+//   client --> near: listeners --> tunnel: CONNECT in mutual TLS --> far: listener with tunnels --> app
+
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
+import { createServer, request as httpRequest } from 'node:http';
+import * as http2 from 'node:http2';
+import { type AddressInfo, connect, createServer as createTcpServer, type Server, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { makeCertificate } from '../../unit/core/tls/certificates.ts';
+import { becomes } from '../http/support.ts';
+import { type Gateway, get, startGateway, temporaryDirectory } from '../support.ts';
+import { authority, issue } from '../tls/support.ts';
+
+const files: Record<string, string> = {};
+for (const [name, certificate] of Object.entries({
+  far: issue('far', ['dns:far.test', 'uri:spiffe://mesh.test/ns/shop/sa/cart']),
+  near: issue('near', ['uri:spiffe://mesh.test/ns/web/sa/edge']),
+  stranger: makeCertificate({ name: 'stranger', names: ['uri:spiffe://mesh.test/ns/web/sa/edge'] }),
+})) {
+  files[`${name}.crt`] = certificate.pem;
+  files[`${name}.key`] = certificate.keyPem;
+}
+files['ca.crt'] = authority.pem;
+
+/** A directory with all certificates. */
+function certificates(t: TestContext): string {
+  const directory = temporaryDirectory(t);
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(directory, name), text);
+  return directory;
+}
+
+async function listening(t: TestContext, server: Server): Promise<number> {
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.after(() => server.close());
+  return (server.address() as AddressInfo).port;
+}
+
+/** HTTP/1.1, HTTP/2 and plain bytes at the far end of the tunnels. */
+interface Apps {
+  http: number;
+  http2: number;
+  tcp: number;
+  /** Connections that the application of `http` has accepted. */
+  accepted: () => number;
+}
+
+async function startApps(t: TestContext): Promise<Apps> {
+  let accepted = 0;
+  const app = createServer(async (incoming, response) => {
+    const chunks: Buffer[] = [];
+    for await (const chunk of incoming) chunks.push(chunk);
+    response.setHeader('x-certificate', incoming.headers['x-forwarded-client-cert'] ?? '');
+    response.end(incoming.method === 'GET' ? `${incoming.url} of ${incoming.headers.host}` : Buffer.concat(chunks));
+  });
+  app.on('connection', () => accepted++);
+  app.on('upgrade', (_incoming, socket: Socket) => {
+    socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n');
+    socket.pipe(socket);
+  });
+  const plain = createTcpServer({ allowHalfOpen: true }, (socket) => {
+    socket.on('error', () => {});
+    socket.pipe(socket);
+  });
+  const multiplexed = http2.createServer((incoming, response) => {
+    response.writeHead(200, { 'x-version': incoming.httpVersion });
+    incoming.pipe(response);
+  });
+  t.after(() => app.closeAllConnections());
+  return {
+    http: await listening(t, app),
+    tcp: await listening(t, plain),
+    http2: await listening(t, multiplexed as unknown as Server),
+    accepted: () => accepted,
+  };
+}
+
+/** The gateway that ends the tunnels. */
+async function startFar(t: TestContext, apps: Apps, port = 0): Promise<Gateway> {
+  const directory = certificates(t);
+  const gateway = startGateway(
+    t,
+    `workers: 1
+admin: {address: "127.0.0.1:0"}
+listeners:
+  - name: hbone
+    address: "127.0.0.1:${port}"
+    protocols: [h2]
+    tls:
+      certificates: [{certificate: ${directory}/far.crt, key: ${directory}/far.key}]
+      clientValidation: {caCertificates: ${directory}/ca.crt}
+    tunnels: [{port: 81, listener: web}, {port: 82, listener: bytes}]
+  - {name: web, address: "127.0.0.1:0"}
+  - {name: bytes, address: "127.0.0.1:0", protocols: [tcp]}
+routes:
+  - name: http2
+    hostnames: [h2.test]
+    rules: [{backendRefs: [{name: http2}]}]
+  - name: web
+    rules: [{matches: [{clientCertificate: {subjectAltNames: [{value: "spiffe://mesh.test/ns/web/sa/edge"}]}}], backendRefs: [{name: http}]}]
+  - {name: bytes, kind: TCP, listeners: [bytes], rules: [{backendRefs: [{name: tcp}]}]}
+backends:
+  - {name: http, endpoints: ["127.0.0.1:${apps.http}"]}
+  - {name: http2, endpoints: ["127.0.0.1:${apps.http2}"], protocol: h2c}
+  - {name: tcp, endpoints: ["127.0.0.1:${apps.tcp}"]}
+`,
+  );
+  await gateway.serving();
+  return gateway;
+}
+
+/** The gateway that reaches backends through tunnels to `port`. */
+async function startNear(t: TestContext, port: number, certificate = 'near'): Promise<Gateway> {
+  const directory = certificates(t);
+  const tunnel = `tunnel: {port: ${port}}, tls: {serverName: far.test, caCertificates: ${directory}/ca.crt, certificate: ${directory}/${certificate}.crt, key: ${directory}/${certificate}.key}`;
+  const gateway = startGateway(
+    t,
+    `workers: 1
+admin: {address: "127.0.0.1:0"}
+responseReasonHeader: x-reason
+listeners:
+  - {name: http, address: "127.0.0.1:0"}
+  - {name: tcp, address: "127.0.0.1:0", protocols: [tcp]}
+routes:
+  - {name: nowhere, hostnames: [nowhere.test], rules: [{backendRefs: [{name: nowhere}]}]}
+  - {name: http2, hostnames: [h2.test], rules: [{backendRefs: [{name: http2}]}]}
+  - {name: web, listeners: [http], rules: [{backendRefs: [{name: web}]}]}
+  - {name: bytes, kind: TCP, listeners: [tcp], rules: [{backendRefs: [{name: bytes}]}]}
+backends:
+  - {name: web, endpoints: ["127.0.0.1:81"], ${tunnel}}
+  - {name: bytes, endpoints: ["127.0.0.1:82"], ${tunnel}}
+  - {name: nowhere, endpoints: ["127.0.0.1:83"], ${tunnel}}
+  - {name: http2, endpoints: ["127.0.0.1:81"], protocol: h2c, ${tunnel}}
+`,
+  );
+  await gateway.serving();
+  return gateway;
+}
+
+interface Reply {
+  status: number;
+  body: Buffer;
+  headers: NodeJS.Dict<string | string[]>;
+}
+
+function ask(port: number, path: string, host: string, body?: Buffer): Promise<Reply> {
+  return new Promise((resolve, reject) => {
+    const method = body === undefined ? 'GET' : 'POST';
+    const outgoing = httpRequest({ port, path, method, headers: { host } }, async (incoming) => {
+      const chunks: Buffer[] = [];
+      for await (const chunk of incoming) chunks.push(chunk);
+      resolve({ status: incoming.statusCode!, body: Buffer.concat(chunks), headers: incoming.headers });
+    });
+    outgoing.on('error', reject);
+    outgoing.end(body);
+  });
+}
+
+async function metric(gateway: Gateway, series: string): Promise<number> {
+  const { body } = await get(await gateway.adminPort(), '/metrics');
+  const line = body.split('\n').find((text) => text.startsWith(`${series} `));
+  return line === undefined ? 0 : Number(line.slice(series.length + 1));
+}
+
+/** Once nobody asks any more, nothing is left in the gateways but kept connections, and they end in order. */
+async function assertEmpty(...gateways: Gateway[]): Promise<void> {
+  for (const gateway of gateways) {
+    await becomes('no request in flight', async () => (await metric(gateway, 'portcullis_requests_in_flight')) === 0);
+    gateway.kill('SIGTERM');
+    const { code, stderr } = await gateway.finished;
+    assert.equal(code, 0, stderr);
+    assert.doesNotMatch(stderr, /worker (ended|crashed)|error /);
+  }
+}
+
+const large = Buffer.alloc(3 * 1024 * 1024, 'portcullis ');
+
+test('requests, bodies, WebSocket and plain connections pass through tunnels of one connection', async (t) => {
+  const apps = await startApps(t);
+  const far = await startFar(t, apps);
+  const near = await startNear(t, await far.port('hbone'));
+  const port = await near.port();
+  const first = await ask(port, '/a', 'web.test');
+  assert.deepEqual([first.status, first.body.toString()], [200, '/a of web.test']);
+  assert.match(String(first.headers['x-certificate']), /URI=spiffe:\/\/mesh\.test\/ns\/web\/sa\/edge/);
+  for (let i = 0; i < 20; i++) assert.equal((await ask(port, `/${i}`, 'web.test')).status, 200);
+  assert.equal(apps.accepted(), 1, 'the tunnel is kept from request to request');
+
+  const echoed = await Promise.all(Array.from({ length: 8 }, () => ask(port, '/', 'web.test', large)));
+  for (const { status, body } of echoed) assert.ok(status === 200 && body.equals(large));
+
+  const socket = connect(port, '127.0.0.1');
+  socket.write('GET / HTTP/1.1\r\nHost: web.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nhello');
+  let text = '';
+  for await (const chunk of socket) {
+    text += chunk;
+    if (text.endsWith('hello')) break;
+  }
+  assert.match(text, /^HTTP\/1\.1 101 /);
+
+  const plain = connect(await near.port('tcp'), '127.0.0.1');
+  plain.end(large);
+  const received: Buffer[] = [];
+  for await (const chunk of plain) received.push(chunk);
+  assert.ok(Buffer.concat(received).equals(large));
+
+  assert.equal(await metric(far, 'portcullis_tls_handshakes_total'), 1);
+  await assertEmpty(near, far);
+});
+
+test('HTTP/2 inside a tunnel, and many streams in it', async (t) => {
+  const apps = await startApps(t);
+  const far = await startFar(t, apps);
+  const near = await startNear(t, await far.port('hbone'));
+  const client = http2.connect(`http://127.0.0.1:${await near.port()}`);
+  t.after(() => client.destroy());
+  const answers = Array.from({ length: 50 }, async (_, i) => {
+    const stream = client.request({ ':method': 'POST', ':authority': 'h2.test' });
+    const body = large.subarray(0, i * 1000);
+    stream.end(body);
+    const [headers] = (await once(stream, 'response')) as [http2.IncomingHttpHeaders];
+    const chunks: Buffer[] = [];
+    for await (const chunk of stream) chunks.push(chunk);
+    assert.equal(headers['x-version'], '2.0');
+    assert.ok(Buffer.concat(chunks).equals(body));
+  });
+  await Promise.all(answers);
+  client.close();
+  await assertEmpty(near, far);
+});
+
+test('a tunnel that is not to be had is a 503 that says why', async (t) => {
+  const apps = await startApps(t);
+  const far = await startFar(t, apps);
+  const near = await startNear(t, await far.port('hbone'));
+  const nowhere = await ask(await near.port(), '/', 'nowhere.test');
+  assert.equal(nowhere.status, 503);
+  assert.equal(nowhere.headers['x-reason'], 'UF');
+  const stranger = await startNear(t, await far.port('hbone'), 'stranger');
+  const refused = await ask(await stranger.port(), '/', 'web.test');
+  assert.equal(refused.status, 503);
+  assert.equal(apps.accepted(), 0);
+  far.kill('SIGKILL');
+  await far.finished;
+  const gone = await ask(await near.port(), '/', 'web.test');
+  assert.equal(gone.status, 503);
+  await assertEmpty(near, stranger);
+});
+
+test('requests whose tunnel breaks fail, and the next ones have a new one', async (t) => {
+  const apps = await startApps(t);
+  const far = await startFar(t, apps);
+  const near = await startNear(t, await far.port('hbone'));
+  const port = await near.port();
+  assert.equal((await ask(port, '/', 'web.test')).status, 200);
+  const plain = connect(await near.port('tcp'), '127.0.0.1');
+  plain.on('error', () => {});
+  plain.write('x');
+  await once(plain, 'data');
+  const hbone = await far.port('hbone');
+  const closed = new Promise((resolve) => plain.on('close', resolve));
+  far.kill('SIGKILL');
+  await far.finished;
+  await closed;
+  const meanwhile = await ask(port, '/', 'web.test');
+  assert.equal(meanwhile.status, 503);
+  const again = await startFar(t, apps, hbone);
+  assert.equal((await ask(port, '/', 'web.test')).status, 200);
+  await assertEmpty(near, again);
+});
+
+test('a node:http2 client opens tunnels', async (t) => {
+  const apps = await startApps(t);
+  const far = await startFar(t, apps);
+  const session = http2.connect(`https://127.0.0.1:${await far.port('hbone')}`, {
+    ca: files['ca.crt'],
+    cert: files['near.crt'],
+    key: files['near.key'],
+    servername: 'far.test',
+  });
+  t.after(() => session.destroy());
+  const open = async (authorityName: string): Promise<http2.ClientHttp2Stream> => {
+    const stream = session.request({ ':method': 'CONNECT', ':authority': authorityName });
+    const [headers] = (await once(stream, 'response')) as [http2.IncomingHttpHeaders];
+    assert.equal(headers[':status'], 200);
+    return stream;
+  };
+  const web = await open('10.1.2.3:81');
+  web.setEncoding('utf8');
+  // Byte by byte, two requests at once, and one that ends the connection.
+  for (const byte of 'GET /slow HTTP/1.1\r\nHost: web.test\r\n\r\n') web.write(byte);
+  let text = '';
+  web.on('data', (chunk: string) => (text += chunk));
+  await becomes('an answer', async () => text.endsWith('/slow of web.test'));
+  text = '';
+  web.write('GET /1 HTTP/1.1\r\nHost: web.test\r\n\r\nGET /2 HTTP/1.1\r\nHost: web.test\r\nConnection: close\r\n\r\n');
+  await once(web, 'end');
+  assert.match(text, /\/1 of web\.test[\s\S]*\/2 of web\.test$/);
+
+  const chunked = await open('10.1.2.3:81');
+  chunked.setEncoding('utf8');
+  let echo = '';
+  chunked.on('data', (chunk: string) => (echo += chunk));
+  chunked.write('POST / HTTP/1.1\r\nHost: web.test\r\nTransfer-Encoding: chunked\r\n\r\n');
+  for (let i = 0; i < 20; i++) chunked.write(`4\r\nab${String(i).padStart(2, '0')}\r\n`);
+  chunked.write('0\r\n\r\n');
+  await becomes('the echo', async () => echo.includes('ab19'));
+  assert.match(echo, /ab00ab01/);
+  chunked.close(http2.constants.NGHTTP2_CANCEL);
+
+  const bytes = await open('10.1.2.3:82');
+  bytes.end('over and out');
+  const received: Buffer[] = [];
+  for await (const chunk of bytes) received.push(chunk as Buffer);
+  assert.equal(Buffer.concat(received).toString(), 'over and out');
+
+  const lost = session.request({ ':method': 'CONNECT', ':authority': '10.1.2.3:99' });
+  const [headers] = (await once(lost, 'response')) as [http2.IncomingHttpHeaders];
+  assert.equal(headers[':status'], 404);
+  lost.close();
+  session.close();
+  await once(session, 'close');
+  await assertEmpty(far);
+});
+
+test('a node:http2 server sees CONNECT with the address of the endpoint and nothing else', async (t) => {
+  const server = http2.createSecureServer({
+    cert: files['far.crt'],
+    key: files['far.key'],
+    ca: files['ca.crt'],
+    requestCert: true,
+  });
+  const asked: http2.IncomingHttpHeaders[] = [];
+  server.on('stream', (stream: http2.ServerHttp2Stream, headers) => {
+    asked.push(headers);
+    stream.on('error', () => {});
+    stream.respond({ ':status': 200 });
+    let head = '';
+    stream.on('data', (chunk) => {
+      head += chunk;
+      if (!head.endsWith('\r\n\r\n')) return;
+      head = '';
+      stream.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
+    });
+  });
+  const near = await startNear(t, await listening(t, server as unknown as Server));
+  const port = await near.port();
+  const answers = await Promise.all(Array.from({ length: 5 }, () => ask(port, '/', 'web.test')));
+  for (const { status, body } of answers) assert.deepEqual([status, body.toString()], [200, 'ok']);
+  assert.ok(asked.length >= 1 && asked.length <= 5);
+  for (const headers of asked) {
+    assert.deepEqual(Object.entries(headers).sort(), [
+      [':authority', '127.0.0.1:81'],
+      [':method', 'CONNECT'],
+    ]);
+  }
+  await assertEmpty(near);
+});

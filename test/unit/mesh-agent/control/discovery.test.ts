@@ -1,0 +1,389 @@
+// What proxies are told: subscriptions, differences, order, refusals, and when a version is served.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import {
+  ADDRESS_TYPE,
+  AUTHORIZATION_TYPE,
+  REFUSED_TYPE,
+  refusedCodec,
+} from '../../../../mesh-agent/control/protocol.ts';
+import { parseTraffic } from '../../../../mesh-agent/control/traffic-rules.ts';
+import {
+  CART,
+  endpointOf,
+  FakeProxy,
+  logLines,
+  names,
+  newDiscovery,
+  policy,
+  service,
+  setState,
+  workload,
+} from './support.ts';
+
+const cart0 = workload('cart-0', { addresses: ['10.0.0.1'], ...endpointOf(CART) });
+const cart1 = workload('cart-1', { addresses: ['10.0.0.2'], node: 'node-b', ...endpointOf(CART) });
+const web = workload('web', { addresses: ['10.0.0.3'] });
+const other = workload('other', { addresses: ['10.0.0.4'], node: 'node-b' });
+const cart = service('cart', { vips: ['10.9.0.1'] });
+
+test('a subscription to everything gets everything, and later only what changes', () => {
+  const { discovery } = newDiscovery();
+  setState(discovery, cart0, cart1, cart);
+  const proxy = new FakeProxy(discovery, { scope: '' });
+  proxy.addresses('*');
+  const first = proxy.take();
+  assert.deepEqual(names(first), [CART, cart0.uid, cart1.uid].sort());
+  assert.equal(first.resources.find(({ name }) => name === cart0.uid)?.resource?.type_url, ADDRESS_TYPE);
+  assert.deepEqual(first.resources.find(({ name }) => name === CART)?.aliases, ['/10.9.0.1']);
+  proxy.acknowledge(first);
+  setState(discovery, cart0, { ...cart1, status: 'unhealthy' }, cart, web);
+  assert.deepEqual(proxy.settle(), { got: [cart1.uid, web.uid].sort(), removed: [], types: ['addresses'] });
+  setState(discovery, cart0, cart);
+  assert.deepEqual(proxy.settle().removed, [cart1.uid, web.uid].sort());
+});
+
+test('an update that changes nothing is not sent', () => {
+  const { discovery } = newDiscovery();
+  setState(discovery, cart0);
+  const proxy = new FakeProxy(discovery, { scope: '' });
+  proxy.addresses('*');
+  proxy.settle();
+  discovery.update({
+    state: discovery.state,
+    changes: { workloads: new Set([cart0.uid]), services: new Set(), policies: new Set() },
+  });
+  assert.deepEqual(proxy.responses, []);
+  assert.equal(proxy.stream.served, discovery.version);
+});
+
+test('the first request of a type is answered even when there is nothing to tell', () => {
+  const { discovery } = newDiscovery();
+  const proxy = new FakeProxy(discovery);
+  proxy.addresses('*');
+  assert.deepEqual(names(proxy.take()), []);
+});
+
+test('a node gets its own workloads and their services, and nothing of other nodes', () => {
+  const { discovery } = newDiscovery();
+  setState(discovery, cart0, cart1, web, other, cart);
+  const proxy = new FakeProxy(discovery);
+  proxy.addresses('*');
+  assert.deepEqual(proxy.settle().got, [CART, cart0.uid, web.uid].sort());
+  setState(discovery, cart0, cart1, web, { ...other, status: 'unhealthy' }, cart);
+  assert.deepEqual(proxy.responses, []);
+  assert.equal(proxy.stream.served, discovery.version);
+  setState(discovery, cart0, cart1, web, { ...other, node: 'node-a' }, cart);
+  assert.deepEqual(proxy.settle().got, [other.uid]);
+  setState(discovery, cart0, cart1, web, other, cart);
+  assert.deepEqual(proxy.settle().removed, [other.uid]);
+});
+
+for (const [what, name] of [
+  ['its key', CART],
+  ['its address', '/10.9.0.1'],
+  ['its address in another network notation', 'network/10.9.0.1'],
+]) {
+  test(`a service asked for by ${what} brings its endpoints, also those that come later`, () => {
+    const { discovery } = newDiscovery();
+    setState(discovery, cart1, cart, other);
+    const proxy = new FakeProxy(discovery);
+    proxy.addresses('*');
+    proxy.settle();
+    proxy.addresses(name!);
+    assert.deepEqual(proxy.settle().got, [CART, cart1.uid].sort());
+    const late = workload('cart-2', { node: 'node-b', ...endpointOf(CART) });
+    setState(discovery, cart1, late, cart, other);
+    assert.deepEqual(proxy.settle().got, [late.uid]);
+    proxy.request(ADDRESS_TYPE, { resourceNamesUnsubscribe: [name!] });
+    assert.deepEqual(proxy.settle().removed, [CART, cart1.uid, late.uid].sort());
+  });
+}
+
+test('a service brings the endpoints of the services that its rules name, also when those come later', () => {
+  const { discovery } = newDiscovery();
+  const key = 'shop/v2.shop.svc.cluster.local';
+  const traffic = parseTraffic({ rules: [{ backendRefs: [{ name: 'v2' }] }] }, CART, () => key);
+  assert.ok('configuration' in traffic);
+  const routed = { ...cart, ...traffic };
+  const v2 = workload('v2-0', { node: 'node-b', ...endpointOf(key) });
+  setState(discovery, routed, v2);
+  const proxy = new FakeProxy(discovery);
+  proxy.addresses(CART);
+  assert.deepEqual(proxy.settle().got, [CART]);
+  setState(discovery, routed, v2, service('v2'));
+  assert.deepEqual(proxy.settle().got, [key, v2.uid].sort());
+});
+
+test('a name that nothing has is reported as removed, and sent when it comes to be', () => {
+  const { discovery } = newDiscovery();
+  const proxy = new FakeProxy(discovery);
+  proxy.addresses('*', '/10.0.0.4');
+  assert.deepEqual(proxy.settle().removed, ['/10.0.0.4']);
+  setState(discovery, other);
+  assert.deepEqual(proxy.settle().got, [other.uid]);
+  const next = workload('next', { node: 'node-b', addresses: ['10.0.0.4'] });
+  setState(discovery, next);
+  assert.deepEqual(proxy.settle(), { got: [next.uid], removed: [other.uid], types: ['addresses'] });
+  setState(discovery);
+  assert.deepEqual(proxy.settle().removed, ['/10.0.0.4', next.uid]);
+});
+
+test('what is asked for again is sent again, whatever the proxy was sent before', () => {
+  const { discovery } = newDiscovery();
+  setState(discovery, other);
+  const proxy = new FakeProxy(discovery);
+  proxy.addresses('/10.0.0.4');
+  proxy.settle();
+  proxy.addresses('/10.0.0.4');
+  assert.deepEqual(proxy.settle().got, [other.uid]);
+});
+
+test('subscribing to everything and taking it back in one request leaves the workloads of the node', () => {
+  const { discovery } = newDiscovery();
+  setState(discovery, cart0, cart1, cart);
+  const proxy = new FakeProxy(discovery, { scope: '' });
+  proxy.request(ADDRESS_TYPE, { resourceNamesSubscribe: ['*'], resourceNamesUnsubscribe: ['*'] });
+  assert.deepEqual(proxy.settle().got, [CART, cart0.uid].sort());
+});
+
+test('after a reconnect only differences are sent, also by another control plane', () => {
+  const first = newDiscovery().discovery;
+  setState(first, cart0, web, other);
+  const proxy = new FakeProxy(first, { scope: '' });
+  proxy.addresses('*');
+  const versions = Object.fromEntries(proxy.take().resources.map(({ name, version }) => [name, version]));
+  const second = newDiscovery().discovery;
+  setState(second, cart0, { ...web, status: 'draining' }, cart);
+  const again = new FakeProxy(second, { scope: '' });
+  again.request(ADDRESS_TYPE, { resourceNamesSubscribe: ['*'], initialResourceVersions: versions });
+  assert.deepEqual(again.settle(), { got: [CART, web.uid].sort(), removed: [other.uid], types: ['addresses'] });
+});
+
+test('a node gets the policies that apply to its workloads', () => {
+  const { discovery } = newDiscovery();
+  const mine = policy('mine', { scope: 'workload', selector: { app: 'web' } });
+  const others = policy('others', { scope: 'workload', selector: { app: 'other' } });
+  const wide = policy('wide');
+  const foreign = policy('foreign', { namespace: 'bank' });
+  const everywhere = policy('everywhere', { namespace: 'root', scope: 'global' });
+  const all = [mine, others, wide, foreign, everywhere];
+  setState(discovery, web, other, ...all);
+  const proxy = new FakeProxy(discovery);
+  proxy.policies();
+  assert.deepEqual(proxy.settle().got, ['root/everywhere', 'shop/mine', 'shop/wide']);
+  const teller = workload('teller', { namespace: 'bank' });
+  setState(discovery, web, other, teller, ...all);
+  assert.deepEqual(proxy.settle().got, ['bank/foreign']);
+  setState(discovery, web, other, ...all);
+  assert.deepEqual(proxy.settle().removed, ['bank/foreign']);
+});
+
+test('policies arrive, confirmed, before the workloads that need them, and go after them', () => {
+  const { discovery } = newDiscovery();
+  const proxy = new FakeProxy(discovery);
+  proxy.policies();
+  proxy.addresses('*');
+  proxy.settle();
+  const guard = policy('guard', { scope: 'workload', selector: { app: 'web' } });
+  setState(discovery, web, guard);
+  const policies = proxy.take();
+  assert.equal(policies.typeUrl, AUTHORIZATION_TYPE);
+  assert.equal(proxy.stream.served, 0);
+  proxy.acknowledge(policies);
+  const addresses = proxy.take();
+  assert.deepEqual(names(addresses), [web.uid]);
+  proxy.acknowledge(addresses);
+  assert.equal(proxy.stream.served, discovery.version);
+  setState(discovery);
+  assert.deepEqual(proxy.settle(), {
+    got: [],
+    removed: ['shop/guard', web.uid].sort(),
+    types: ['addresses', 'policies'],
+  });
+});
+
+test('the list of policies of a workload follows labels and selectors', () => {
+  const { discovery } = newDiscovery();
+  const guard = policy('guard', { scope: 'workload', selector: { tier: 'front' } });
+  setState(discovery, web, guard);
+  const proxy = new FakeProxy(discovery);
+  proxy.policies();
+  proxy.addresses('*');
+  assert.deepEqual(proxy.settle().got, [web.uid]);
+  setState(discovery, { ...web, labels: { tier: 'front' } }, guard);
+  assert.deepEqual(proxy.settle().got, ['shop/guard', web.uid].sort());
+  setState(discovery, { ...web, labels: { tier: 'front' } }, { ...guard, selector: { tier: 'back' } });
+  assert.deepEqual(proxy.settle(), { got: [web.uid], removed: ['shop/guard'], types: ['addresses', 'policies'] });
+});
+
+test('a proxy that does not answer gets one response, and then what has become of everything meanwhile', () => {
+  const { discovery } = newDiscovery();
+  setState(discovery, web);
+  const proxy = new FakeProxy(discovery, { scope: '' });
+  proxy.addresses('*');
+  const first = proxy.take();
+  for (let round = 0; round < 1000; round++) {
+    setState(discovery, { ...web, canonicalName: `web-${round}` }, workload(`short-lived-${round}`));
+  }
+  assert.deepEqual(proxy.responses, []);
+  proxy.acknowledge(first);
+  const second = proxy.take();
+  assert.deepEqual(names(second), [web.uid, 'test//Workload/shop/short-lived-999'].sort());
+  assert.deepEqual(second.removedResources, []);
+  proxy.acknowledge(second);
+  assert.equal(proxy.stream.served, discovery.version);
+});
+
+test('much is sent in several responses, each of which is confirmed', () => {
+  const { discovery } = newDiscovery();
+  const many = Array.from({ length: 3000 }, (_, number) =>
+    workload(`w-${number}`, { canonicalName: 'x'.repeat(1000) }),
+  );
+  setState(discovery, ...many);
+  const proxy = new FakeProxy(discovery, { scope: '' });
+  proxy.addresses('*');
+  const sizes: number[] = [];
+  const versions: string[] = [];
+  while (proxy.responses.length > 0) {
+    const response = proxy.take();
+    sizes.push(response.resources.length);
+    versions.push(response.systemVersionInfo);
+    assert.equal(proxy.stream.served, 0);
+    proxy.acknowledge(response);
+  }
+  assert.equal(
+    sizes.reduce((sum, size) => sum + size, 0),
+    3000,
+  );
+  assert.ok(sizes.length > 1);
+  assert.deepEqual(
+    versions.map((version) => version.endsWith('+')),
+    sizes.map((_, index) => index < sizes.length - 1),
+  );
+  assert.equal(proxy.stream.served, discovery.version);
+});
+
+test('answers to anything but the last response are ignored', () => {
+  const { discovery } = newDiscovery();
+  setState(discovery, web);
+  const proxy = new FakeProxy(discovery, { scope: '' });
+  proxy.addresses('*');
+  const response = proxy.take();
+  proxy.request(ADDRESS_TYPE, { responseNonce: 'another' });
+  assert.equal(proxy.stream.served, 0);
+  proxy.acknowledge(response);
+  assert.equal(proxy.stream.served, discovery.version);
+});
+
+test('a refusal is logged with its reason and kept until what was refused has changed and is taken', () => {
+  const { log, lines } = logLines();
+  const { discovery } = newDiscovery(log);
+  setState(discovery, web, other);
+  const proxy = new FakeProxy(discovery, { scope: '' });
+  proxy.addresses('*');
+  proxy.refuse(proxy.take(), 'web: no such port');
+  assert.match(lines.join('\n'), /error proxy refused resources .*"reason":"web: no such port"/);
+  assert.deepEqual(proxy.responses, [], 'the same is not sent again');
+  setState(discovery, web, other, cart);
+  assert.deepEqual(proxy.settle().got, [CART], 'what is not in doubt goes on');
+  assert.equal(proxy.stream.refusals[0]?.reason, 'web: no such port');
+  setState(discovery, { ...web, status: 'unhealthy' }, other, cart);
+  assert.deepEqual(proxy.settle().got, [other.uid, web.uid].sort(), 'all that may have been refused comes again');
+  assert.deepEqual(proxy.stream.refusals, []);
+});
+
+test('a proxy that names what it refused has only that in doubt', () => {
+  const { discovery } = newDiscovery();
+  setState(discovery, web, other);
+  const proxy = new FakeProxy(discovery, { scope: '' });
+  proxy.addresses('*');
+  const { typeUrl, nonce } = proxy.take();
+  const value = refusedCodec.encode({ names: [web.uid, 'made up'] });
+  const details = [{ type_url: REFUSED_TYPE, value }];
+  proxy.request(typeUrl, { responseNonce: nonce, errorDetail: { code: 3, message: 'no', details } });
+  assert.deepEqual(proxy.stream.refusals[0]?.names, [web.uid]);
+  setState(discovery, other);
+  assert.deepEqual(proxy.settle().removed, [web.uid]);
+  assert.deepEqual(proxy.stream.refusals, []);
+});
+
+test('a version is applied when every proxy has confirmed it, and the slowest is named', async () => {
+  const { discovery, clock } = newDiscovery();
+  setState(discovery, web);
+  const proxies = ['quick', 'slow'].map((id) => new FakeProxy(discovery, { scope: '', id }));
+  for (const proxy of proxies) proxy.addresses('*');
+  const [quick, slow] = proxies.map((proxy) => proxy.take());
+  clock.nowMs += 5;
+  proxies[0]!.acknowledge(quick!);
+  let done = false;
+  const applied = discovery.applied(discovery.version, 60_000).then((result) => {
+    done = true;
+    return result;
+  });
+  await Promise.resolve();
+  assert.equal(done, false);
+  clock.nowMs += 70;
+  proxies[1]!.acknowledge(slow!);
+  const result = await applied;
+  assert.deepEqual(result.slowest, { proxy: 'slow', ms: 75 });
+  assert.equal(result.complete, true);
+  assert.equal(result.proxies, 2);
+});
+
+test('waiting for a version ends when the last proxy that owed it leaves', async () => {
+  const { discovery } = newDiscovery();
+  setState(discovery, web);
+  const proxy = new FakeProxy(discovery, { scope: '' });
+  proxy.addresses('*');
+  const applied = discovery.applied(discovery.version, 60_000);
+  proxy.close();
+  assert.deepEqual(await applied, { version: 1, complete: true, proxies: 0, slowest: null, refused: [], waiting: [] });
+});
+
+test('waiting for a version tells who refused it, and who has not answered in time', async () => {
+  const { discovery } = newDiscovery();
+  setState(discovery, web);
+  const refusing = new FakeProxy(discovery, { scope: '', id: 'refusing' });
+  refusing.addresses('*');
+  refusing.refuse(refusing.take(), 'not like this');
+  const first = await discovery.applied(1, 60_000);
+  assert.equal(first.complete, false);
+  assert.deepEqual(first.refused, [{ proxy: 'refusing', reason: 'not like this', resources: [web.uid] }]);
+  new FakeProxy(discovery, { scope: '', id: 'silent' }).addresses('*');
+  assert.deepEqual((await discovery.applied(1, 1)).waiting, ['silent']);
+});
+
+test('a version that there is not yet is not applied', async () => {
+  const { discovery } = newDiscovery();
+  assert.equal((await discovery.applied(1, 1)).complete, false);
+});
+
+test('a proxy that claims to be of another node than it is gets nothing', () => {
+  const { discovery } = newDiscovery();
+  setState(discovery, web);
+  const proxy = new FakeProxy(discovery, { own: 'node-b', node: 'node-a' });
+  proxy.addresses('*');
+  assert.equal(proxy.ended?.code, 7);
+  assert.match(proxy.ended!.message, /proxy of node node-b, not of node-a/);
+  assert.deepEqual(proxy.responses, []);
+});
+
+test('a type that is not served is ignored', () => {
+  const { discovery } = newDiscovery();
+  const proxy = new FakeProxy(discovery);
+  proxy.request('type.googleapis.com/envoy.config.cluster.v3.Cluster');
+  assert.deepEqual(proxy.responses, []);
+  assert.equal(proxy.ended, undefined);
+});
+
+test('a proxy that subscribes to ever more names is cut off', () => {
+  const { discovery } = newDiscovery();
+  const proxy = new FakeProxy(discovery);
+  for (let round = 0; round < 5 && proxy.ended === undefined; round++) {
+    proxy.addresses(...Array.from({ length: 50_000 }, (_, number) => `name-${round}-${number}`));
+    proxy.settle();
+  }
+  assert.equal(proxy.ended?.code, 8);
+});
