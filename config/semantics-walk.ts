@@ -2,7 +2,7 @@
 //
 // Control thread. Takes nothing for granted about shapes, see semantics.ts.
 
-import { suggest } from './suggest.ts';
+import { suggest } from '../core/process/suggest.ts';
 import { about, pathText, type Violation } from './validate.ts';
 import type { Path } from './yaml.ts';
 

@@ -5,6 +5,7 @@
 // tls-semantics.ts.
 // Spec: RFC 8446, RFC 5246, RFC 8555; Gateway API ListenerTLSConfig and BackendTLSPolicy.
 
+import { suggest } from '../core/process/suggest.ts';
 import {
   boolean,
   filePath,
@@ -18,7 +19,6 @@ import {
   word,
 } from './kinds.ts';
 import { list, literal, mapping, maybe, union, words } from './schema-builder.ts';
-import { suggest } from './suggest.ts';
 
 /** Most certificates of a listener, and names of one certificate. */
 const CERTIFICATES_MAX = 4096;

@@ -67,7 +67,7 @@ function checkListener(listener: Mapping, known: ReadonlyMap<unknown, Mapping>, 
   const validation = isMapping(tls) ? tls.clientValidation : undefined;
   if (!isMapping(tls) || tls.mode === 'Passthrough' || (Array.isArray(protocols) && !protocols.includes('h2'))) {
     refuse(report, at, 'needs HTTP/2 over TLS', 'tls, and protocols with h2', undefined, 'key');
-  } else if (!isMapping(validation) || validation.mode === 'Optional') {
+  } else if (!isMapping(validation) || validation.mode === 'optional') {
     const problem = 'lets in whoever has no certificate';
     refuse(report, at, problem, 'tls.clientValidation that requires one', undefined, 'key');
   }

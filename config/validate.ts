@@ -5,10 +5,10 @@
 // Invariants: a value is valid if and only if there is no violation; one place yields one violation.
 
 import type { TSchema } from 'typebox';
+import { suggest } from '../core/process/suggest.ts';
 import { describeValue } from './errors.ts';
 import { noteOf } from './kinds.ts';
 import { nodeOf, type SchemaNode } from './schema-builder.ts';
-import { suggest } from './suggest.ts';
 import { BROKEN, type Path } from './yaml.ts';
 
 /** One violation. */

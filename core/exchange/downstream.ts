@@ -146,7 +146,7 @@ export abstract class Downstream implements Protocol {
     // Neither what is shed nor a preflight, which browsers send by themselves, uses up a limit.
     // A listener that only redirects serves nothing that a limit could be on.
     const limited = policy !== null && policy.limits !== null && connection.listener!.settings.redirectToHttps === null;
-    if (limited && !exchange.shed && (exchange.cors & PREFLIGHT) === 0) {
+    if (valid && limited && !exchange.shed && (exchange.cors & PREFLIGHT) === 0) {
       this.context.limitGate.apply(exchange, head);
     }
     return valid ? 0 : 400;

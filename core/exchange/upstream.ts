@@ -79,7 +79,7 @@ export class Upstream {
     }
   }
 
-  /** The first attempt begins. */
+  /** The first attempt begins; the limits of the backend have let it pass. */
   private began(exchange: Exchange, policy: RulePolicy): void {
     const { retry, hedge, mirrors } = policy;
     if (retry !== null || hedge !== null) {
@@ -103,10 +103,7 @@ export class Upstream {
     const backend = runtime.backends[exchange.backend];
     const endpoint = backend.endpoints[exchange.endpoint];
     const timeoutMs = runtime.routes.backendRequestTimeoutMs(exchange.rule);
-    if (exchange.attempts === 0) {
-      const { policy } = exchange;
-      if (policy !== null) this.began(exchange, policy);
-    } else {
+    if (exchange.attempts > 0) {
       exchange.requestSent = false;
       if (exchange.bodyStreamed) {
         exchange.bodyStreamed = false;
@@ -127,6 +124,7 @@ export class Upstream {
         return;
       }
     }
+    if (exchange.attempts === 0 && exchange.policy !== null) this.began(exchange, exchange.policy);
     exchange.attempts++;
     if (backend.tracked) {
       exchange.tracked = true;

@@ -48,10 +48,13 @@ export class Health {
     const byName = new Map(config.backends.map(({ name, healthCheck }) => [name, healthCheck]));
     this.checks.use(backends.map((settings) => ({ settings, check: byName.get(settings.name) ?? null })));
     this.outliers.use(backends, monotonicMs() | 0);
-    clearInterval(this.timer);
-    this.timer = this.outliers.active
-      ? setInterval(() => this.outliers.tick(monotonicMs() | 0), TICK_MS).unref()
-      : undefined;
+    if (this.outliers.active) {
+      // Goes on across snapshots: with more than one a second it would never come to its end otherwise.
+      this.timer ??= setInterval(() => this.outliers.tick(monotonicMs() | 0), TICK_MS).unref();
+    } else {
+      clearInterval(this.timer);
+      this.timer = undefined;
+    }
   }
 
   /** Ends all checks; health stays as it is. */

@@ -7,7 +7,7 @@ import { connect, constants, type IncomingHttpHeaders, type OutgoingHttpHeaders 
 import type { Socket } from 'node:net';
 import type { HealthCheckConfig } from '../../config/config.ts';
 import { formatAddress } from '../../config/names.ts';
-import { request } from '../node-http.ts';
+import { request } from '../../core/process/node-http.ts';
 import type { CheckOutcome } from './check-record.ts';
 import { HEALTH_CHECK_PATH, healthRequest, readHealthResponse } from './grpc-health.ts';
 import { openConnection, type ProbePlace } from './probe-connection.ts';

@@ -73,7 +73,7 @@ test('a snapshot carries settings, listeners and backends in the order of the fi
       controlFramesPerSecondMax: 1000,
     },
   });
-  const plain = { tcp: false, tls: null, proxyProtocol: false, redirectToHttps: null };
+  const plain = { tcp: false, tls: null, proxyProtocol: false, redirectToHttps: null, tunnels: null };
   const http = { scheme: 'http', http1: true, http2: true };
   assert.deepEqual(snapshot.listeners, [
     { name: 'a', address: '127.0.0.1:8080', port: 8080, allowConnect: false, ...http, ...plain },
@@ -94,6 +94,7 @@ test('a snapshot carries settings, listeners and backends in the order of the fi
     requestsPerConnectionMax: 0,
     protocol: 'http/1.1',
     tls: null,
+    tunnel: null,
     proxyProtocol: 0,
     http2: { streamsPerConnectionMax: 100, connectionsMax: 4, pingIntervalMs: 30_000, pingTimeoutMs: 10_000 },
   });

@@ -2,7 +2,6 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { suggest } from '../../../config/suggest.ts';
 import {
   formatDuration,
   formatSize,
@@ -11,6 +10,7 @@ import {
   suggestDuration,
   suggestSize,
 } from '../../../config/units.ts';
+import { suggest } from '../../../core/process/suggest.ts';
 
 test('durations are sums of numbers with units', () => {
   const cases: [string, number | undefined][] = [
