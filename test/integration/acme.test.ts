@@ -2,14 +2,13 @@
 // by servers of the test. Skipped where Go is missing or the module proxy cannot be reached.
 
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { createPublicKey } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage } from 'node:http';
 import { get } from 'node:https';
 import { type AddressInfo, connect as connectTcp, createServer as createTcpServer, type Server } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
@@ -17,32 +16,12 @@ import { connect, createSecureContext, createServer as createTlsServer } from 'n
 import type { ChallengeAnswer } from '../../gateway/acme/issue.ts';
 import type { DeliveredCertificate } from '../../gateway/acme/manager.ts';
 import { buildCertificate, generateKey, keyToPem, toPem } from '../../gateway/acme/x509.ts';
+import { pebblePrograms } from '../support/go-programs.ts';
 import { DAY_MS, leafOf, makeManager, temporaryDirectory } from '../unit/gateway/acme-support.ts';
 import { startGateway } from './support.ts';
 
-const PEBBLE = 'github.com/letsencrypt/pebble/v2';
-const PEBBLE_VERSION = 'v2.10.1';
-/** Compiling both programs takes about two minutes of one core on a machine that has never done it. */
-const INSTALL_TIMEOUT_MS = 200_000;
-
 /** Folder with the programs, kept from run to run; or why there is none. */
-const programs = ((): { path: string } | { missing: string } => {
-  const path = join(tmpdir(), `portcullis-pebble-${PEBBLE_VERSION}-${process.getuid?.() ?? 0}`);
-  if (spawnSync('go', ['version']).status !== 0) return { missing: 'Go is not installed' };
-  if (!existsSync(join(path, 'pebble')) || !existsSync(join(path, 'pebble-challtestsrv'))) {
-    mkdirSync(path, { recursive: true, mode: 0o700 });
-    const packages = ['pebble', 'pebble-challtestsrv'].map((name) => `${PEBBLE}/cmd/${name}@${PEBBLE_VERSION}`);
-    const { status, stderr } = spawnSync('go', ['install', ...packages], {
-      env: { ...process.env, GOBIN: path },
-      encoding: 'utf8',
-      timeout: INSTALL_TIMEOUT_MS,
-    });
-    if (status !== 0) return { missing: `Pebble could not be installed: ${stderr.trim().split('\n').at(-1)}` };
-  }
-  // The folder of temporary files is everybody's; what lies there under this name must be ours.
-  if (statSync(path).uid !== process.getuid?.()) return { missing: `${path} belongs to another user` };
-  return { path };
-})();
+const programs = pebblePrograms();
 const skip = 'missing' in programs ? programs.missing : false;
 
 /** A running Pebble, with servers of ours behind the ports that it validates. */

@@ -2,38 +2,15 @@
 // the resources as Istio's own Go package reads them (control-peer/main.go).
 
 import assert from 'node:assert/strict';
-import { type ChildProcessWithoutNullStreams, spawn, spawnSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, renameSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { type TestContext, test } from 'node:test';
+import { controlPeer } from '../../support/go-programs.ts';
 import { CART, endpointOf, policy, service, setState, workload } from '../../unit/mesh-agent/control/support.ts';
 import { ControlPlane } from './control-support.ts';
 
-const source = join(import.meta.dirname, 'control-peer');
-
-/** The program, built once per machine and content; or why there is none. */
-function buildPeer(): { path: string } | { missing: string } {
-  const hash = createHash('sha256');
-  for (const name of readdirSync(source).sort()) hash.update(readFileSync(join(source, name)));
-  const path = join(tmpdir(), `portcullis-xds-peer-${hash.digest('hex').slice(0, 16)}-${process.getuid?.() ?? 0}`);
-  if (existsSync(path)) return { path };
-  if (spawnSync('go', ['version']).status !== 0) return { missing: 'Go is not installed' };
-  const building = `${path}.${process.pid}`;
-  const { status, stderr } = spawnSync('go', ['build', '-o', building, '.'], {
-    cwd: source,
-    encoding: 'utf8',
-    timeout: 200_000,
-    env: { ...process.env, GOFLAGS: '-mod=readonly -buildvcs=false', GOTOOLCHAIN: 'local' },
-  });
-  if (status !== 0) return { missing: `the peer cannot be built: ${stderr?.trim().split('\n').at(-1) ?? 'timeout'}` };
-  renameSync(building, path);
-  return { path };
-}
-
-const peer = buildPeer();
+const peer = controlPeer();
 const skip = 'missing' in peer ? peer.missing : false;
 
 interface Line {
@@ -52,7 +29,7 @@ class Peer {
   stderr = '';
 
   constructor(t: TestContext, port: number, scope: string, names: string[], token = 'node:node-a') {
-    const path = (peer as { path: string }).path;
+    const path = join((peer as { path: string }).path, 'control-peer');
     this.child = spawn(path, [`127.0.0.1:${port}`, token, 'node-a', scope, ...names]);
     this.child.stderr.on('data', (chunk) => (this.stderr += chunk));
     this.lines = createInterface(this.child.stdout)[Symbol.asyncIterator]();
