@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -52,6 +53,17 @@ func fail(err error) {
 	}
 }
 
+// send fails with what the server said where it has ended the stream: Send itself only tells that it has.
+func send(stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesClient, request *discovery.DeltaDiscoveryRequest) {
+	err := stream.Send(request)
+	if err == io.EOF {
+		for err = nil; err == nil; {
+			_, err = stream.Recv()
+		}
+	}
+	fail(err)
+}
+
 // content decodes a resource, and counts the bytes of fields that Istio's definition does not have.
 func content(typeURL string, bytes []byte) (json.RawMessage, int) {
 	var message proto.Message = &workloadapi.Address{}
@@ -91,8 +103,8 @@ func main() {
 	fields, err := structpb.NewStruct(map[string]any{"NODE_NAME": node, "PORTCULLIS_SCOPE": scope})
 	fail(err)
 	self := &core.Node{Id: "ztunnel~" + node, Metadata: fields}
-	fail(stream.Send(&discovery.DeltaDiscoveryRequest{Node: self, TypeUrl: authorizationType}))
-	fail(stream.Send(&discovery.DeltaDiscoveryRequest{TypeUrl: addressType, ResourceNamesSubscribe: names}))
+	send(stream, &discovery.DeltaDiscoveryRequest{Node: self, TypeUrl: authorizationType})
+	send(stream, &discovery.DeltaDiscoveryRequest{TypeUrl: addressType, ResourceNamesSubscribe: names})
 
 	// A line on the standard input makes the next response be refused.
 	refuse := make(chan string, 1)
@@ -122,6 +134,6 @@ func main() {
 		text, err := json.Marshal(out)
 		fail(err)
 		fmt.Println(string(text))
-		fail(stream.Send(answer))
+		send(stream, answer)
 	}
 }
