@@ -5,6 +5,7 @@
 
 import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import type { TSchema } from 'typebox';
 import { accessLogFields } from '../core/telemetry/access-log-format.ts';
 import { noteOf } from './kinds.ts';
 import { configSchema } from './schema.ts';
@@ -229,6 +230,16 @@ function addRows(section: Section, schema: SchemaNode, prefix: string, below: Se
     if (large) below.push(...sectionsOf(path, property, section.depth + 1));
     else addRows(section, property, path, below);
   }
+}
+
+/** A table of every key of a schema. */
+export function keyTable(schema: TSchema): string {
+  const root = nodeOf(schema);
+  const rows = Object.entries(root.properties!).flatMap(([key, property]) => [
+    row(key, property, root.required?.includes(key) === true),
+    ...nestedRows(property, key),
+  ]);
+  return table(rows);
 }
 
 function table(rows: string[]): string {

@@ -1,20 +1,26 @@
-// The JSON Schema of the configuration, for editors (`./portcullis schema`).
+// The JSON Schema of a configuration, for editors (`./portcullis schema`).
 //
 // Control thread. The same schema that validates, as plain data, with one addition: editors see a
 // file before environment variables are substituted, so every value may also be a text with ${...}.
 // Spec: JSON Schema draft 2020-12.
 
+import type { TSchema } from 'typebox';
 import { NOTE } from './kinds.ts';
 import { configSchema } from './schema.ts';
 
 type Plain = Record<string, unknown>;
 
-/** The schema as plain data: what JSON Schema knows, and nothing of ours. */
+/** The schema of the gateway's configuration as plain data: what JSON Schema knows, and nothing of ours. */
 export function jsonSchema(): object {
+  return jsonSchemaOf(configSchema, 'Portcullis gateway configuration');
+}
+
+/** Any schema as plain data. */
+export function jsonSchemaOf(schema: TSchema, title: string): object {
   return {
     $schema: 'https://json-schema.org/draft/2020-12/schema',
-    title: 'Portcullis gateway configuration',
-    ...(plain(configSchema) as Plain),
+    title,
+    ...(plain(schema) as Plain),
     $defs: {
       variable: {
         type: 'string',

@@ -14,7 +14,7 @@ import { type ConfigInput, configSchema } from './schema.ts';
 import { checkSemantics } from './semantics.ts';
 import { decodeText } from './text.ts';
 import { type Violation, validate } from './validate.ts';
-import { readYaml } from './yaml.ts';
+import { readYaml, type YamlResult } from './yaml.ts';
 import { readPlainYaml } from './yaml-plain.ts';
 
 export { type ConfigError, formatConfigError } from './errors.ts';
@@ -55,11 +55,7 @@ function load(text: string, file: string, env: Environment, check: (value: unkno
   }
   const yaml = readYaml(text, env);
   const findings: Finding[] = [...yaml.findings];
-  if (yaml.value !== undefined) {
-    for (const { path, part, problem, expected, hint } of check(yaml.value)) {
-      findings.push({ offset: yaml.locate(path, part), problem, expected, hint });
-    }
-  }
+  if (yaml.value !== undefined) findings.push(...findingsOf(check(yaml.value), yaml));
   if (findings.length > 0) return { errors: place(findings, text, file) };
   return loaded(yaml.value as ConfigInput, text, file, env);
 }
@@ -96,6 +92,33 @@ export type FileCheck = (root: unknown, file: string) => Violation[];
  * cannot be read is an error like any other.
  */
 export function loadConfigFile(path: string, env: Environment, moreChecks: readonly FileCheck[] = []): LoadResult {
+  const read = readText(path);
+  if ('errors' in read) return read;
+  return load(read.text, path, env, (value) => [
+    ...violationsOf(value),
+    ...[checkFiles, ...moreChecks].flatMap((check) => check(value, path)),
+  ]);
+}
+
+/**
+ * The value of a configuration file of another kind than the gateway's, for which `check` has found nothing wrong; or
+ * everything that is.
+ */
+export function loadValueFile(
+  path: string,
+  env: Environment,
+  check: (value: unknown) => Violation[],
+): { value: unknown } | { errors: ConfigError[] } {
+  const read = readText(path);
+  if ('errors' in read) return read;
+  const yaml = readYaml(read.text, env);
+  const findings: Finding[] = [...yaml.findings];
+  if (yaml.value !== undefined) findings.push(...findingsOf(check(yaml.value), yaml));
+  return findings.length > 0 ? { errors: place(findings, read.text, path) } : { value: yaml.value };
+}
+
+/** The text of a file; one that cannot be read is an error like any other. */
+function readText(path: string): { text: string } | { errors: ConfigError[] } {
   let bytes: Uint8Array;
   try {
     bytes = readFileSync(path);
@@ -105,11 +128,16 @@ export function loadConfigFile(path: string, env: Environment, moreChecks: reado
     };
   }
   const { text, finding } = decodeText(bytes);
-  if (finding !== undefined) return { errors: place([finding], text, path) };
-  return load(text, path, env, (value) => [
-    ...violationsOf(value),
-    ...[checkFiles, ...moreChecks].flatMap((check) => check(value, path)),
-  ]);
+  return finding === undefined ? { text } : { errors: place([finding], text, path) };
+}
+
+function findingsOf(violations: readonly Violation[], { locate }: YamlResult): Finding[] {
+  return violations.map(({ path, part, problem, expected, hint }) => ({
+    offset: locate(path, part),
+    problem,
+    expected,
+    hint,
+  }));
 }
 
 function violationsOf(value: unknown): Violation[] {

@@ -127,7 +127,7 @@ export const hedgeSchema = mapping(
         min: 1,
         max: 100,
         description:
-          'Most second attempts, as a share of the requests to the backend of the last ten seconds that have `hedge` or `retry`, all workers together: so much load hedging may add, not more.',
+          'Most second attempts, as a share of the requests to the backend of the last ten seconds that have `hedge` or `retry`, all workers together, but at least one: so much load hedging may add, not more.',
       }),
     ),
   },

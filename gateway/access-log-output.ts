@@ -2,10 +2,10 @@
 // Owned by the control thread.
 
 import type { AccessLogConfig } from '../config/config.ts';
+import { ExitCode, ExitError } from '../core/process/exit-codes.ts';
 import { accessLogSentence, probeLogFile, STDOUT_PATH } from '../core/telemetry/access-log-file.ts';
 import { AccessLogSink } from '../core/telemetry/access-log-sink.ts';
 import type { Log } from '../core/workers/log.ts';
-import { ExitCode, ExitError } from './exit-codes.ts';
 
 /** The access log's writer, as the configuration wants it. */
 export class AccessLogOutput {

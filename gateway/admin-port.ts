@@ -3,10 +3,9 @@
 
 import type { AdminConfig } from '../config/config.ts';
 import { formatAddress } from '../config/names.ts';
-import type { AdminServer } from './admin/server.ts';
+import type { AdminServer } from '../core/process/admin-pages.ts';
+import { cannotListen } from '../core/process/listen-failure.ts';
 import type { AdminState } from './admin/state.ts';
-import { ExitCode, ExitError } from './exit-codes.ts';
-import { listenFailureSentence } from './listen-failure.ts';
 
 /** A listening admin port. */
 export class AdminPort {
@@ -20,10 +19,7 @@ export class AdminPort {
     try {
       return new AdminPort(await startAdminServer(config.host, config.port, state));
     } catch (error) {
-      const errno = Math.abs((error as NodeJS.ErrnoException).errno ?? 0);
-      if (errno === 0) throw error;
-      const address = formatAddress(config.host, config.port);
-      throw new ExitError(ExitCode.CANNOT_LISTEN, listenFailureSentence('the admin port', address, errno));
+      throw cannotListen('the admin port', formatAddress(config.host, config.port), error);
     }
   }
 

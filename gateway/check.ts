@@ -10,11 +10,11 @@ import {
   formatConfigWarning,
 } from '../config/errors.ts';
 import { type Loaded, loadConfigFile } from '../config/load.ts';
+import { ExitCode } from '../core/process/exit-codes.ts';
 import type { Log } from '../core/workers/log.ts';
 import { Certificates } from './certificates/certificates.ts';
 import type { CommandIo } from './cli.ts';
 import { checkEndpointsFiles } from './discovery/files.ts';
-import { ExitCode } from './exit-codes.ts';
 
 /** Most errors, and most warnings, that a start or a reload writes to the log; `check` shows the others. */
 const LOGGED_FINDINGS_MAX = 20;

@@ -3,9 +3,9 @@
 // Commands are imported when they are used, so that `check` and `--help` start fast and load no
 // native code. Exit codes are those of exit-codes.ts.
 
-import { ExitCode, ExitError } from './exit-codes.ts';
-import { parseArguments, unknown } from './options.ts';
-import { version } from './version.ts';
+import { ExitCode, ExitError } from '../core/process/exit-codes.ts';
+import { parseArguments, unknown } from '../core/process/options.ts';
+import { version } from '../core/process/version.ts';
 
 /** Where a command writes. */
 export interface CommandIo {
@@ -22,12 +22,16 @@ Usage:
                                      validate a configuration, every error at once, and warn of what is
                                      probably not meant; with --replay, say which of the requests that
                                      \`portcullis recorded\` has written would fare otherwise
-  portcullis schema                  JSON Schema of the configuration, for editors
+  portcullis schema [control]        JSON Schema of the configuration, for editors; of the control plane's
   portcullis explain ID [--admin HOST:PORT] [--json]
                                      what happened to the request with this id
   portcullis recorded [--admin HOST:PORT]
                                      write the requests that a gateway with a recorder has seen
-  portcullis --help | --version
+  portcullis control --config FILE   the control plane of a mesh
+  portcullis mesh status|services|workloads|policies|roots [--admin HOST:PORT] [--json]
+                                     how the mesh stands, as its control plane knows it
+  portcullis mesh token|capture ...  join tokens of plain hosts; whose connections a node proxy takes
+  portcullis --help | --version      \`control\`, \`mesh\`, \`mesh token\` and \`mesh capture\` have a --help of their own
 
 Signals of a running process:
   SIGHUP   reload the configuration; a broken one is refused and the old one serves on
@@ -41,7 +45,10 @@ missing runtime, 5 too few file descriptors, 6 connections were cut, 70 internal
 
 type Command = (args: string[], io: CommandIo) => Promise<number>;
 
-const commands: Record<string, Command> = { run, check, schema, explain, recorded };
+const commands: Record<string, Command> = { run, check, schema, explain, recorded, control, mesh };
+
+/** Commands that have help of their own. */
+const OWN_HELP = ['explain', 'control', 'mesh'];
 
 /** Runs one command line (without node and script) and returns the exit code. */
 export async function runCli(args: string[], io: CommandIo): Promise<number> {
@@ -52,7 +59,12 @@ export async function runCli(args: string[], io: CommandIo): Promise<number> {
       io.out(`portcullis ${version()}\n`);
       return ExitCode.OK;
     }
-    if (first === '--help' || first === '-h' || first === 'help' || (first !== 'explain' && rest.includes('--help'))) {
+    if (
+      first === '--help' ||
+      first === '-h' ||
+      first === 'help' ||
+      (!OWN_HELP.includes(first) && rest.includes('--help'))
+    ) {
       io.out(HELP);
       return ExitCode.OK;
     }
@@ -100,10 +112,24 @@ async function recorded(args: string[], io: CommandIo): Promise<number> {
 }
 
 async function schema(args: string[], io: CommandIo): Promise<number> {
-  refusePositional('schema', parseArguments(args, {}).positional);
+  const [what = 'gateway', ...others] = parseArguments(args, {}).positional;
+  refusePositional('schema', others);
+  if (what !== 'gateway' && what !== 'control') throw unknown('configuration', what, ['gateway', 'control']);
   const { jsonSchema } = await import('../config/json-schema.ts');
-  io.out(`${JSON.stringify(jsonSchema(), null, 2)}\n`);
+  const made =
+    what === 'gateway' ? jsonSchema() : await (await import('../mesh-agent/commands/main.ts')).controlJsonSchema();
+  io.out(`${JSON.stringify(made, null, 2)}\n`);
   return ExitCode.OK;
+}
+
+async function control(args: string[], io: CommandIo): Promise<number> {
+  const { controlCommand } = await import('../mesh-agent/commands/main.ts');
+  return controlCommand(args, io);
+}
+
+async function mesh(args: string[], io: CommandIo): Promise<number> {
+  const { meshCommand } = await import('../mesh-agent/commands/main.ts');
+  return meshCommand(args, io);
 }
 
 async function explain(args: string[], io: CommandIo): Promise<number> {

@@ -6,7 +6,7 @@
 
 import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { createServer } from './node-http.ts';
+import { createServer } from '../core/process/node-http.ts';
 
 /** Name under which errors and `/config` speak of the demo. */
 export const DEMO_NAME = 'built-in demo';

@@ -6,10 +6,10 @@
 import { Detail, Reason, reasonText } from '../core/exchange/reasons.ts';
 import { retryEndSentence } from '../core/exchange/retry-outcome.ts';
 import { errnoSentence } from '../core/ffi/errno.ts';
+import { type AdminAddress, askAdmin, parseAdminAddress } from '../core/process/admin-client.ts';
 import type { FlightRecord, RecordedText } from '../core/telemetry/flight-reader.ts';
 import { detailText } from '../core/telemetry/outcome-names.ts';
 import { hintFor } from './explain-hints.ts';
-import { get } from './node-http.ts';
 
 /** Answer of the admin port to /explain. */
 export interface ExplainAnswer {
@@ -22,13 +22,12 @@ export interface TextOutput {
   write(text: string): unknown;
 }
 
-/** Exit codes, as in gateway/exit-codes.ts: found; not found or not reachable; wrong use. */
+/** Exit codes, as in core/process/exit-codes.ts: found; not found or not reachable; wrong use. */
 const FOUND = 0;
 const NOT_FOUND = 1;
 const USAGE = 2;
 
 const ADMIN_DEFAULT = '127.0.0.1:9901';
-const ANSWER_TIMEOUT_MS = 5000;
 
 /** Most bytes of an answer: one record is about 1 KiB. */
 const ANSWER_BYTES_MAX = 1024 * 1024;
@@ -66,15 +65,17 @@ export async function runExplain(args: readonly string[], out: TextOutput, err: 
   }
   let answer: { status: number; body: string };
   try {
-    answer = await ask(options.host, options.port, `/explain?id=${encodeURIComponent(options.id)}`);
+    answer = await askAdmin(options.admin, `/explain?id=${encodeURIComponent(options.id)}`, ANSWER_BYTES_MAX);
   } catch (error) {
     const cause = (error as Error).message;
-    err.write(`cannot reach the admin port ${options.admin}: ${cause}; is the gateway running, with admin on?\n`);
+    err.write(`cannot reach the admin port ${options.admin.text}: ${cause}; is the gateway running, with admin on?\n`);
     return NOT_FOUND;
   }
   const parsed = parseAnswer(answer.body);
   if (answer.status !== 200 || parsed?.explanation === undefined) {
-    err.write(`${printable(parsed?.error ?? `${options.admin} answered ${answer.status}, which is no explanation`)}\n`);
+    err.write(
+      `${printable(parsed?.error ?? `${options.admin.text} answered ${answer.status}, which is no explanation`)}\n`,
+    );
     return NOT_FOUND;
   }
   if (options.json) {
@@ -188,9 +189,7 @@ function asciiJson(json: string): string {
 
 interface ExplainOptions {
   id: string;
-  admin: string;
-  host: string;
-  port: number;
+  admin: AdminAddress;
   json: boolean;
   help: boolean;
 }
@@ -213,10 +212,10 @@ function parseArguments(args: readonly string[]): ExplainOptions | string {
     else if (id !== '') return `one request id is expected, not also "${argument}"`;
     else id = argument;
   }
-  const address = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(admin);
-  if (address === null || Number(address[3]) > 65535) return `--admin: expected HOST:PORT, not "${admin}"`;
+  const address = parseAdminAddress(admin);
+  if (address === undefined) return `--admin: expected HOST:PORT, not "${admin}"`;
   if (id === '' && !help) return 'a request id is missing';
-  return { id, admin, host: address[1] ?? address[2], port: Number(address[3]), json, help };
+  return { id, admin: address, json, help };
 }
 
 function parseAnswer(body: string): (Partial<ExplainAnswer> & { error?: string }) | undefined {
@@ -225,21 +224,4 @@ function parseAnswer(body: string): (Partial<ExplainAnswer> & { error?: string }
   } catch {
     return undefined;
   }
-}
-
-function ask(host: string, port: number, path: string): Promise<{ status: number; body: string }> {
-  return new Promise((resolve, reject) => {
-    const request = get({ host, port, path, agent: false, timeout: ANSWER_TIMEOUT_MS }, (response) => {
-      let body = '';
-      response.setEncoding('utf8');
-      response.on('data', (chunk: string) => {
-        body += chunk;
-        if (body.length > ANSWER_BYTES_MAX) request.destroy(new Error('its answer is far too long'));
-      });
-      response.on('end', () => resolve({ status: response.statusCode ?? 0, body }));
-      response.on('error', reject);
-    });
-    request.on('timeout', () => request.destroy(new Error(`no answer within ${ANSWER_TIMEOUT_MS / 1000} s`)));
-    request.on('error', reject);
-  });
 }

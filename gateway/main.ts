@@ -3,8 +3,8 @@
 // Everything else is imported afterwards, so that a missing dependency or an unsupported machine
 // gives one sentence instead of a stack trace.
 
+import { ExitCode } from '../core/process/exit-codes.ts';
 import { startEarly } from '../core/workers/prestart.ts';
-import { ExitCode } from './exit-codes.ts';
 
 /** Oldest Node.js that runs the sources as they are; the pinned one is newer. */
 const NODE_MAJOR_MIN = 26;
@@ -20,14 +20,17 @@ function unsupported(): string | undefined {
   return undefined;
 }
 
-/** Longest wait at the end of `run` for somebody to take its last lines; a log reader may be stuck. */
+/** Commands that serve until a signal ends them. */
+const SERVING = ['run', 'control'];
+
+/** Longest wait at their end for somebody to take its last lines; a log reader may be stuck. */
 const LAST_LINES_TIMEOUT_MS = 2000;
 
 /** Waits until everything written has been taken: to a pipe, Node.js writes only what fits at once. */
 async function written(): Promise<void> {
   const streams = [process.stdout, process.stderr];
   const done = Promise.all(streams.map((stream) => new Promise((resolve) => stream.write('', resolve))));
-  if (process.argv[2] !== 'run') await done;
+  if (!SERVING.includes(process.argv[2]!)) await done;
   else await Promise.race([done, new Promise((resolve) => setTimeout(resolve, LAST_LINES_TIMEOUT_MS))]);
 }
 
@@ -56,9 +59,10 @@ async function main(): Promise<number> {
   }
 }
 
-// Until run.ts has its handlers: SIGUSR1 would open the debugger of Node.js, SIGHUP would be the end.
+// Until they have their handlers: SIGUSR1 would open the debugger of Node.js, SIGHUP would be the end.
 // (--disable-sigusr1 is no help: it keeps the signal from our own handler as well.)
-if (process.argv[2] === 'run') for (const signal of ['SIGUSR1', 'SIGHUP'] as const) process.on(signal, () => {});
+if (SERVING.includes(process.argv[2]!))
+  for (const signal of ['SIGUSR1', 'SIGHUP'] as const) process.on(signal, () => {});
 
 // A reader that goes away (`check | head`) is no defect.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});

@@ -7,14 +7,14 @@
 import { flushCompileCache } from 'node:module';
 import { loadConfig, loadConfigFile } from '../config/load.ts';
 import { exitNow } from '../core/ffi/process.ts';
+import { ExitCode, ExitError } from '../core/process/exit-codes.ts';
+import { Logger } from '../core/process/log.ts';
 import { App, type LoadConfig } from './app.ts';
 import { Certificates } from './certificates/certificates.ts';
 import { errorsForLog, logWarnings, summary } from './check.ts';
 import type { CommandIo } from './cli.ts';
 import { DEMO_CONFIG, DEMO_NAME, demoBanner, startDemoUpstreams } from './demo.ts';
 import { checkEndpointsFiles } from './discovery/files.ts';
-import { ExitCode, ExitError } from './exit-codes.ts';
-import { Logger } from './log.ts';
 
 /** Longest time that closing down may take once nothing is waited for any more. */
 const STOP_TIMEOUT_MS = 8_000;

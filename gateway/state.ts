@@ -2,6 +2,7 @@
 // Nothing here decides anything; app.ts writes it, admin/server.ts reads it.
 
 import type { Config } from '../config/config.ts';
+import { version } from '../core/process/version.ts';
 import { createByteRing } from '../core/telemetry/byte-ring.ts';
 import { createFlightBuffer } from '../core/telemetry/flight-layout.ts';
 import { createMetricsBuffer } from '../core/telemetry/metrics.ts';
@@ -20,7 +21,6 @@ import type {
   WorkerState,
 } from './admin/state.ts';
 import { DEMO_NAME } from './demo.ts';
-import { version } from './version.ts';
 
 /** Loads that `/reloads` remembers. */
 const RELOADS_KEPT = 32;

@@ -91,6 +91,7 @@ export class CircuitBreakers implements Protocol {
     this.context = context;
     this.countReloaded = (connection) => {
       if (connection.listener !== null || connection.backend === null || connection.breakerSlot >= 0) return;
+      if (connection.backend.isTunnel) return;
       const backend = this.reloadedBackends.get(connection.backend.settings.name);
       if (backend === undefined) return;
       this.countOpen(connection, backend);

@@ -12,6 +12,7 @@ import type { Endpoint } from '../lb/endpoint.ts';
 import { writeProxyV1, writeProxyV2 } from '../tcp/proxy-protocol.ts';
 import { Counter } from '../telemetry/metrics.ts';
 import { Alpn, sessionAlpn } from '../tls/alpn.ts';
+import type { TlsContext } from '../tls/context.ts';
 import { TlsFailure } from '../tls/errors.ts';
 import { sessionResumed } from '../tls/peer.ts';
 import { HANDSHAKE_DONE, HANDSHAKE_FAILED, HANDSHAKE_WANT_READ } from '../tls/session.ts';
@@ -136,7 +137,7 @@ export class Connector implements Protocol {
 
   private startTls(connection: Connection, tls: BackendTlsSettings): void {
     const sessions = this.context.tlsSessions!;
-    const context = connection.backend!.tlsContext;
+    const context = this.tlsContextOf(connection.backend!);
     const ssl =
       context === null
         ? 0
@@ -150,6 +151,18 @@ export class Connector implements Protocol {
     connection.transport = this.context.tlsTransport;
     connection.state = HANDSHAKE;
     this.handshake(connection);
+  }
+
+  /** The TLS context for a backend; that in force where the connection has been begun under an older configuration. */
+  private tlsContextOf(backend: BackendRuntime): TlsContext | null {
+    const { tlsContext, settings, isTunnel } = backend;
+    if (tlsContext === null || !tlsContext.released) return tlsContext;
+    const { backends } = this.context.runtime;
+    for (let i = 0; i < backends.length; i++) {
+      if (backends[i].settings.name !== settings.name) continue;
+      return isTunnel ? (backends[i].tunnel?.tlsContext ?? null) : backends[i].tlsContext;
+    }
+    return null;
   }
 
   private handshake(connection: Connection): void {
@@ -195,7 +208,9 @@ export class Connector implements Protocol {
   private sendProxyHeader(connection: Connection, version: number): number {
     const { reactor, memory } = this.context;
     const { destination } = this;
-    const client = connection.exchange!.downstream!;
+    const exchange = connection.exchange!;
+    // A second attempt is made for the client of the first.
+    const client = (exchange.isHedge ? exchange.rival! : exchange).downstream!;
     destination.peerFamily = client.peerFamily;
     // A mirrored request has come by no listener of its own.
     destination.peerPort = client.listener === null ? 0 : client.listener.settings.port;

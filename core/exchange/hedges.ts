@@ -60,7 +60,10 @@ export class Hedges extends Downstream {
     const { nowMs } = this.context.reactor;
     if (latency !== null) latency.add(nowMs - exchange.hedgeStartMs, nowMs);
     exchange.hedgeStartMs = 0;
+    if (exchange.hedgeAtMs === 0) return;
     exchange.hedgeAtMs = 0;
+    // The timer is no longer to run out when the second attempt would have been due.
+    exchange.downstreamSide!.progress(exchange);
   }
 
   /** `hedgeAtMs` has come: sends the second attempt, if there is reason and room for one. */

@@ -40,7 +40,7 @@ export function takeRetry(node: NodeState, backendSlot: number, budget: RetryBud
   return false;
 }
 
-/** Takes one second attempt out of what hedges may have, `percent` of the requests, if there is one left. */
+/** Takes one second attempt out of what hedges may have, `percent` of the requests but at least one in a period. */
 export function takeHedge(node: NodeState, backendSlot: number, percent: number, nowMs: number): boolean {
   const { words } = node;
   const at = node.backendAt(backendSlot);
@@ -49,7 +49,7 @@ export function takeHedge(node: NodeState, backendSlot: number, percent: number,
   const requests = words[at + BUDGET_REQUESTS] + words[at + BUDGET_REQUESTS_BEFORE] * beforeShare;
   const before = words[at + BUDGET_HEDGES_BEFORE] * beforeShare;
   const taken = Atomics.add(words, at + BUDGET_HEDGES, 1) + 1;
-  if (taken + before <= (requests * percent) / 100) return true;
+  if (taken + before <= Math.max(1, (requests * percent) / 100)) return true;
   Atomics.sub(words, at + BUDGET_HEDGES, 1);
   return false;
 }

@@ -131,6 +131,8 @@ export interface BackendRuntime {
   tracked: boolean;
   /** The tunnels to its endpoints, as the backend that they are themselves; null: there are none. */
   tunnel: BackendRuntime | null;
+  /** It stands for the tunnels of the backend of its name. */
+  isTunnel: boolean;
   /** Context of TLS connections; null: plain TCP, or (see `settings.tls`) one that could not be made. */
   tlsContext: TlsContext | null;
 }
@@ -226,13 +228,23 @@ export class Runtime {
       if (settings.tunnel === null) return null;
       const { tls } = settings.tunnel;
       return {
-        settings: { ...settings, endpoints: [], protocol: 'h2', tls, proxyProtocol: 0, tunnel: null },
+        // What is limited are the connections inside, not those that carry them.
+        settings: {
+          ...settings,
+          endpoints: [],
+          protocol: 'h2',
+          tls,
+          proxyProtocol: 0,
+          tunnel: null,
+          policy: { ...settings.policy, circuitBreaker: null },
+        },
         nameBytes: encoder.encode(settings.name),
         endpoints: [],
         balancer,
         hashKeys: null,
         tracked: false,
         tunnel: null,
+        isTunnel: true,
         tlsContext: contexts.client(tls, 'h2'),
       };
     };
@@ -255,6 +267,7 @@ export class Runtime {
           return endpoint;
         }),
         balancer,
+        isTunnel: false,
         tunnel,
         hashKeys: hashKeysOf(settings.policy.balancer),
         tracked:

@@ -325,7 +325,8 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
 
   // -- response -------------------------------------------------------------------
 
-  private pumpResponse(connection: Connection): void {
+  /** Moves response bytes to the client for as long as it takes them; with `all`, those that are here in any case. */
+  private pumpResponse(connection: Connection, all = false): void {
     const { reactor, counters } = this.context;
     const exchange = connection.exchange!;
     const downstream = exchange.downstreamSide!;
@@ -338,8 +339,8 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     }
     for (let turn = 0; ; turn++) {
       // Paused while the client has not taken what it was sent; resumed by its writable event.
-      if (client.outputBytes > 0 || exchange.responsePaused || !connection.readReady) return;
-      if (turn >= RECEIVES_PER_TURN) {
+      if (!connection.readReady || ((client.outputBytes > 0 || exchange.responsePaused) && !all)) return;
+      if (turn >= RECEIVES_PER_TURN && !all) {
         reactor.enqueue(connection);
         return;
       }
@@ -525,7 +526,8 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
       upstream.breakers.countConnection(backend);
       upstream.breakers.opened(connection, backend);
     }
-    if (connection.tls !== 0 && connection.exchanges === 1) this.context.connector.saveResumption(connection);
+    if (connection.tls !== 0 && connection.exchanges === 1 && !endpoint.removed)
+      this.context.connector.saveResumption(connection);
     if (
       connection.reusable &&
       settings.proxyProtocol === 0 && // It speaks of one client.
@@ -606,6 +608,12 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
   cancel(exchange: Exchange): void {
     if (exchange.upstream !== null) this.close(exchange.upstream, exchange.requestSent);
     else if (exchange.waiting) this.context.upstream.breakers.withdraw(exchange);
+  }
+
+  /** Nothing more can come on a connection: what has is the client's, however slowly that takes it. */
+  readRest(connection: Connection): void {
+    if (connection.state === BODY) this.pumpResponse(connection, true);
+    else this.readable(connection);
   }
 
   /** The stream that stands for a connection has been reset (upstream-tunnels.ts). */

@@ -291,6 +291,8 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
     }
     const start = at + HEADROOM_BYTES;
     const head = this.responseHead;
+    // Whose it was is still to be sent, and must be read again: this one may not be kept at all.
+    this.responseOf = null;
     const end = writeResponseHead(reactor, start, block, status, contentLength, head);
     if (status < 200) {
       const sent = exchange.downstreamSide!.sendInformational(exchange, start, head);
@@ -474,6 +476,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
     const { reactor, memory } = this.context;
     const head = this.responseHead;
     const start = at + HEADROOM_BYTES;
+    this.responseOf = null;
     let end = this.writeUpgraded(exchange, start, block);
     const result = parseResponseHead(memory, start, end - start, anyLimits, head);
     end = start + Math.max(result, 0);

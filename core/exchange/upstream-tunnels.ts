@@ -180,7 +180,10 @@ export class UpstreamTunnels implements Protocol, ConnectOwner, Http2Role, Trans
   private refuseAll(pool: TunnelPool): void {
     const { connector } = this.context;
     const { reason, detail, errno } = connector;
-    for (const connection of pool.waiting.splice(0)) {
+    const { waiting } = pool;
+    // What follows a refusal may end others that wait, or add some.
+    for (let count = waiting.length; count > 0 && waiting.length > 0; count--) {
+      const connection = waiting.shift()!;
       connector.failed(reason, detail, errno);
       connection.connectOwner!.notEstablished(connection);
     }
@@ -231,7 +234,8 @@ export class UpstreamTunnels implements Protocol, ConnectOwner, Http2Role, Trans
     const carrier = this.carrierOf(connection);
     this.forget(carrier);
     this.context.reactor.close(connection, true);
-    if (pick(carrier.pool, Number.MAX_SAFE_INTEGER) === null) this.refuseAll(carrier.pool);
+    // Those that there are may get room.
+    if (carrier.pool.carriers.every(({ retired }) => retired)) this.refuseAll(carrier.pool);
   }
 
   private carrierOf(connection: Connection): Carrier {
@@ -263,7 +267,7 @@ export class UpstreamTunnels implements Protocol, ConnectOwner, Http2Role, Trans
     const carrier = stream.session!.owner as Carrier;
     if (!carrier.resumptionSaved) {
       carrier.resumptionSaved = true;
-      this.context.connector.saveResumption(carrier.connection);
+      if (!carrier.pool.endpoint.removed) this.context.connector.saveResumption(carrier.connection);
     }
     this.context.reactor.clearTimer(connection);
     const owner = connection.connectOwner!;
@@ -293,23 +297,25 @@ export class UpstreamTunnels implements Protocol, ConnectOwner, Http2Role, Trans
   private lost(stream: Http2Stream, connection: Connection): void {
     const { context } = this;
     connection.errno = Errno.ECONNRESET;
-    if (connection.http2Session !== null) {
-      context.http2.shutdowns.lost(connection.http2Session);
-    } else if (connection.protocol === context.upstreamHttp1) {
-      context.upstreamHttp1.lost(connection);
-    } else if (connection.protocol === context.tunnel && stream.remoteEnded) {
-      // It only says that it takes no more, or goes after its last byte.
+    const { generation } = connection;
+    if (stream.remoteEnded) {
+      // It only says that it takes no more, or goes after its last byte: what has come is read first.
       stream.reset = false;
       stream.localEnded = true;
       connection.readReady = true;
       context.reactor.freeOutput(connection);
-      context.tunnel.upstreamOver(connection);
-    } else {
-      connection.protocol!.sendFailed(connection);
+      if (connection.protocol === context.tunnel) context.tunnel.upstreamOver(connection);
+      else if (connection.protocol === context.upstreamHttp1) context.upstreamHttp1.readRest(connection);
+      else connection.protocol!.readable(connection);
+      if (connection.generation !== generation) return;
+      stream.reset = true;
     }
+    if (connection.http2Session !== null) context.http2.shutdowns.lost(connection.http2Session);
+    else if (connection.protocol === context.upstreamHttp1) context.upstreamHttp1.lost(connection);
+    else connection.protocol!.sendFailed(connection);
   }
 
-  /** The peer has not acted on the CONNECT: another stream is asked for, on another carrier where there is one. */
+  /** The peer has not acted on the CONNECT: another stream is asked for. */
   private askAgain(stream: Http2Stream, connection: Connection): void {
     if (++connection.askedAgain > ASKED_AGAIN_MAX) {
       this.refuse(connection, Detail.UPSTREAM_STREAM_REFUSED, 0);
@@ -383,8 +389,10 @@ export class UpstreamTunnels implements Protocol, ConnectOwner, Http2Role, Trans
   retireAll(endpoint: Endpoint): void {
     if (endpoint.tunnels === null) return;
     for (const carrier of [...endpoint.tunnels.carriers]) {
+      // Those being opened, and those that somebody waits for, end after that (sessionIdle).
+      if (carrier.session === null || endpoint.tunnels.waiting.length > 0) continue;
       carrier.retired = true;
-      if (carrier.session !== null && carrier.session.streamCount === 0) this.finish(carrier.session);
+      if (carrier.session.streamCount === 0) this.finish(carrier.session);
     }
   }
 

@@ -208,8 +208,7 @@ export class Upstream {
     if (reason === Reason.UPSTREAM_CONNECT_FAILURE) this.context.connectFailed(exchange, detail, errno);
     if (exchange.rival !== null && this.hedges.failed(exchange)) return;
     exchange.resumeMs = 0;
-    exchange.hedgeAtMs = 0;
-    if (exchange.retryEnd >= HEDGE_WON) exchange.retryEnd = NONE;
+    forgetHedge(exchange);
     const { policy } = exchange;
     if (policy !== null && policy.retry !== null && this.retries.failed(exchange, policy.retry, reason, detail)) return;
     exchange.downstreamSide!.fail(exchange, status, reason, detail, errno);
@@ -220,7 +219,7 @@ export class Upstream {
     if (exchange.tracked) this.endTracking(exchange, AttemptEnd.CANCELLED, reason, detail);
     if (exchange.rival !== null && this.hedges.failed(exchange)) return;
     exchange.resumeMs = 0;
-    exchange.hedgeAtMs = 0;
+    forgetHedge(exchange);
     exchange.downstreamSide!.fail(exchange, status, reason, detail, 0);
   }
 
@@ -232,6 +231,7 @@ export class Upstream {
   /** Drops the upstream side of an exchange that ends for another reason. */
   cancel(exchange: Exchange): void {
     if (exchange.rival !== null) this.hedges.drop(exchange);
+    if (!exchange.responseStarted) forgetHedge(exchange);
     exchange.upstreamSide?.cancel(exchange);
     if (exchange.tracked) this.endTracking(exchange, AttemptEnd.CANCELLED, Reason.NONE, Detail.NONE);
   }
@@ -243,4 +243,11 @@ export class Upstream {
     if (exchange.held !== 0) this.breakers.releaseAttempt(exchange);
     this.context.tracker.ended(exchange, end, reason, detail);
   }
+}
+
+/** There will be no answer that hedging could have brought, or learned from. */
+function forgetHedge(exchange: Exchange): void {
+  exchange.hedgeAtMs = 0;
+  exchange.hedgeStartMs = 0;
+  if (exchange.retryEnd >= HEDGE_WON) exchange.retryEnd = NONE;
 }

@@ -964,6 +964,7 @@ export class Reactor {
     connection.exchanges = 0;
     connection.reusable = true;
     connection.tunnelled = false;
+    connection.breakerSlot = -1;
     connection.exchange = null;
     connection.tunnelPeer = null;
     connection.http2Session = null;

@@ -1,6 +1,7 @@
 // Why an address cannot be listened on, in one sentence for the operator. Pure.
 
-import { Errno, errnoSentence } from '../core/ffi/errno.ts';
+import { Errno, errnoSentence } from '../ffi/errno.ts';
+import { ExitCode, ExitError } from './exit-codes.ts';
 
 /** One sentence for a failed address; `errno` is positive. `what` names who wanted it. */
 export function listenFailureSentence(what: string, address: string, errno: number): string {
@@ -12,4 +13,11 @@ export function listenFailureSentence(what: string, address: string, errno: numb
   if (errno === Errno.EADDRNOTAVAIL) return `${start}: this machine does not have that address.`;
   if (errno === Errno.EAFNOSUPPORT) return `${start}: this machine has no IPv6.`;
   return `${start}: ${errnoSentence(errno)}.`;
+}
+
+/** What to end with when the system refused to listen; an error that is not the system's is given back as it is. */
+export function cannotListen(what: string, address: string, error: unknown): unknown {
+  const errno = Math.abs((error as NodeJS.ErrnoException).errno ?? 0);
+  if (errno === 0) return error;
+  return new ExitError(ExitCode.CANNOT_LISTEN, listenFailureSentence(what, address, errno));
 }

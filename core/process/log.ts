@@ -5,7 +5,7 @@
 // Values with spaces or quotes are written as JSON strings, so a line never breaks.
 // Runs on the control thread only; packet workers send their messages there.
 
-import type { Log, LogFields, LogLevel } from '../core/workers/log.ts';
+import type { Log, LogFields, LogLevel } from '../workers/log.ts';
 
 const severity: Record<LogLevel, number> = { debug: 0, info: 1, warn: 2, error: 3 };
 

@@ -1,8 +1,8 @@
 // Command line arguments: options of one command, with a hint for what was probably meant.
 // Pure; runs once at start.
 
-import { suggest } from '../config/suggest.ts';
 import { ExitCode, ExitError } from './exit-codes.ts';
+import { suggest } from './suggest.ts';
 
 /** Options of a command: whether each takes a value. */
 export type OptionShapes = Record<string, 'flag' | 'value'>;

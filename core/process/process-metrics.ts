@@ -5,12 +5,12 @@
 // Runs on the control thread, at scrape time. Source: proc(5).
 
 import { readdirSync, readFileSync } from 'node:fs';
-import type { MetricDefinition } from './metrics.ts';
+import type { MetricDefinition } from './exposition.ts';
 
 const startSeconds = Math.round((performance.timeOrigin / 1000) * 1000) / 1000;
 
 /** Process metrics; those that the system does not tell have no values. */
-export const processMetrics: readonly MetricDefinition[] = [
+export const processMetrics: readonly MetricDefinition<unknown>[] = [
   one(
     'process_cpu_user_seconds_total',
     'counter',
@@ -29,7 +29,7 @@ export const processMetrics: readonly MetricDefinition[] = [
   one('process_max_fds', 'gauge', 'Limit of open file descriptors.', maxDescriptors),
 ];
 
-function one(name: string, type: 'counter' | 'gauge', help: string, read: () => number): MetricDefinition {
+function one(name: string, type: 'counter' | 'gauge', help: string, read: () => number): MetricDefinition<unknown> {
   return {
     name,
     type,

@@ -7,9 +7,9 @@
 
 import { readFileSync } from 'node:fs';
 import type { AcmeConfig, Config } from '../../config/config.ts';
+import { ExitCode, ExitError } from '../../core/process/exit-codes.ts';
 import type { Log } from '../../core/workers/log.ts';
 import type { Certificates } from '../certificates/certificates.ts';
-import { ExitCode, ExitError } from '../exit-codes.ts';
 import { AcmeManager, type WantedCertificate } from './manager.ts';
 
 /** Connects an AcmeManager with the gateway. */

@@ -4,7 +4,7 @@
 // Control thread only.
 
 import { Agent, request } from 'node:https';
-import { version } from '../version.ts';
+import { version } from '../../core/process/version.ts';
 import { AcmeError, transportError } from './errors.ts';
 
 /** Time for one request, connection included. */

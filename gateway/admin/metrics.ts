@@ -5,9 +5,11 @@
 // scrape comes, so that counting costs the packet path nothing.
 // Runs on the control thread. Spec: Prometheus text format 0.0.4 and its naming conventions.
 
-import { type Metric, Registry } from 'prom-client';
+import type { Registry } from 'prom-client';
 import { REASON_COUNT, reasonText } from '../../core/exchange/reasons.ts';
 import { floodKindNames } from '../../core/http2/floods.ts';
+import { type MetricDefinition as Definition, registryOf, type Sample } from '../../core/process/exposition.ts';
+import { processMetrics } from '../../core/process/process-metrics.ts';
 import {
   Counter,
   closeCauseNames,
@@ -23,28 +25,14 @@ import { adaptiveMetrics } from './adaptive-metrics.ts';
 import { backendMetrics } from './backend-metrics.ts';
 import { bodyMetrics } from './body-metrics.ts';
 import { overloadMetrics } from './overload-metrics.ts';
-import { processMetrics } from './process-metrics.ts';
 import { rateLimitMetrics } from './rate-limit-metrics.ts';
 import { resilienceMetrics } from './resilience-metrics.ts';
 import type { AdminState, WorkerState } from './state.ts';
 
-/** One line of the exposition. */
-export interface Sample {
-  labels: Record<string, string>;
-  value: number;
-  /** Only where it differs from the metric's: the parts of a histogram. */
-  metricName?: string;
-}
+export type { Sample } from '../../core/process/exposition.ts';
 
-/** One metric: what it is called, and how it gets its values. */
-export interface MetricDefinition {
-  name: string;
-  type: 'counter' | 'gauge' | 'histogram';
-  help: string;
-  /** Names of its labels, for the documentation. */
-  labels: readonly string[];
-  collect(scrape: Scrape): Sample[];
-}
+/** One metric of the gateway. */
+export type MetricDefinition = Definition<Scrape>;
 
 /** What one scrape sees. */
 export interface Scrape {
@@ -345,27 +333,14 @@ export const metricDefinitions: readonly MetricDefinition[] = [
 
 /** The /metrics page of one gateway. */
 export class MetricsPage {
-  private readonly registry = new Registry();
+  private readonly registry: Registry;
   private readonly state: AdminState;
   private readonly scrape: Scrape;
 
   constructor(state: AdminState) {
     this.state = state;
     this.scrape = { state, totals: new Float64Array(METRIC_WORDS) };
-    for (const definition of metricDefinitions) {
-      // The registry asks a metric for its name and, at scrape time, its values; the library's own
-      // classes only count upwards from zero, and cannot show numbers that were counted elsewhere.
-      const metric = {
-        name: definition.name,
-        get: async () => ({
-          name: definition.name,
-          help: definition.help,
-          type: definition.type,
-          values: definition.collect(this.scrape),
-        }),
-      };
-      this.registry.registerMetric(metric as unknown as Metric);
-    }
+    this.registry = registryOf(metricDefinitions, this.scrape);
   }
 
   /** Content-Type of the page. */

@@ -1,20 +1,22 @@
 // The admin port: what the gateway is doing, for people, probes and Prometheus. Read-only.
 //
-// Runs on the control thread with node:http; nothing here touches the packet path. Every page is
-// made anew from AdminState. The port has no authentication: it belongs on loopback or a network
-// of operators, and a Host that is a name is refused, so that a web page in an operator's browser
-// cannot read it through a rebound DNS name.
+// Runs on the control thread; nothing here touches the packet path. Every page is made anew from
+// AdminState.
 
-import type { IncomingMessage, Server, ServerResponse } from 'node:http';
-import { type AddressInfo, isIP } from 'node:net';
-import { pipeline, Readable } from 'node:stream';
 import type { Config } from '../../config/config.ts';
 import { ejectionCauseNames } from '../../core/lb/outlier-detection.ts';
+import {
+  type AdminServer,
+  jsonPage as json,
+  type Page,
+  probePage as probe,
+  startAdminPages,
+  textPage as text,
+} from '../../core/process/admin-pages.ts';
 import { findRecord, readRecords } from '../../core/telemetry/flight-reader.ts';
 import type { HeadFilterSettings } from '../../core/workers/filter-settings.ts';
 import { type ExplainAnswer, explainRecord } from '../explain.ts';
 import { endpointNow } from '../explain-endpoint.ts';
-import { createServer } from '../node-http.ts';
 import { recordingLines } from '../replay/recordings.ts';
 import { MetricsPage } from './metrics.ts';
 import type { AdminState, BackendState, ReloadRecord, WorkerState } from './state.ts';
@@ -22,21 +24,6 @@ import type { AdminState, BackendState, ReloadRecord, WorkerState } from './stat
 /** Most records of one /requests answer, and how many there are without `limit`. */
 const REQUESTS_MAX = 1000;
 const REQUESTS_DEFAULT = 100;
-
-/** A page needs milliseconds: slow clients are not waited for. */
-const REQUEST_TIMEOUT_MS = 10_000;
-const KEEP_ALIVE_TIMEOUT_MS = 15_000;
-const CONNECTIONS_MAX = 128;
-
-const TEXT = 'text/plain; charset=utf-8';
-const JSON_TYPE = 'application/json; charset=utf-8';
-
-/** Body of one answer; a long one comes in pieces. */
-interface Page {
-  status: number;
-  type: string;
-  body: string | Iterable<string>;
-}
 
 const index = `Portcullis admin port (read-only)
 
@@ -52,90 +39,14 @@ const index = `Portcullis admin port (read-only)
 /recorded-requests  heads of the last requests, for \`portcullis check --replay\`
 `;
 
-/** A running admin port. */
-export interface AdminServer {
-  /** Where it listens; the real port when 0 was asked for. */
-  readonly host: string;
-  readonly port: number;
-  /** Stops listening and closes all connections. */
-  close(): Promise<void>;
-}
-
 /** Starts the admin port; rejects with the system's error (EADDRINUSE, EACCES ...) when it cannot listen. */
 export async function startAdminServer(host: string, port: number, state: AdminState): Promise<AdminServer> {
   const metrics = new MetricsPage(state);
-  const server = createServer((request, response) => {
-    void answer(request, response, state, metrics);
-  });
-  server.requestTimeout = REQUEST_TIMEOUT_MS;
-  server.headersTimeout = REQUEST_TIMEOUT_MS;
-  server.keepAliveTimeout = KEEP_ALIVE_TIMEOUT_MS;
-  server.maxConnections = CONNECTIONS_MAX;
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(port, host, () => {
-      server.off('error', reject);
-      resolve();
-    });
-  });
-  const address = server.address() as AddressInfo;
-  return { host: address.address, port: address.port, close: () => closeServer(server) };
+  return startAdminPages(host, port, index, (url) => pageOf(url, state, metrics));
 }
 
-function closeServer(server: Server): Promise<void> {
-  return new Promise((resolve) => {
-    server.close(() => resolve());
-    server.closeAllConnections();
-  });
-}
-
-async function answer(
-  request: IncomingMessage,
-  response: ServerResponse,
-  state: AdminState,
-  metrics: MetricsPage,
-): Promise<void> {
-  let page: Page;
-  try {
-    page = await route(request, response, state, metrics);
-  } catch (error) {
-    page = text(500, `This page could not be made: ${String(error)}\n`);
-  }
-  if (typeof page.body !== 'string') {
-    response.writeHead(page.status, { 'content-type': page.type, 'cache-control': 'no-store' });
-    if (request.method === 'HEAD') response.end();
-    // A reader that goes away is no failure of this side.
-    else pipeline(Readable.from(page.body), response, () => {});
-    return;
-  }
-  const body = Buffer.from(page.body);
-  response.writeHead(page.status, {
-    'content-type': page.type,
-    'content-length': body.length,
-    'cache-control': 'no-store',
-    'x-content-type-options': 'nosniff',
-  });
-  response.end(request.method === 'HEAD' ? undefined : body);
-}
-
-async function route(
-  request: IncomingMessage,
-  response: ServerResponse,
-  state: AdminState,
-  metrics: MetricsPage,
-): Promise<Page> {
-  // A request body is nobody's wish here; what is not read ends the connection after the answer.
-  if (!isTrustedHost(request.headers.host)) {
-    return text(403, 'The Host of a request to the admin port must be an IP address or localhost.\n');
-  }
-  if (request.method !== 'GET' && request.method !== 'HEAD') {
-    response.setHeader('allow', 'GET, HEAD');
-    return text(405, 'The admin port is read-only: GET and HEAD only.\n');
-  }
-  const url = parseTarget(request.url ?? '/');
-  switch (url?.pathname) {
-    case '/':
-      return text(200, index);
+async function pageOf(url: URL, state: AdminState, metrics: MetricsPage): Promise<Page | undefined> {
+  switch (url.pathname) {
     case '/metrics':
       return { status: 200, type: metrics.contentType, body: await metrics.render() };
     case '/healthz':
@@ -157,7 +68,7 @@ async function route(
     case '/explain':
       return explain(state, url.searchParams.get('id'));
     default:
-      return text(404, `There is no such page.\n\n${index}`);
+      return undefined;
   }
 }
 
@@ -183,10 +94,6 @@ function unready(state: AdminState): string[] {
     }
   }
   return causes;
-}
-
-function probe(good: string, causes: string[]): Page {
-  return causes.length === 0 ? text(200, `${good}\n`) : text(503, `not ${good}: ${causes.join('; ')}\n`);
 }
 
 function configOf(state: AdminState): object {
@@ -283,31 +190,6 @@ function explain(state: AdminState, id: string | null): Page {
 
 // -- helpers -------------------------------------------------------------------------
 
-/** Whether a Host field is an IP literal or localhost, with or without port; absent only from HTTP/1.0. */
-function isTrustedHost(host: string | undefined): boolean {
-  if (host === undefined) return true;
-  const bracketed = /^\[([^\]]*)\](?::\d*)?$/.exec(host);
-  if (bracketed !== null) return isIP(bracketed[1]) === 6;
-  const name = host.replace(/:\d*$/, '').toLowerCase();
-  return name === 'localhost' || isIP(name) === 4;
-}
-
-/** Path and query of an origin-form target; undefined for anything else. */
-function parseTarget(target: string): URL | undefined {
-  if (!target.startsWith('/')) return undefined;
-  const base = 'http://admin';
-  // Appended rather than resolved: "//x/metrics" is a path here, not another host.
-  return URL.canParse(base + target) ? new URL(base + target) : undefined;
-}
-
 function isoTime(ms: number): string | null {
   return ms > 0 ? new Date(ms).toISOString() : null;
-}
-
-function text(status: number, body: string): Page {
-  return { status, type: TEXT, body };
-}
-
-function json(status: number, value: unknown): Page {
-  return { status, type: JSON_TYPE, body: `${JSON.stringify(value, null, 2)}\n` };
 }

@@ -7,9 +7,9 @@
 import type { TlsMaterial } from '../../config/compile-tls.ts';
 import type { CertificateFiles, Config } from '../../config/config.ts';
 import { canonicalHostname } from '../../config/names.ts';
+import { ExitCode, ExitError } from '../../core/process/exit-codes.ts';
 import type { Log } from '../../core/workers/log.ts';
 import type { CertificateState } from '../admin/state.ts';
-import { ExitCode, ExitError } from '../exit-codes.ts';
 import { type FileText, hashOf, readText } from './files.ts';
 import { authoritiesProblem, type ParsedCertificate, type PemProblem, type Purpose, parsePair } from './pem.ts';
 

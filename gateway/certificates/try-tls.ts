@@ -2,9 +2,9 @@
 // found before a worker hears of it.
 // Control thread.
 
+import { ExitCode, ExitError } from '../../core/process/exit-codes.ts';
 import { createClientContext, createServerContext, freeContext, type TlsContext } from '../../core/tls/context.ts';
 import type { Snapshot } from '../../core/workers/snapshot.ts';
-import { ExitCode, ExitError } from '../exit-codes.ts';
 
 /** Keys of contexts that could be built; the same key means the same context. */
 let known = new Set<string>();

@@ -12,8 +12,8 @@ import { readEndpoints } from '../../config/endpoint-file.ts';
 import { formatConfigErrors } from '../../config/errors.ts';
 import { isMapping, mappings, refuse } from '../../config/semantics-walk.ts';
 import type { Violation } from '../../config/validate.ts';
+import { ExitCode, ExitError } from '../../core/process/exit-codes.ts';
 import type { Log } from '../../core/workers/log.ts';
-import { ExitCode, ExitError } from '../exit-codes.ts';
 
 /** Most errors of a file that one log line tells. */
 const ERRORS_SHOWN = 3;

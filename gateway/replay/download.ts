@@ -1,8 +1,9 @@
 // `portcullis recorded`: writes the requests that a running gateway has recorded to standard output.
 
+import { type AdminAddress, adminOption } from '../../core/process/admin-client.ts';
+import { ExitCode } from '../../core/process/exit-codes.ts';
+import { get } from '../../core/process/node-http.ts';
 import type { CommandIo } from '../cli.ts';
-import { ExitCode, ExitError } from '../exit-codes.ts';
-import { get } from '../node-http.ts';
 
 const ADMIN_DEFAULT = '127.0.0.1:9901';
 
@@ -14,26 +15,22 @@ const ERROR_BYTES_MAX = 4096;
 
 /** Writes the recording of the gateway whose admin port is `admin`; returns the exit code. */
 export async function writeRecorded(admin: string | undefined, io: CommandIo): Promise<number> {
-  const address = admin ?? ADMIN_DEFAULT;
-  const parts = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(address);
-  if (parts === null || Number(parts[3]) > 65535) {
-    throw new ExitError(ExitCode.USAGE, `--admin: expected HOST:PORT, not "${address}".`);
-  }
+  const address = adminOption(admin ?? ADMIN_DEFAULT);
   try {
-    const error = await download(parts[1] ?? parts[2]!, Number(parts[3]), io);
+    const error = await download(address, io);
     if (error === undefined) return ExitCode.OK;
     io.err(`portcullis: ${error}\n`);
   } catch (error) {
     const cause = (error as Error).message;
     io.err(
-      `portcullis: the admin port ${address} gave no recording: ${cause}; is the gateway running, with admin on?\n`,
+      `portcullis: the admin port ${address.text} gave no recording: ${cause}; is the gateway running, with admin on?\n`,
     );
   }
   return ExitCode.CONFIG_INVALID;
 }
 
 /** Resolves to what the admin port says is wrong, or to undefined when all has been written. */
-function download(host: string, port: number, io: CommandIo): Promise<string | undefined> {
+function download({ host, port }: AdminAddress, io: CommandIo): Promise<string | undefined> {
   return new Promise((resolve, reject) => {
     const options = { host, port, path: '/recorded-requests', agent: false, timeout: SILENCE_TIMEOUT_MS };
     const request = get(options, (response) => {

@@ -5,8 +5,8 @@
 
 import { createReadStream } from 'node:fs';
 import { createInterface } from 'node:readline';
+import { ExitCode, ExitError } from '../../core/process/exit-codes.ts';
 import type { RecordedRequest } from '../../core/telemetry/recorder-reader.ts';
-import { ExitCode, ExitError } from '../exit-codes.ts';
 import { RECORDING_VERSION, type RecordingHeader } from './recordings.ts';
 
 /** An open recording. */

@@ -1,7 +1,7 @@
 // `portcullis mesh capture`: captures of plain hosts from the command line.
 
-import { ExitCode, ExitError } from '../../gateway/exit-codes.ts';
-import { parseArguments, unknown } from '../../gateway/options.ts';
+import { ExitCode, ExitError } from '../../core/process/exit-codes.ts';
+import { parseArguments, unknown } from '../../core/process/options.ts';
 import type { CaptureFailure } from './backend.ts';
 import { Captures, OWN_NAMESPACE } from './capture.ts';
 import { listNamespaces, namespacePath } from './discovery.ts';

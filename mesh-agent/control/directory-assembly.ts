@@ -8,7 +8,7 @@
 
 import type { ConfigError } from '../../config/errors.ts';
 import { canonicalAddress } from '../../config/networks.ts';
-import { suggest } from '../../config/suggest.ts';
+import { suggest } from '../../core/process/suggest.ts';
 import {
   type AuthorizationPolicy,
   type MeshState,

@@ -8,11 +8,11 @@ import type { Environment } from '../../config/env.ts';
 import type { ConfigError, Finding } from '../../config/errors.ts';
 import { place } from '../../config/load.ts';
 import { isMapping } from '../../config/semantics-walk.ts';
-import { suggest } from '../../config/suggest.ts';
 import { decodeText } from '../../config/text.ts';
 import { about, type Violation, validate } from '../../config/validate.ts';
 import { type Path, readYaml } from '../../config/yaml.ts';
 import { readPlainYaml } from '../../config/yaml-plain.ts';
+import { suggest } from '../../core/process/suggest.ts';
 import { type DocumentOf, documentSchemas, KINDS, type Kind } from './directory-schema.ts';
 
 /** A valid document. */

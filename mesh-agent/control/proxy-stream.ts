@@ -160,6 +160,11 @@ export class ProxyStream {
     this.pump();
   }
 
+  /** Ends the stream with a gRPC status; the proxy will connect again, and prove anew who it is. */
+  end(code: number, message: string): void {
+    this.transport.end(code, message);
+  }
+
   /** The stream is over. */
   close(): void {
     this.closed = true;

@@ -18,7 +18,7 @@ import { Agent as HttpsAgent, request as httpsRequest, type RequestOptions } fro
 import type { Readable } from 'node:stream';
 import { createGunzip, createInflate } from 'node:zlib';
 import type { KubeConfig } from '@kubernetes/client-node';
-import { version } from '../../gateway/version.ts';
+import { version } from '../../core/process/version.ts';
 import { ApiError, errorOfStatus } from './api-error.ts';
 
 /** Time until the head of an answer is there. */

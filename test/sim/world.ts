@@ -89,6 +89,8 @@ const RETRY_BODY_BLOCKS = 4;
 interface Resilience {
   /** Further attempts; 0: none. */
   retries: number;
+  /** Time after which a slow request is sent a second time; 0: never. */
+  hedgeMs: number;
   breakers: boolean;
 }
 
@@ -115,7 +117,7 @@ function configText(
   http2Backends: readonly string[],
   addresses: Readonly<Record<string, string[]>>,
   extra: boolean,
-  { retries, breakers }: Resilience,
+  { retries, hedgeMs, breakers }: Resilience,
   features: Features,
 ): string {
   // The time for the acknowledgement of settings too, which the slowest of networks need.
@@ -126,8 +128,9 @@ function configText(
     retries === 0
       ? ''
       : `retry: {attempts: ${retries}, conditions: [5xx], backoff: 20ms, bodyBuffer: ${RETRY_BODY_BYTES}, maxRetryAfter: 1s}`;
+  const hedge = hedgeMs === 0 ? '' : `hedge: {delay: ${hedgeMs}ms, budgetPercent: 100}`;
   const members = (name: string, text: string): string =>
-    [text, retry, ...ruleText(features, name)].filter((part) => part !== '').join(', ');
+    [text, retry, hedge, ...ruleText(features, name)].filter((part) => part !== '').join(', ');
   const breaker = breakers
     ? ', circuitBreaker: {maxConnections: 2, maxPendingRequests: 20, maxRequests: 60, pendingTimeout: 20s}'
     : '';
@@ -218,7 +221,8 @@ class World {
   constructor(seed: number, kind: WorldKind, trace: ((line: string) => void) | undefined) {
     this.random = new Random(seed);
     this.kind = kind;
-    this.resilience = { retries: seed % 3 === 0 ? 2 : 0, breakers: seed % 5 === 0 };
+    const hedgeMs = seed % 6 === 0 ? 20 + (seed % 180) : 0;
+    this.resilience = { retries: seed % 3 === 0 ? 2 : 0, hedgeMs, breakers: seed % 5 === 0 };
     this.troubles = drawTroubles(this.random.fork());
     const clients = drawClients(this.random.fork(), this.troubles);
     if (kind === 'http2') {
@@ -228,7 +232,8 @@ class World {
       for (const client of clients) for (const plan of client.requests) adaptUpgrade(plan, this.http2Backends);
     }
     this.judge = new Judge(this.troubles, clients, () => this.scheduler.nowMs);
-    this.judge.retries = this.resilience.retries;
+    // A hedge is one more attempt to the judge.
+    this.judge.retries = this.resilience.retries + (hedgeMs > 0 ? 1 : 0);
     this.judge.breakers = this.resilience.breakers;
     const featureRandom = new Random(featureSeed(seed));
     this.features = drawFeatures(featureRandom);

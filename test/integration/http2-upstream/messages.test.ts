@@ -318,3 +318,25 @@ test('a WebSocket to an upstream without RFC 8441 is answered with 502 and the r
   assert.equal(message.status, 502);
   assert.equal(message.value('x-reason'), 'NI');
 });
+
+test('a head that is kept until its body comes is not touched by heads of other streams', async () => {
+  const upstream = lab.upstream();
+  const one = ask(lab, request('GET /one', upstream.host));
+  const server = await accept(upstream);
+  const first = await server.request();
+  const other = await lab.client();
+  await other.send(request('GET /two', upstream.host));
+  const second = await server.request();
+  // All in one go: the first head waits for its body while the other stream's is read and passed on.
+  await server.send(
+    frame(Type.HEADERS, Flag.END_HEADERS, first.stream, block([':status', '200'], ['x-of', 'one'])),
+    frame(Type.HEADERS, Flag.END_HEADERS, second.stream, block([':status', '103'], ['x-of', 'two'], ['link', '</a>'])),
+  );
+  await server.send(frame(Type.DATA, Flag.END_STREAM, first.stream, 'body of one'));
+  const answer = await one;
+  assert.deepEqual([answer.status, answer.value('x-of'), answer.body], [200, 'one', 'body of one']);
+  assert.equal((await other.head()).status, 103);
+  await server.respond(second.stream, 'body of two', ['x-of', 'two']);
+  const last = await other.response();
+  assert.deepEqual([last.status, last.value('x-of'), last.body], [200, 'two', 'body of two']);
+});

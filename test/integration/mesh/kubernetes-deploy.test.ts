@@ -2,11 +2,13 @@
 
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { parseAllDocuments } from 'yaml';
+import { type ControlConfig, loadControl } from '../../../mesh-agent/commands/control-config.ts';
 import type { PolicyRule } from '../../support/kube-api/access.ts';
 import { configFor, Followed, follow, startApi } from '../../support/kube-api/harness.ts';
 import { pod } from '../../support/kube-api/objects.ts';
@@ -83,13 +85,18 @@ test('with every option the chart renders valid objects', { skip: noHelm }, () =
     'gateway.volumes[0].name=tls,gateway.volumes[0].secret.secretName=site',
     'gateway.volumeMounts[0].name=tls,gateway.volumeMounts[0].mountPath=/etc/tls',
     'control.nodeSelector.role=infra',
+    'node.enabled=true',
   ];
   const run = render(...options.flatMap((option) => ['--set', option]));
   assert.equal(run.status, 0, run.stderr);
   const objects = objectsIn(run.stdout);
   for (const object of objects) assert.deepEqual(problemsOf(object), [], object.metadata.name);
-  assert.ok(objects.some(({ kind }) => kind === 'PersistentVolumeClaim'));
-  const only = render('--set', 'image=x,control.enabled=false,node.enabled=false,networkPolicy.enabled=false');
+  for (const kind of ['PersistentVolumeClaim', 'DaemonSet']) assert.ok(objects.some((object) => object.kind === kind));
+  const { files } = loadedControl(objects).ca;
+  assert.deepEqual(Object.values(files ?? {}).map(dirname), Array(3).fill('/etc/portcullis/ca'));
+  const plainObjects = objectsIn(render('--set', 'image=x').stdout);
+  assert.ok(!plainObjects.some(({ kind }) => kind === 'DaemonSet'), 'the node proxy is not part of this version');
+  const only = render('--set', 'image=x,control.enabled=false,networkPolicy.enabled=false');
   const kinds = objectsIn(only.stdout).map(({ kind }) => kind);
   assert.deepEqual(kinds.sort(), ['ConfigMap', 'Deployment', 'PodDisruptionBudget', 'Service', 'ServiceAccount']);
 });
@@ -234,6 +241,47 @@ test('the gateway’s configuration is valid, and listens where probes and servi
   const ports = workloads[2].spec.template.spec.containers[0].ports.map((port: Manifest) => port.containerPort);
   const listened = [...listeners, admin].map(({ address }: { address: string }) => Number(address.split(':').at(-1)));
   assert.deepEqual(ports, listened);
+});
+
+/** The control plane's configuration among some objects, as the program reads it; files of the pod need not be here. */
+function loadedControl(objects: readonly Manifest[]): ControlConfig {
+  const map = objects.find(({ kind, metadata }) => kind === 'ConfigMap' && metadata.name === 'portcullis-control');
+  const directory = mkdtempSync(join(tmpdir(), 'portcullis-chart-'));
+  const file = join(directory, 'control.yaml');
+  writeFileSync(file, map.data['control.yaml']);
+  const loaded = loadControl(file, {});
+  rmSync(directory, { recursive: true });
+  if ('config' in loaded) return loaded.config;
+  // The Secret is mounted in the pod only.
+  const errors = loaded.errors.filter(({ problem }) => !/"\/etc\/portcullis\/ca\/\S+" is not a file/.test(problem));
+  assert.deepEqual(errors, []);
+  return { ca: { files: parseAllDocuments(map.data['control.yaml'])[0]!.toJS().ca.files } } as ControlConfig;
+}
+
+test('the control plane’s configuration is valid, and fits the pod, its service and the nodes', () => {
+  const config = loadedControl(plain);
+  const [{ spec }] = workloads;
+  const [container] = spec.template.spec.containers;
+  const ports = container.ports.map((port: Manifest) => port.containerPort);
+  assert.deepEqual([config.listen.port, config.admin?.port], ports);
+  const service = find('Service', 'portcullis-control');
+  assert.ok(config.serverNames.includes(`${service.metadata.name}.${service.metadata.namespace}.svc`));
+  const nodeConfig = parseAllDocuments(find('ConfigMap', 'portcullis-node').data['node.yaml'])[0]!.toJS();
+  assert.ok(config.serverNames.includes(nodeConfig.control.address.split(':')[0]), 'nodes know it by this name');
+  const mounts = container.volumeMounts.map(({ mountPath }: { mountPath: string }) => mountPath);
+  assert.ok(mounts.includes(dirname(config.ca.directory)), 'the one place that can be written to');
+  assert.equal(config.source.kind, 'kubernetes');
+  const node = workloads[1];
+  const account = `${node.metadata.namespace}/${node.spec.template.spec.serviceAccountName}`;
+  assert.deepEqual(config.attestation.kubernetes?.nodeAccounts, [account]);
+  assert.equal(
+    `${config.serviceAccount.namespace}/${config.serviceAccount.name}`,
+    `portcullis/${spec.template.spec.serviceAccountName}`,
+  );
+  const [{ serviceAccountToken }] = node.spec.template.spec.volumes.find(
+    ({ name }: { name: string }) => name === 'token',
+  ).projected.sources;
+  assert.equal(serviceAccountToken.audience, config.attestation.kubernetes?.audience);
 });
 
 test('the systemd units are sound', { skip: noSystemd }, (t) => {

@@ -100,6 +100,25 @@ test('the answer of the first attempt is used when it comes first, and the secon
   assert.equal(await lab.metric(lost), before + 1);
 });
 
+test('an answer that has begun may take longer than the time after which there would have been a second attempt', async () => {
+  const upstream = lab.upstream();
+  const [client, other] = [await lab.client(), await lab.client()];
+  await client.send(request('GET /begun', upstream.host));
+  const first = await upstream.connection();
+  await first.request();
+  await first.send('HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf');
+  // A later request is hedged: the time of the first one has come and gone.
+  await other.send(request('GET /other', upstream.host));
+  const later = await upstream.connection();
+  await later.request();
+  const second = await upstream.connection();
+  await second.request();
+  await second.send(ok('other'));
+  await first.send('half');
+  assert.equal((await client.response()).body, 'halfhalf');
+  assert.equal((await other.response()).body, 'other');
+});
+
 test('requests that are not safe, or have a body, are not sent twice', async () => {
   const upstream = lab.upstream();
   const [posting, sending, asking] = [await lab.client(), await lab.client(), await lab.client()];
@@ -277,14 +296,16 @@ test('with a quantile, a rule learns how long its requests take before it hedges
 test('a second attempt beyond the budget is not made', async () => {
   const tight = await startLab({ upstreams: 1, rule: 'hedge: {delay: 20ms, budgetPercent: 2}' });
   const upstream = tight.upstream();
-  const client = await tight.client();
-  await client.send(request('GET /', upstream.host));
-  const wire = await upstream.connection();
-  await wire.request();
-  await tight.metricBecomes(notMade, 1);
-  await wire.send(ok('slow'));
+  const { client, first, second } = await race(upstream, tight);
+  await client.send(request('GET /pipelined', upstream.host));
+  await first.send(ok('slow'));
+  await second.ended();
   assert.equal((await client.response()).body, 'slow');
-  assert.equal(upstream.accepted, 1);
+  await first.request();
+  await tight.metricBecomes(notMade, 1);
+  await first.send(ok('slow again'));
+  assert.equal((await client.response()).body, 'slow again');
+  assert.equal(upstream.accepted, 2);
 });
 
 test('a second attempt does not wait for a connection that the circuit breaker does not allow', async () => {

@@ -4,7 +4,7 @@
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { createServer, request as httpRequest } from 'node:http';
 import * as http2 from 'node:http2';
 import { type AddressInfo, connect, createServer as createTcpServer, type Server, type Socket } from 'node:net';
@@ -19,6 +19,7 @@ const files: Record<string, string> = {};
 for (const [name, certificate] of Object.entries({
   far: issue('far', ['dns:far.test', 'uri:spiffe://mesh.test/ns/shop/sa/cart']),
   near: issue('near', ['uri:spiffe://mesh.test/ns/web/sa/edge']),
+  other: issue('other', ['uri:spiffe://mesh.test/ns/web/sa/edge']),
   stranger: makeCertificate({ name: 'stranger', names: ['uri:spiffe://mesh.test/ns/web/sa/edge'] }),
 })) {
   files[`${name}.crt`] = certificate.pem;
@@ -114,7 +115,7 @@ backends:
 }
 
 /** The gateway that reaches backends through tunnels to `port`. */
-async function startNear(t: TestContext, port: number, certificate = 'near'): Promise<Gateway> {
+async function startNear(t: TestContext, port: number, certificate = 'near', more = ''): Promise<Gateway> {
   const directory = certificates(t);
   const tunnel = `tunnel: {port: ${port}}, tls: {serverName: far.test, caCertificates: ${directory}/ca.crt, certificate: ${directory}/${certificate}.crt, key: ${directory}/${certificate}.key}`;
   const gateway = startGateway(
@@ -131,7 +132,7 @@ routes:
   - {name: web, listeners: [http], rules: [{backendRefs: [{name: web}]}]}
   - {name: bytes, kind: TCP, listeners: [tcp], rules: [{backendRefs: [{name: bytes}]}]}
 backends:
-  - {name: web, endpoints: ["127.0.0.1:81"], ${tunnel}}
+  - {name: web, endpoints: ["127.0.0.1:81"], ${more}${tunnel}}
   - {name: bytes, endpoints: ["127.0.0.1:82"], ${tunnel}}
   - {name: nowhere, endpoints: ["127.0.0.1:83"], ${tunnel}}
   - {name: http2, endpoints: ["127.0.0.1:81"], protocol: h2c, ${tunnel}}
@@ -359,4 +360,105 @@ test('a node:http2 server sees CONNECT with the address of the endpoint and noth
     ]);
   }
   await assertEmpty(near);
+});
+
+test('a reload does not count the connections that carry tunnels among those of the backend', async (t) => {
+  const apps = await startApps(t);
+  const far = await startFar(t, apps);
+  const near = await startNear(t, await far.port('hbone'), 'near', 'circuitBreaker: {maxConnections: 1}, ');
+  const port = await near.port();
+  const inUse = 'portcullis_circuit_breaker_in_use{backend="web",priority="default",limit="maxConnections"}';
+  for (let round = 1; round <= 3; round++) {
+    assert.equal((await ask(port, '/', 'web.test')).status, 200);
+    assert.equal(await metric(near, inUse), 1);
+    near.kill('SIGHUP');
+    await near.log(/info configuration reloaded /, round);
+  }
+  assert.equal((await ask(port, '/', 'web.test')).status, 200);
+  assert.equal(apps.accepted(), 1);
+  await assertEmpty(near, far);
+});
+
+test('an answer that has come whole is not cut when its stream is reset, however slowly the client takes it', async (t) => {
+  const server = http2.createSecureServer({ cert: files['far.crt'], key: files['far.key'] });
+  server.on('stream', (stream: http2.ServerHttp2Stream) => {
+    stream.on('error', () => {});
+    stream.respond({ ':status': 200 });
+    stream.once('data', () => {
+      stream.end(`HTTP/1.1 200 OK\r\nContent-Length: ${100_000}\r\nConnection: close\r\n\r\n${'x'.repeat(100_000)}`);
+      stream.on('finish', () => stream.close(http2.constants.NGHTTP2_NO_ERROR));
+    });
+  });
+  const near = await startNear(t, await listening(t, server as unknown as Server));
+  const client = http2.connect(`http://127.0.0.1:${await near.port()}`, { settings: { initialWindowSize: 1000 } });
+  t.after(() => client.destroy());
+  const stream = client.request({ ':authority': 'web.test' });
+  const [headers] = (await once(stream, 'response')) as [http2.IncomingHttpHeaders];
+  assert.equal(headers[':status'], 200);
+  // Its window is full, and the stream between the gateways long gone.
+  await becomes(
+    'the end of the tunnel',
+    async () => (await metric(near, 'portcullis_upstream_connections_idle')) === 0,
+  );
+  let length = 0;
+  for await (const chunk of stream) length += (chunk as Buffer).length;
+  assert.equal(length, 100_000);
+  client.close();
+  await assertEmpty(near);
+});
+
+test('a carrier that fails when the time of hedged requests is over ends them and nothing else', async (t) => {
+  const sockets: Socket[] = [];
+  const mute = createTcpServer((socket) => sockets.push(socket.on('error', () => {})));
+  const directory = certificates(t);
+  const near = startGateway(
+    t,
+    `workers: 1
+admin: {address: "127.0.0.1:0"}
+listeners: [{name: http, address: "127.0.0.1:0"}]
+routes:
+  - name: web
+    rules: [{hedge: {delay: 20ms, budgetPercent: 100}, timeouts: {request: 300ms}, backendRefs: [{name: web}]}]
+backends:
+  - name: web
+    endpoints: ["127.0.0.1:81"]
+    tunnel: {port: ${await listening(t, mute)}}
+    tls: {serverName: far.test, caCertificates: ${directory}/ca.crt}
+    connectTimeout: 10s
+`,
+  );
+  await near.serving();
+  const answer = ask(await near.port(), '/', 'web.test');
+  await becomes('both attempts', async () => (await metric(near, 'portcullis_hedges_total{outcome="lost"}')) === 1);
+  near.kill('SIGSTOP');
+  for (const socket of sockets) socket.resetAndDestroy();
+  await new Promise((resolve) => setTimeout(resolve, 400));
+  near.kill('SIGCONT');
+  assert.ok((await answer).status >= 500);
+  await assertEmpty(near);
+});
+
+test('requests begun before their backend gets another certificate are answered', async (t) => {
+  const apps = await startApps(t);
+  const far = await startFar(t, apps);
+  const near = await startNear(t, await far.port('hbone'));
+  const port = await near.port();
+  const config = readFileSync(near.configFile, 'utf8');
+  let over = false;
+  const statuses = new Map<number, number>();
+  const clients = Array.from({ length: 6 }, async () => {
+    while (!over) {
+      const { status } = await ask(port, '/', 'web.test');
+      statuses.set(status, (statuses.get(status) ?? 0) + 1);
+    }
+  });
+  for (let round = 1; round <= 8; round++) {
+    near.configure(round % 2 === 1 ? config.replaceAll('/near.', '/other.') : config);
+    near.kill('SIGHUP');
+    await near.log(/info configuration reloaded /, round);
+  }
+  over = true;
+  await Promise.all(clients);
+  assert.deepEqual([...statuses.keys()], [200], JSON.stringify([...statuses]));
+  await assertEmpty(near, far);
 });

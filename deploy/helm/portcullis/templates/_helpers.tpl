@@ -60,16 +60,27 @@ tolerations: {{ toJson . }}
 {{- if .Values.control.config -}}
 {{ .Values.control.config }}
 {{- else -}}
+{{- $name := printf "%s-control" (include "portcullis.name" .) }}
+{{- $host := printf "%s.%s.svc" $name .Release.Namespace -}}
 trustDomain: {{ .Values.mesh.trustDomain }}
+clusterDomain: {{ .Values.mesh.clusterDomain }}
 listen: "0.0.0.0:{{ .Values.control.port }}"
+serverNames: [{{ $host }}.{{ .Values.mesh.clusterDomain }}, {{ $host }}, {{ $name }}.{{ .Release.Namespace }}, {{ $name }}]
+serviceAccount: {{ .Release.Namespace }}/{{ $name }}
 admin: {address: "0.0.0.0:{{ .Values.control.adminPort }}"}
+ca:
+  directory: /var/lib/portcullis/ca
+  {{- if .Values.control.caSecret }}
+  files:
+    rootCertificate: /etc/portcullis/ca/root.pem
+    certificate: /etc/portcullis/ca/intermediate.pem
+    key: /etc/portcullis/ca/intermediate-key.pem
+  {{- end }}
 source:
+  kubernetes: {clusterId: {{ .Values.mesh.clusterId | quote }}}
+attestation:
+  joinTokens: off
   kubernetes:
-    clusterId: {{ .Values.mesh.clusterId }}
-    clusterDomain: {{ .Values.mesh.clusterDomain }}
-identity:
-  directory: {{ ternary "/etc/portcullis/ca" "/var/lib/portcullis/ca" (ne .Values.control.caSecret "") }}
-  serviceAccountTokens:
     audience: {{ include "portcullis.audience" . }}
     nodeAccounts: [{{ .Release.Namespace }}/{{ include "portcullis.name" . }}-node]
 {{- end -}}

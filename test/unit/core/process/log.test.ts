@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { formatLine, Logger } from '../../../gateway/log.ts';
+import { formatLine, Logger } from '../../../../core/process/log.ts';
 
 const time = new Date('2026-11-20T12:00:00.000Z');
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ExitCode, type ExitError } from '../../../gateway/exit-codes.ts';
-import { type OptionShapes, parseArguments } from '../../../gateway/options.ts';
+import { ExitCode, type ExitError } from '../../../../core/process/exit-codes.ts';
+import { type OptionShapes, parseArguments } from '../../../../core/process/options.ts';
 
 const shapes: OptionShapes = { '--config': 'value', '--json': 'flag' };
 

@@ -2,9 +2,10 @@
 
 import { request } from 'node:http';
 import type { TestContext } from 'node:test';
+import type { AdminServer } from '../../../../core/process/admin-pages.ts';
 import { createFlightBuffer, FlightRecorder } from '../../../../core/telemetry/flight-recorder.ts';
 import { createMetricsBuffer, WorkerMetrics } from '../../../../core/telemetry/metrics.ts';
-import { type AdminServer, startAdminServer } from '../../../../gateway/admin/server.ts';
+import { startAdminServer } from '../../../../gateway/admin/server.ts';
 import type { AdminState, WorkerState } from '../../../../gateway/admin/state.ts';
 
 /** AdminState as plain, changeable values. */

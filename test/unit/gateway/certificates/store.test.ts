@@ -6,9 +6,9 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import type { Config } from '../../../../config/config.ts';
 import { formatConfigError, loadConfig, loadConfigFile } from '../../../../config/load.ts';
+import { ExitError } from '../../../../core/process/exit-codes.ts';
 import { Certificates } from '../../../../gateway/certificates/certificates.ts';
 import { CertificateStore } from '../../../../gateway/certificates/store.ts';
-import { ExitError } from '../../../../gateway/exit-codes.ts';
 import { makeCertificate } from '../../core/tls/certificates.ts';
 import { certificateFor, keptLog, temporaryDirectory, writePair } from './support.ts';
 

@@ -1,0 +1,273 @@
+// The control plane put together: a source, the CA, and what node proxies ask, on one gRPC port.
+//
+//   source --> Discovery --> xDS            join tokens, service-account tokens, certificates --> attestors
+//                            certificates <-- MeshAuthority
+//
+// Nobody is served before the source has given its first state, or proxies would be told that what they know is gone.
+// Control thread of the control plane. Heavy libraries are imported when something is started.
+
+import { isIP } from 'node:net';
+import { constants } from 'node:os';
+import type { Server } from '@grpc/grpc-js';
+import { formatAddress } from '../../config/names.ts';
+import { cannotListen } from '../../core/process/listen-failure.ts';
+import type { Log } from '../../core/workers/log.ts';
+import { DirectorySource } from '../control/directory-source.ts';
+import { Discovery } from '../control/discovery.ts';
+import { RpcCode } from '../control/protocol.ts';
+import { addDiscoveryService, xdsServerOptions } from '../control/xds-service.ts';
+import {
+  type Attestor,
+  authenticate,
+  CertificateAttestor,
+  type RunsOnNode,
+  ServiceAccountAttestor,
+  type TokenReviewer,
+} from '../identity/attestation.ts';
+import { MeshAuthority } from '../identity/authority.ts';
+import { addCertificateService, type CertificateServiceCounts } from '../identity/certificate-service.ts';
+import { JoinTokens } from '../identity/join-tokens.ts';
+import { makePrivateDirectory } from '../identity/private-files.ts';
+import { ServerTls } from '../identity/server-tls.ts';
+import { formatWorkloadIdentity } from '../identity/spiffe.ts';
+import type { KubernetesSource } from '../kubernetes/source.ts';
+import { identityOf, type MeshSource } from '../model/mesh-state.ts';
+import type { AttestationConfig, ControlConfig, ListenAddress } from './control-config.ts';
+
+/** How long requests that are being answered have at the end. */
+const DRAIN_TIMEOUT_MS = 5_000;
+
+type Phase = 'starting' | 'waiting for the source' | 'serving' | 'draining';
+
+/** A source as the control plane uses it. */
+interface Source {
+  source: MeshSource;
+  runsOnNode: RunsOnNode;
+  /** What is wrong with it now, one line each. */
+  problems: () => string[];
+  /** Reviews service-account tokens; null: it cannot. */
+  reviewerFor: ((audience: string) => TokenReviewer) | null;
+}
+
+/** A running control plane. */
+export class ControlPlane {
+  readonly startedMs = Date.now();
+  readonly discovery: Discovery;
+  readonly authority: MeshAuthority;
+  /** What the certificate service has done. */
+  counts: CertificateServiceCounts = { issued: 0, refused: {} };
+  private phase: Phase = 'starting';
+  private readonly config: ControlConfig;
+  private readonly log: Log;
+  private readonly source: Source;
+  /** In the order in which they are asked; replaced by a reload. */
+  private readonly attestors: Attestor[] = [];
+  private tokens: { directory: string; attestor: JoinTokens } | undefined;
+  private server: Server | undefined;
+  private tls: ServerTls | undefined;
+  private listening: ListenAddress | undefined;
+  private stopping: Promise<void> | undefined;
+
+  private constructor(config: ControlConfig, log: Log, authority: MeshAuthority, source: Source) {
+    this.config = config;
+    this.log = log;
+    this.authority = authority;
+    this.source = source;
+    this.discovery = new Discovery(log, config.trustDomain);
+  }
+
+  /** Opens the CA, and the source without starting it. Rejects with an IdentityError. */
+  static async open(config: ControlConfig, log: Log): Promise<ControlPlane> {
+    const { ca, trustDomain } = config;
+    const authority = await MeshAuthority.open({
+      directory: ca.directory,
+      trustDomain,
+      log,
+      leafLifetimeMs: ca.certificateLifetimeMs,
+      ...(ca.files === null ? {} : { files: ca.files }),
+    });
+    const box: { plane?: ControlPlane } = {};
+    const source = await openSource(config, log, () => box.plane!.discovery);
+    box.plane = new ControlPlane(config, log, authority, source);
+    await box.plane.attest(config.attestation);
+    return box.plane;
+  }
+
+  /** Name of the source, for people. */
+  get sourceName(): string {
+    return this.source.source.name;
+  }
+
+  /** What is wrong with the source now; none: nothing. */
+  get sourceProblems(): string[] {
+    return this.source.problems();
+  }
+
+  /** Where node proxies connect, once they can. */
+  get address(): string | undefined {
+    return this.listening === undefined ? undefined : formatAddress(this.listening.host, this.listening.port);
+  }
+
+  /** Why node proxies should not come here; none: they should. */
+  get unready(): string[] {
+    return this.phase === 'serving' ? [] : [this.phase];
+  }
+
+  /**
+   * Starts the source, and listens when it has given its first state. Rejects with an ExitError when the address
+   * cannot be listened on, and with the source's error when that cannot work.
+   */
+  async start(): Promise<void> {
+    this.phase = 'waiting for the source';
+    await this.source.source.start((update) => void this.discovery.update(update));
+    if (this.phase !== 'waiting for the source') return;
+    const { trustDomain, serviceAccount, serverNames } = this.config;
+    const { namespace, name } = serviceAccount;
+    this.tls = await ServerTls.start(
+      this.authority,
+      {
+        identity: formatWorkloadIdentity({ trustDomain, namespace, serviceAccount: name }),
+        dnsNames: serverNames.filter((text) => isIP(text) === 0),
+        ipAddresses: serverNames.filter((text) => isIP(text) > 0),
+      },
+      this.log,
+    );
+    const grpc = await import('@grpc/grpc-js');
+    const server = new grpc.Server(xdsServerOptions);
+    this.server = server;
+    const { attestors, authority, log } = this;
+    const { runsOnNode } = this.source;
+    this.counts = await addCertificateService(server, { authority, attestors, runsOnNode, log });
+    addDiscoveryService(server, this.discovery, (evidence) => authenticate(attestors, evidence), log);
+    // It may have been told to end meanwhile.
+    if (this.phase !== 'waiting for the source') return;
+    await this.listen(server);
+    this.phase = 'serving';
+  }
+
+  /** Takes over what a reload can change. Rejects with an IdentityError, and then everything is as before. */
+  async attest(config: AttestationConfig): Promise<void> {
+    const { trustDomain } = this.config;
+    const blocked = new Set(config.blockedIdentities);
+    const attestors: Attestor[] = [];
+    if (config.joinTokenDirectory !== null) {
+      const directory = config.joinTokenDirectory;
+      await makePrivateDirectory(directory);
+      // The same one, because it counts uses one after another.
+      if (this.tokens?.directory !== directory) {
+        this.tokens = { directory, attestor: new JoinTokens(directory, trustDomain) };
+      }
+      attestors.push(this.tokens.attestor);
+    }
+    const { reviewerFor } = this.source;
+    // Null after a reload whose source needs a restart.
+    if (config.kubernetes !== null && reviewerFor !== null) {
+      const { audience, nodeAccounts } = config.kubernetes;
+      attestors.push(new ServiceAccountAttestor(trustDomain, reviewerFor(audience), nodeAccounts));
+    }
+    attestors.push(new CertificateAttestor(trustDomain, (identity) => blocked.has(identity)));
+    this.attestors.splice(0, this.attestors.length, ...attestors);
+    for (const stream of this.discovery.proxies) {
+      if (blocked.has(stream.identity.name)) stream.end(RpcCode.UNAUTHENTICATED, `${stream.identity.name} is blocked`);
+    }
+  }
+
+  /** Finishes what is being answered, and ends. Resolves to false when something had to be cut. */
+  async drain(): Promise<boolean> {
+    this.phase = 'draining';
+    const { server } = this;
+    let finished = true;
+    if (server !== undefined) {
+      const done = new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
+      for (const stream of this.discovery.proxies)
+        stream.end(RpcCode.UNAVAILABLE, 'the control plane is shutting down');
+      const timer = setTimeout(() => {
+        finished = false;
+        server.forceShutdown();
+      }, DRAIN_TIMEOUT_MS);
+      await done;
+      clearTimeout(timer);
+    }
+    await this.stop();
+    return finished;
+  }
+
+  /** Ends at once; the CA's state is on disk when this resolves. */
+  stop(): Promise<void> {
+    this.phase = 'draining';
+    this.stopping ??= this.stopNow();
+    return this.stopping;
+  }
+
+  private async stopNow(): Promise<void> {
+    this.server?.forceShutdown();
+    this.tls?.close();
+    await this.source.source.close();
+    await this.authority.close();
+  }
+
+  private async listen(server: Server): Promise<void> {
+    const { host, port } = this.config.listen;
+    const credentials = await this.tls!.credentials();
+    const bound = await new Promise<number>((resolve, reject) => {
+      server.bindAsync(formatAddress(host, port), credentials, (error, actual) => {
+        if (error === null) resolve(actual);
+        else reject(cannotListen('node proxies', formatAddress(host, port), systemError(error)));
+      });
+    });
+    this.listening = { host, port: bound };
+  }
+}
+
+async function openSource(config: ControlConfig, log: Log, discovery: () => Discovery): Promise<Source> {
+  const { trustDomain, clusterDomain, source: from } = config;
+  if (from.kind === 'directory') {
+    const source = new DirectorySource({
+      directory: from.directory,
+      trustDomain,
+      domain: clusterDomain,
+      lastGoodDirectory: from.lastGoodDirectory,
+      env: process.env,
+      log,
+    });
+    return {
+      source,
+      runsOnNode: (node, identity) =>
+        discovery()
+          .index.onNode(node)
+          .some((workload) => identityOf(workload) === identity),
+      problems: () =>
+        source.errors.map(({ file, line, problem }) => `${file}${line === 0 ? '' : `:${line}`}: ${problem}`),
+      reviewerFor: null,
+    };
+  }
+  const { KubernetesSource } = await import('../kubernetes/source.ts');
+  const { clusterId, meshByDefault, kubeConfig, context } = from;
+  const source: KubernetesSource = new KubernetesSource({
+    clusterId,
+    clusterDomain,
+    trustDomain,
+    meshByDefault,
+    kubeConfig: {
+      ...(kubeConfig === null ? {} : { file: kubeConfig }),
+      ...(context === null ? {} : { context }),
+    },
+    log,
+  });
+  return {
+    source,
+    runsOnNode: source.runsOnNode,
+    problems: () =>
+      source.state.collections
+        .filter(({ lastError }) => lastError !== '')
+        .map(({ resource, lastError }) => `${resource}: ${lastError}`),
+    reviewerFor: (audience) => source.tokenReviewer(audience),
+  };
+}
+
+/** grpc-js tells of the system's error only in a sentence. */
+function systemError(error: Error): Error {
+  const name = /\b(E[A-Z]{3,})\b/.exec(error.message)?.[1] ?? '';
+  const errno = (constants.errno as Record<string, number>)[name];
+  return errno === undefined ? error : Object.assign(error, { errno: -errno });
+}

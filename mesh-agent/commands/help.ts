@@ -1,0 +1,52 @@
+// Help of the mesh's commands.
+
+import { CONTROL_ADMIN_DEFAULT } from './control-schema.ts';
+
+/** Help of `portcullis control`. */
+export const CONTROL_HELP = `The control plane of the mesh: certificate authority, and the state of the mesh for node proxies.
+
+Usage:
+  portcullis control --config FILE     serve (docs/mesh/control-configuration.md, \`portcullis schema control\`)
+
+Signals: SIGHUP re-reads log level and attestation, SIGTERM finishes what is being answered and ends,
+SIGINT ends at once. Exit codes are those of \`portcullis --help\`.
+`;
+
+/** Help of `portcullis mesh`. */
+export const MESH_HELP = `The mesh: how it stands, who may join, whose traffic it carries.
+
+Usage:
+  portcullis mesh status                 the control plane, its source, and every node proxy
+  portcullis mesh services               services and how many of their endpoints take traffic
+  portcullis mesh workloads              workloads, their identities and policies
+  portcullis mesh policies               authorisation policies and how many workloads they apply to
+  portcullis mesh roots                  certificates of the roots that a joining node is to trust, PEM
+  portcullis mesh token ...              join tokens: see \`portcullis mesh token --help\`
+  portcullis mesh capture ...            traffic of workloads: see \`portcullis mesh capture --help\`
+
+Options of the first five:
+  --admin HOST:PORT        admin port of the control plane (${CONTROL_ADMIN_DEFAULT})
+  --json                   what the admin port says, as JSON (not of roots)
+`;
+
+/** Help of `portcullis mesh token`. */
+export const TOKEN_HELP = `Join tokens: how a plain host proves for the first time that it belongs to the mesh.
+
+Usage:
+  portcullis mesh token create --config FILE --node NODE [OPTIONS]
+  portcullis mesh token create --config FILE --namespace LIST [OPTIONS]
+  portcullis mesh token create --config FILE --service-account NAMESPACE/NAME[,...] [OPTIONS]
+  portcullis mesh token list   --config FILE [--json]
+  portcullis mesh token revoke --config FILE ID
+
+FILE is the configuration of the control plane. Run this on its machine and as its user; a running
+control plane sees the change at once. The text of a new token is printed once and kept nowhere.
+
+Options of create; at least one of --node, --namespace and --service-account is given:
+  --node NODE              for the proxy of this node: the node's identity and those of its workloads
+  --namespace LIST         for every service account of these namespaces
+  --service-account LIST   for these service accounts
+  --expires DURATION       how long it can be used (24h)
+  --uses N|unlimited       how many certificates it is good for (1; a node needs one)
+  --json                   id and text as JSON
+`;

@@ -1,0 +1,60 @@
+// The mesh's part of the command line: `portcullis control` and `portcullis mesh`.
+//
+// Imports a command when it is used, so that `mesh status` does not load what the control plane needs.
+
+import { ExitCode, ExitError } from '../../core/process/exit-codes.ts';
+import { parseArguments, unknown } from '../../core/process/options.ts';
+import { CONTROL_HELP, MESH_HELP } from './help.ts';
+import type { MeshIo } from './io.ts';
+
+const VIEWS = ['status', 'services', 'workloads', 'policies', 'roots'];
+
+/** Runs `portcullis control` with the arguments after the word; resolves to the exit code. Throws an ExitError. */
+export async function controlCommand(args: string[], io: MeshIo): Promise<number> {
+  if (args.includes('--help')) {
+    io.out(CONTROL_HELP);
+    return ExitCode.OK;
+  }
+  const { options, positional } = parseArguments(args, { '--config': 'value' });
+  if (positional.length > 0) {
+    const hint = `a file is given as --config ${positional[0]}`;
+    throw new ExitError(ExitCode.USAGE, `control takes no argument ${positional[0]} (${hint}).`);
+  }
+  const file = options.get('--config');
+  if (file === undefined) throw new ExitError(ExitCode.USAGE, 'control needs --config FILE.');
+  const { runControl } = await import('./control-command.ts');
+  return runControl(file, io);
+}
+
+/** Runs `portcullis mesh` with the arguments after the word; resolves to the exit code. Throws an ExitError. */
+export async function meshCommand(args: string[], io: MeshIo): Promise<number> {
+  const [command, ...rest] = args;
+  if (command === undefined || command === '--help' || command === 'help') {
+    io.out(MESH_HELP);
+    return command === undefined ? ExitCode.USAGE : ExitCode.OK;
+  }
+  if (command === 'capture') {
+    const { captureCommand } = await import('../capture/command.ts');
+    return captureCommand(rest, io);
+  }
+  if (command === 'token') {
+    const { tokenCommand } = await import('./token-command.ts');
+    return tokenCommand(rest, io);
+  }
+  if (!VIEWS.includes(command)) {
+    throw unknown(command.startsWith('-') ? 'option' : 'command', command, [...VIEWS, 'token', 'capture', '--help']);
+  }
+  if (rest.includes('--help')) {
+    io.out(MESH_HELP);
+    return ExitCode.OK;
+  }
+  const { statusCommand } = await import('./status-command.ts');
+  return statusCommand(command, rest, io);
+}
+
+/** JSON Schema of the control plane's configuration. */
+export async function controlJsonSchema(): Promise<object> {
+  const { jsonSchemaOf } = await import('../../config/json-schema.ts');
+  const { controlSchema } = await import('./control-schema.ts');
+  return jsonSchemaOf(controlSchema, 'Portcullis control plane configuration');
+}

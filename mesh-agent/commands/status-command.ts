@@ -1,0 +1,136 @@
+// `portcullis mesh status | services | workloads | policies | roots`: what the control plane's admin port says.
+//
+// A short process of its own.
+
+import { type AdminAddress, adminOption, askAdmin } from '../../core/process/admin-client.ts';
+import { ExitCode, ExitError } from '../../core/process/exit-codes.ts';
+import { type OptionShapes, parseArguments } from '../../core/process/options.ts';
+import type { ControlLists, ControlStatus } from './control-admin.ts';
+import { CONTROL_ADMIN_DEFAULT } from './control-schema.ts';
+import type { MeshIo } from './io.ts';
+import { formatAge, formatTable, printable } from './table.ts';
+
+/** Longest answer: some 500,000 workloads. */
+const ANSWER_BYTES_MAX = 256 * 1024 * 1024;
+
+const views = {
+  status: (answer: unknown) => formatStatus(answer as ControlStatus, Date.now()),
+  services: (answer: unknown) => formatServices(answer as ControlLists),
+  workloads: (answer: unknown) => formatWorkloads(answer as ControlLists),
+  policies: (answer: unknown) => formatPolicies(answer as ControlLists),
+};
+
+/** Runs `portcullis mesh VIEW`; `args` are those after the view. Throws an ExitError. */
+export async function statusCommand(view: string, args: string[], io: MeshIo): Promise<number> {
+  const shapes: OptionShapes = view === 'roots' ? { '--admin': 'value' } : { '--admin': 'value', '--json': 'flag' };
+  const { options, positional } = parseArguments(args, shapes);
+  if (positional.length > 0) {
+    throw new ExitError(ExitCode.USAGE, `mesh ${view} takes no argument ${positional[0]}.`);
+  }
+  const admin = adminOption(options.get('--admin') ?? CONTROL_ADMIN_DEFAULT);
+  const body = await ask(admin, `/${view}`);
+  if (view === 'roots') {
+    io.out(body);
+    return ExitCode.OK;
+  }
+  const answer = parse(body, admin);
+  io.out(options.has('--json') ? `${JSON.stringify(answer, null, 2)}\n` : views[view as keyof typeof views](answer));
+  return ExitCode.OK;
+}
+
+async function ask(admin: AdminAddress, path: string): Promise<string> {
+  let answer: { status: number; body: string };
+  try {
+    answer = await askAdmin(admin, path, ANSWER_BYTES_MAX);
+  } catch (error) {
+    const cause = (error as Error).message;
+    throw new ExitError(
+      ExitCode.CONFIG_INVALID,
+      `cannot reach the admin port ${admin.text}: ${cause}; is the control plane running, with admin on?`,
+    );
+  }
+  if (answer.status === 200) return answer.body;
+  throw notControl(admin, `answered ${answer.status}`);
+}
+
+function parse(body: string, admin: AdminAddress): unknown {
+  try {
+    return JSON.parse(body);
+  } catch {
+    throw notControl(admin, 'did not answer with JSON');
+  }
+}
+
+function notControl(admin: AdminAddress, what: string): ExitError {
+  return new ExitError(
+    ExitCode.CONFIG_INVALID,
+    `${admin.text} ${what}; is that the admin port of a control plane (not of a gateway)?`,
+  );
+}
+
+/** The control plane and its proxies, for people. */
+export function formatStatus(status: ControlStatus, nowMs: number): string {
+  const { address, ca, certificates, mesh, source, startedAt, unready, version } = status;
+  const refused = Object.entries(certificates.refused).map(([code, count]) => `${count} ${code}`);
+  const lines = [
+    `control plane  ${unready.length === 0 ? `serving on ${address}` : unready.join(', ')}, version ${version}, up ${formatAge(nowMs - Date.parse(startedAt))}`,
+    `mesh           ${mesh.trustDomain}, version ${mesh.version}: ${count(mesh.workloads, 'workload')}, ${count(mesh.services, 'service')}, ${mesh.policies === 1 ? '1 policy' : `${mesh.policies} policies`}`,
+    `source         ${source.name}${source.problems.length === 0 ? '' : `, ${count(source.problems.length, 'problem')}:`}`,
+    ...source.problems.map((problem) => `                 ${problem}`),
+    `CA             root ${ca.activeRoot}${ca.phase === 'idle' ? '' : `, rotation: ${ca.phase}`}`,
+    `certificates   ${certificates.issued} issued${refused.length === 0 ? '' : `, refused: ${refused.join(', ')}`}`,
+  ];
+  const proxies = mesh.proxies.map(
+    (proxy) =>
+      [
+        ...[proxy.proxy, proxy.node, proxy.state, proxy.version, proxy.addresses, proxy.policies],
+        formatAge(proxy.connectedMs),
+        proxy.unansweredMs === null ? '-' : formatAge(proxy.unansweredMs),
+      ] as const,
+  );
+  const head = ['PROXY', 'NODE', 'STATE', 'VERSION', 'ADDRESSES', 'POLICIES', 'CONNECTED', 'UNANSWERED'];
+  const table = proxies.length === 0 ? 'no node proxy is connected\n' : formatTable(head, proxies);
+  const refusals = mesh.proxies.flatMap(({ proxy, refused: list }) =>
+    list.map(({ reason, resources }) => `${proxy} refuses ${resources.join(', ') || 'a response'}: ${reason}`),
+  );
+  return `${[...lines, '', ''].map(printable).join('\n')}${table}${refusals.map((line) => `${printable(line)}\n`).join('')}`;
+}
+
+function formatServices({ services }: ControlLists): string {
+  if (services.length === 0) return 'the mesh has no services\n';
+  return formatTable(
+    ['SERVICE', 'ADDRESSES', 'PORTS', 'HEALTHY', 'ENDPOINTS', 'RULES'],
+    services.map(({ service, addresses, ports, healthy, endpoints, rules }) => [
+      ...[service, list(addresses), list(ports), healthy, endpoints, rules],
+    ]),
+  );
+}
+
+function formatWorkloads({ workloads }: ControlLists): string {
+  if (workloads.length === 0) return 'the mesh has no workloads\n';
+  return formatTable(
+    ['WORKLOAD', 'NODE', 'ADDRESSES', 'STATUS', 'PROTOCOL', 'IDENTITY', 'POLICIES'],
+    workloads.map(({ workload, node, addresses, status, protocol, identity, policies, missingPolicies }) => [
+      ...[workload, node || '-', list(addresses), status, protocol, identity],
+      list([...policies, ...missingPolicies.map((name) => `${name} (missing)`)]),
+    ]),
+  );
+}
+
+function formatPolicies({ policies }: ControlLists): string {
+  if (policies.length === 0) return 'the mesh has no policies: every workload may reach every other\n';
+  return formatTable(
+    ['POLICY', 'SCOPE', 'ACTION', 'RULES', 'WORKLOADS', 'ENFORCED'],
+    policies.map(({ policy, scope, action, rules, workloads, dryRun }) => [
+      ...[policy, scope, action, rules, workloads, dryRun ? 'no (dry run)' : 'yes'],
+    ]),
+  );
+}
+
+function count(number: number, noun: string): string {
+  return `${number} ${noun}${number === 1 ? '' : 's'}`;
+}
+
+function list(texts: readonly string[]): string {
+  return texts.length === 0 ? '-' : texts.join(',');
+}

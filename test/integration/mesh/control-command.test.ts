@@ -1,0 +1,323 @@
+// `portcullis control` and `portcullis mesh` as an operator and a node meet them: the real process, the real clients.
+
+import assert from 'node:assert/strict';
+import { renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { credentials } from '@grpc/grpc-js';
+import { XdsClient } from '../../../mesh-agent/control/xds-client.ts';
+import { keyToPem } from '../../../mesh-agent/identity/certificate.ts';
+import { CertificateClient, type ClientCertificate } from '../../../mesh-agent/identity/certificate-client.ts';
+import { createSigningRequest } from '../../../mesh-agent/identity/csr.ts';
+import { generateKey } from '../../../mesh-agent/identity/keys.ts';
+import { TrustStore } from '../../../mesh-agent/identity/trust-store.ts';
+import { configFor, startApi } from '../../support/kube-api/harness.ts';
+import { pod } from '../../support/kube-api/objects.ts';
+import { temporaryDirectory, writeConfig } from '../../unit/mesh-agent/commands/support.ts';
+import { type Running, runToEnd, start } from '../support.ts';
+
+const NODE = 'spiffe://cluster.local/node/host-a';
+const CART = 'spiffe://cluster.local/ns/shop/sa/cart';
+const silent = (): void => {};
+
+const CONFIG = `trustDomain: cluster.local
+listen: "127.0.0.1:0"
+admin: {address: "127.0.0.1:0"}
+ca: {directory: state/ca}
+source: {directory: mesh}
+`;
+
+function workload(name: string, address: string, extra = ''): string {
+  return `kind: Workload
+metadata: {name: ${name}, namespace: shop, labels: {app: ${name}}}
+spec: {addresses: [${address}], serviceAccount: ${name}, node: host-a${extra}}
+---
+kind: Service
+metadata: {name: ${name}, namespace: shop}
+spec: {selector: {app: ${name}}, ports: [{port: 80, targetPort: 8080, protocol: http}]}
+`;
+}
+
+/** A control plane on a directory of YAML. */
+class Control {
+  readonly file: string;
+  readonly process: Running;
+  private readonly t: TestContext;
+  private readonly base: string;
+
+  constructor(t: TestContext, files: Record<string, string>, config = CONFIG, base = temporaryDirectory(t)) {
+    this.t = t;
+    this.base = base;
+    this.file = writeConfig(t, config, ['mesh'], base);
+    for (const [name, text] of Object.entries(files)) this.write(name, text);
+    this.process = start(t, ['control', '--config', this.file]);
+  }
+
+  /** Replaces a file of the mesh at once, as an operator's tools do. */
+  write(name: string, text: string): void {
+    writeFileSync(join(this.base, `.${name}.new`), text);
+    renameSync(join(this.base, `.${name}.new`), join(this.base, 'mesh', name));
+  }
+
+  async address(): Promise<string> {
+    return (await this.process.log(/info serving .*address=(\S+)/))[1]!;
+  }
+
+  async admin(): Promise<string> {
+    return (await this.process.log(/info admin port address=(\S+)$/))[1]!;
+  }
+
+  async mesh(...args: string[]): Promise<string> {
+    const { code, stdout, stderr } = await runToEnd(this.t, 'mesh', ...args);
+    assert.equal(code, 0, stderr);
+    return stdout;
+  }
+
+  async get(path: string): Promise<{ status: number; body: string }> {
+    const response = await fetch(`http://${await this.admin()}${path}`);
+    return { status: response.status, body: await response.text() };
+  }
+}
+
+/** A host that joins with a token, and the clients that its node proxy is made of. */
+class Host {
+  readonly token: string;
+  readonly roots: string;
+  certificate: ClientCertificate | null = null;
+  readonly client: CertificateClient;
+  private readonly address: string;
+
+  private constructor(t: TestContext, address: string, roots: string, token: string, trust: TrustStore) {
+    this.address = address;
+    this.roots = roots;
+    this.token = token;
+    this.client = new CertificateClient({
+      address,
+      serverName: 'localhost',
+      trust,
+      token: async () => this.token,
+      certificate: () => this.certificate,
+    });
+    t.after(() => this.client.close());
+  }
+
+  static async of(t: TestContext, control: Control, token: string): Promise<Host> {
+    const roots = await control.mesh('roots', '--admin', await control.admin());
+    const trust = await TrustStore.open('cluster.local', roots, null, silent);
+    return new Host(t, await control.address(), roots, token, trust);
+  }
+
+  async request(identity: string): Promise<ClientCertificate> {
+    const key = await generateKey();
+    const chain = await this.client.request(createSigningRequest(identity, key), identity, 0);
+    return { chainPem: chain.join(''), keyPem: keyToPem(key) };
+  }
+
+  async join(): Promise<void> {
+    this.certificate = await this.request(NODE);
+  }
+
+  /** Connects with the node's certificate; `until` waits for a state. */
+  async follow(t: TestContext): Promise<{ xds: XdsClient; until(condition: () => boolean): Promise<void> }> {
+    const waiting = new Set<() => void>();
+    const tell = (): void => {
+      for (const check of [...waiting]) check();
+    };
+    const { chainPem, keyPem } = this.certificate!;
+    const xds = new XdsClient({
+      address: this.address,
+      serverName: 'localhost',
+      credentials: () => credentials.createSsl(Buffer.from(this.roots), Buffer.from(keyPem), Buffer.from(chainPem)),
+      id: 'proxy-a',
+      node: 'host-a',
+      trustDomain: 'cluster.local',
+      stateFile: null,
+      onUpdate: tell,
+      log: (_level, message) => void (message.includes('is away') && tell()),
+      reconnect: { firstMs: 20, maxMs: 100 },
+    });
+    t.after(() => xds.close());
+    await xds.start();
+    const until = (condition: () => boolean): Promise<void> =>
+      new Promise((resolve) => {
+        const check = (): void => {
+          if (!condition()) return;
+          waiting.delete(check);
+          resolve();
+        };
+        waiting.add(check);
+        check();
+      });
+    return { xds, until };
+  }
+}
+
+const createToken = (control: Control, ...options: string[]): Promise<string> =>
+  control.mesh('token', 'create', '--config', control.file, ...options).then((text) => text.trim());
+
+test('a host joins with a token, follows the mesh, and the commands show it', async (t) => {
+  const control = new Control(t, {
+    'cart.yaml': workload('cart', '10.1.0.5'),
+    'web.yaml': workload('web', '10.1.0.6'),
+  });
+  const host = await Host.of(t, control, await createToken(control, '--node', 'host-a'));
+  await host.join();
+  const { xds, until } = await host.follow(t);
+  await until(() => xds.state.workloads.size === 2 && xds.state.services.size === 2);
+
+  // What the node may have, and what it may not; the token was good for one certificate.
+  assert.match((await host.request(CART)).chainPem, /^-----BEGIN CERTIFICATE-----/);
+  await assert.rejects(host.request('spiffe://cluster.local/ns/shop/sa/db'), { code: 'identity-not-allowed' });
+  host.certificate = null;
+  await assert.rejects(host.request(NODE), { code: 'unauthenticated', message: /is used up/ });
+
+  // A change, and a broken file beside a good one.
+  control.write('cart.yaml', workload('cart', '10.1.0.7', ', status: draining'));
+  const cart = (): string => [...xds.state.workloads.values()].find(({ name }) => name === 'cart')!.status;
+  await until(() => cart() === 'draining');
+  control.write('cart.yaml', 'kind: Workload\nmetadata: {nmae: cart}\n');
+  await control.process.log(/error file of the mesh directory refused file=cart.yaml .*its last good content stays/);
+  control.write('web.yaml', workload('web', '10.1.0.8'));
+  await until(() => [...xds.state.workloads.values()].some(({ addresses }) => addresses.includes('10.1.0.8')));
+  assert.equal(cart(), 'draining', 'the broken file is what it last was');
+
+  const admin = ['--admin', await control.admin()];
+  // Confirmed a moment after it was applied.
+  let status = await control.mesh('status', ...admin);
+  while (!/serving +3/.test(status)) status = await control.mesh('status', ...admin);
+  assert.match(status, /^control plane {2}serving on 127\.0\.0\.1:\d+, version \d/m);
+  assert.match(status, /^mesh {11}cluster\.local, version 3: 2 workloads, 2 services, 0 policies$/m);
+  assert.match(
+    status,
+    /^source .*, 3 problems:\n(?: +cart\.yaml:\d: .*\n){2} +cart\.yaml:2: metadata: unknown key "nmae"$/m,
+  );
+  assert.match(status, /^certificates {3}2 issued, refused: 1 identity-not-allowed, 1 unauthenticated$/m);
+  assert.match(status, /^proxy-a +host-a +serving +3 +4 +0 +\d+s +-$/m);
+  assert.match(
+    await control.mesh('services', ...admin),
+    /^shop\/cart\.shop\.svc\.cluster\.local +- +80:8080\/http +0 +1 +0$/m,
+  );
+  assert.match(
+    await control.mesh('workloads', ...admin),
+    /^shop\/web +host-a +10\.1\.0\.8 +healthy +hbone +spiffe:\S+ +-$/m,
+  );
+  assert.match(await control.mesh('policies', ...admin), /^the mesh has no policies/);
+  const json = JSON.parse(await control.mesh('status', '--json', ...admin));
+  assert.equal(json.mesh.proxies[0].node, 'host-a');
+  const { body } = await control.get('/metrics');
+  for (const line of [
+    'portcullis_mesh_version 3',
+    'portcullis_mesh_proxies{state="serving"} 1',
+    'portcullis_mesh_certificates_issued_total 2',
+    'portcullis_mesh_certificates_refused_total{code="identity-not-allowed"} 1',
+  ]) {
+    assert.ok(body.split('\n').includes(line), `${line} in\n${body}`);
+  }
+  assert.doesNotMatch(body, /portcullis_mesh_source_errors 0/);
+  assert.deepEqual([(await control.get('/healthz')).status, (await control.get('/readyz')).status], [200, 200]);
+
+  // A lost node is locked out at once, without a restart; another change says that it needs one.
+  writeFileSync(
+    control.file,
+    `${CONFIG.replace('"127.0.0.1:0"', '"127.0.0.1:1"')}attestation: {blockedIdentities: ["${NODE}"]}\n`,
+  );
+  control.process.kill('SIGHUP');
+  await control.process.log(/warn a change needs a restart to take effect key=listen/);
+  await control.process.log(/info configuration applied/);
+  await until(() => !xds.status.connected);
+  await control.process.log(/warn proxy refused .*is blocked/);
+  writeFileSync(control.file, 'trustDomain: 1');
+  control.process.kill('SIGHUP');
+  await control.process.log(/error the configuration was refused, the old one stays/);
+
+  control.process.kill('SIGTERM');
+  assert.equal((await control.process.finished).code, 0);
+});
+
+test('connected proxies do not hold up the end, and a new process has the same CA', async (t) => {
+  const base = temporaryDirectory(t);
+  const first = new Control(t, { 'cart.yaml': workload('cart', '10.1.0.5') }, CONFIG, base);
+  const host = await Host.of(t, first, await createToken(first, '--node', 'host-a', '--uses', 'unlimited'));
+  await host.join();
+  const { xds, until } = await host.follow(t);
+  await until(() => xds.status.synced || xds.state.workloads.size === 1);
+  first.process.kill('SIGTERM');
+  const { code, stderr } = await first.process.finished;
+  assert.equal(code, 0, stderr);
+  assert.match(stderr, /info drained/);
+  // With its file broken meanwhile, the mesh is what it was.
+  const second = new Control(t, { 'cart.yaml': 'kind: [' }, CONFIG, base);
+  const again = await Host.of(t, second, host.token);
+  assert.equal(again.roots, host.roots);
+  await again.join();
+  const followed = await again.follow(t);
+  await followed.until(() => followed.xds.state.workloads.size === 1);
+  second.process.kill('SIGINT');
+  assert.equal((await second.process.finished).code, 6);
+});
+
+test('join tokens are listed and revoked, and a revoked one is refused', async (t) => {
+  const control = new Control(t, {});
+  const token = await createToken(control, '--namespace', 'shop,blog', '--uses', '5', '--expires', '30m');
+  const id = token.split('_')[1]!;
+  const list = (): Promise<string> => control.mesh('token', 'list', '--config', control.file);
+  assert.match(await list(), new RegExp(`^${id} +namespace shop, namespace blog +0 +5 +in (29|30)m$`, 'm'));
+  const host = await Host.of(t, control, token);
+  await host.request(CART);
+  assert.match(await list(), new RegExp(`^${id} .* 1 +5 `, 'm'));
+  await control.mesh('token', 'revoke', '--config', control.file, id);
+  assert.equal(await list(), 'there are no join tokens\n');
+  await assert.rejects(host.request(CART), { code: 'unauthenticated' });
+  const gone = await runToEnd(t, 'mesh', 'token', 'revoke', '--config', control.file, id);
+  assert.deepEqual(
+    [gone.code, gone.stderr],
+    [1, `portcullis: there is no join token ${id}: see \`portcullis mesh token list\`.\n`],
+  );
+});
+
+test('what cannot begin ends with one sentence and the exit code that says why', async (t) => {
+  const busy = new Control(t, {});
+  const taken = await busy.address();
+  const cases: [config: string, code: number, sentence: RegExp][] = [
+    ['trustDomian: x\n', 1, /control\.yaml:1:1: unknown key "trustDomian".*did you mean "trustDomain"\?\n/],
+    [CONFIG.replace('127.0.0.1:0', taken), 3, /cannot listen on \S+ for node proxies: another process already listens/],
+    [CONFIG.replace('{address: "127.0.0.1:0"}', `{address: "${taken}"}`), 3, /for the admin port: another process/],
+    [CONFIG.replace('state/ca', 'control.yaml'), 1, /cannot use the directory \S+: .*\(storage\)/],
+    [
+      CONFIG.replace('directory: mesh', 'kubernetes: {kubeConfig: missing.yaml}'),
+      1,
+      /no Kubernetes credentials in \S+missing\.yaml: .*\(no-credentials\)/,
+    ],
+  ];
+  const runs = cases.map(async ([config, code, sentence]) => {
+    const { code: actual, stderr } = await new Control(t, {}, config).process.finished;
+    assert.equal(actual, code, stderr);
+    assert.match(stderr, sentence);
+    assert.doesNotMatch(stderr, /internal error/);
+  });
+  await Promise.all(runs);
+});
+
+test('with a Kubernetes cluster as its source it is ready when the cluster is known', async (t) => {
+  const api = await startApi(t);
+  api.store.put('pods', pod('cart-0'));
+  api.access.required = true;
+  const base = temporaryDirectory(t);
+  writeFileSync(join(base, 'kube.yaml'), configFor(api, { token: 'control' }).exportConfig());
+  const config = CONFIG.replace('directory: mesh', 'kubernetes: {kubeConfig: kube.yaml}');
+  const control = new Control(t, {}, `${config}attestation: {kubernetes: {}}\n`, base);
+  await control.process.log(/kubernetes cannot be followed .*cause=unauthenticated/);
+  assert.deepEqual([(await control.get('/healthz')).status, (await control.get('/readyz')).status], [200, 503]);
+  assert.match(
+    await control.mesh('status', '--admin', await control.admin()),
+    /^control plane {2}waiting for the source/,
+  );
+  api.access.tokens.set('control', { username: 'system:serviceaccount:portcullis:portcullis-control' });
+  api.access.rules.set('system:serviceaccount:portcullis:portcullis-control', [
+    { apiGroups: ['*'], resources: ['*'], verbs: ['list', 'watch'] },
+  ]);
+  await control.address();
+  assert.match(await control.mesh('workloads', '--admin', await control.admin()), /\/cart-0 /);
+  control.process.kill('SIGTERM');
+  assert.equal((await control.process.finished).code, 0);
+});

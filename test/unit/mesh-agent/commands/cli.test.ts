@@ -1,0 +1,52 @@
+// The mesh's commands on the command line: help, and what is said to wrong words and options.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { runCli } from '../../../../gateway/cli.ts';
+
+async function run(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+  let stdout = '';
+  let stderr = '';
+  const code = await runCli(args, {
+    out: (text) => void (stdout += text),
+    err: (text) => void (stderr += text),
+  });
+  return { code, stdout, stderr };
+}
+
+test('help is there for each command, and unknown words get the one that was probably meant', async () => {
+  for (const [args, text] of [
+    [['control', '--help'], /portcullis control --config FILE/],
+    [['mesh', '--help'], /portcullis mesh status/],
+    [['mesh', 'status', '--help'], /--admin HOST:PORT/],
+    [['mesh', 'token', '--help'], /token revoke/],
+    [['mesh', 'token', 'create', '--help'], /--service-account/],
+    [['mesh', 'capture', '--help'], /capture install/],
+  ] as const) {
+    const { code, stdout } = await run(...args);
+    assert.equal(code, 0, args.join(' '));
+    assert.match(stdout, text);
+  }
+  for (const [args, text] of [
+    [['contol'], /unknown command contol: did you mean control\?/],
+    [['control'], /control needs --config FILE/],
+    [['control', 'mesh.yaml'], /a file is given as --config mesh\.yaml/],
+    [['mesh'], /^$/],
+    [['mesh', 'statsu'], /unknown command statsu: did you mean status\?/],
+    [['mesh', 'status', '--admim', 'x'], /unknown option --admim: did you mean --admin\?/],
+    [['mesh', 'status', '--admin', 'here'], /--admin: expected HOST:PORT, not "here"/],
+    [['mesh', 'token', 'crete'], /unknown command crete: did you mean create\?/],
+    [['mesh', 'token', 'create', '--config', 'x'], /needs --node, --namespace or --service-account/],
+    [['mesh', 'token', 'create', '--node', 'a', '--uses', '0'], /--uses: 0 is neither unlimited nor a number/],
+    [['mesh', 'token', 'create', '--node', 'a', '--expires', '1'], /--expires: 1 is not a duration/],
+    [['mesh', 'capture', 'instal'], /unknown command instal: did you mean install\?/],
+    [['schema', 'contrl'], /unknown configuration contrl: did you mean control\?/],
+  ] as const) {
+    const { code, stderr } = await run(...args);
+    assert.equal(code, 2, args.join(' '));
+    assert.match(stderr, text);
+  }
+  const away = await run('mesh', 'status', '--admin', '127.0.0.1:1');
+  assert.equal(away.code, 1);
+  assert.match(away.stderr, /cannot reach the admin port 127\.0\.0\.1:1: .*; is the control plane running/);
+});
