@@ -2,8 +2,8 @@
 //
 //   node test/run.ts [PATTERN...]   only files whose path contains one of the patterns
 //
-// Files that start whole gateways or burn CPU run one at a time, so that two cores are enough and
-// no test waits behind another's load; the rest runs two at a time.
+// Files that burn CPU, look at load, or compare what happens in time run one at a time, so that two cores are enough
+// and no test waits behind another's load; the rest runs two at a time.
 
 import { spawn } from 'node:child_process';
 import { readdirSync } from 'node:fs';
@@ -15,8 +15,12 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 /** A file that runs longer than this hangs. */
 const FILE_TIMEOUT_MS = 240_000;
 
-/** Folders whose files run alone, one after another. */
-const SERIAL = ['test/integration/', 'test/chaos/', 'test/sim/', 'test/fuzz/', 'test/conformance/'];
+/** Files that run alone, one after another. */
+const ALONE: RegExp[] = [
+  /^test\/(chaos|sim|fuzz|conformance)\//,
+  /^test\/integration\/(adaptive|browser|compression|health|load-balancing|overload|reload|shutdown|start|supervisor)/,
+  /^test\/integration\/(access-log|acme|http2|resilience|tunnels|mesh\/(capture|control-peer))/,
+];
 
 interface FileResult {
   file: string;
@@ -103,7 +107,7 @@ async function runAll(files: string[], concurrency: number): Promise<FileResult[
 const files = testFiles(process.argv.slice(2));
 /** Files that need programs in Go come last: these are built meanwhile. */
 const needsGo = (file: string): boolean => /integration\/(acme|mesh\/control-peer)\.test\.ts$/.test(file);
-const isSerial = (file: string): boolean => SERIAL.some((folder) => file.startsWith(folder));
+const isSerial = (file: string): boolean => ALONE.some((pattern) => pattern.test(file));
 const startMs = performance.now();
 const results = [
   ...(await runAll(

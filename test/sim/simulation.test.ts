@@ -8,7 +8,7 @@ import { type RunReport, runSeed, type WorldKind, worldKinds } from './world.ts'
 
 const START = Number(process.env.SIM_START ?? 1);
 /** Time for the seeds of each world; fewer run when the machine is slow. */
-const BUDGET_MS = 30_000;
+const BUDGET_MS = 15_000;
 /** Seeds that are run whatever the time. */
 const SEEDS_MIN = 50;
 
