@@ -102,7 +102,8 @@ export class Upstream {
     const runtime = exchange.runtime!;
     const backend = runtime.backends[exchange.backend];
     const endpoint = backend.endpoints[exchange.endpoint];
-    const timeoutMs = runtime.routes.backendRequestTimeoutMs(exchange.rule);
+    // A connection that is passed on unread has no rule.
+    const timeoutMs = exchange.rule < 0 ? 0 : runtime.routes.backendRequestTimeoutMs(exchange.rule);
     if (exchange.attempts > 0) {
       exchange.requestSent = false;
       if (exchange.bodyStreamed) {

@@ -430,6 +430,7 @@ backends:
   await near.serving();
   const answer = ask(await near.port(), '/', 'web.test');
   await becomes('both attempts', async () => (await metric(near, 'portcullis_hedges_total{outcome="lost"}')) === 1);
+  // While it stands still, the time of the request runs out and its carrier fails: it finds both at once.
   near.kill('SIGSTOP');
   for (const socket of sockets) socket.resetAndDestroy();
   await new Promise((resolve) => setTimeout(resolve, 400));
@@ -461,4 +462,15 @@ test('requests begun before their backend gets another certificate are answered'
   await Promise.all(clients);
   assert.deepEqual([...statuses.keys()], [200], JSON.stringify([...statuses]));
   await assertEmpty(near, far);
+});
+
+test('a connection that is passed on unread has the time of connectTimeout to get its tunnel, and no other', async (t) => {
+  const mute = createTcpServer((socket) => socket.on('error', () => {}));
+  const near = await startNear(t, await listening(t, mute), 'near', '');
+  const plain = connect(await near.port('tcp'), '127.0.0.1');
+  await new Promise((resolve) => plain.on('error', () => {}).on('close', resolve));
+  const { body } = await get(await near.adminPort(), '/requests?limit=1');
+  // The connection to the peer has the same time: either may be seen to have run out first.
+  assert.match(JSON.parse(body).requests[0].detailName, /^(connect_timer|tls_timeout)$/);
+  await assertEmpty(near);
 });
