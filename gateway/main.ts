@@ -67,6 +67,19 @@ if (SERVING.includes(process.argv[2]!))
 // A reader that goes away (`check | head`) is no defect.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
 
+/**
+ * Ends the process. A gateway that could not start may have threads that still load native code, and
+ * `process.exit` aborts the whole process when it interrupts one there.
+ */
+async function end(exitCode: number): Promise<never> {
+  if (process.argv[2] === 'run' && exitCode !== ExitCode.OK) {
+    // Without it (it is native code itself), no thread can have got that far either.
+    const native = await import('../core/ffi/process.ts').catch(() => undefined);
+    native?.exitNow(exitCode);
+  }
+  process.exit(exitCode);
+}
+
 const exitCode = await main();
 await written();
-process.exit(exitCode);
+await end(exitCode);

@@ -7,6 +7,7 @@
 import { flushCompileCache } from 'node:module';
 import { loadConfig, loadConfigFile } from '../config/load.ts';
 import { exitNow } from '../core/ffi/process.ts';
+import { endOnDefects } from '../core/process/defects.ts';
 import { ExitCode, ExitError } from '../core/process/exit-codes.ts';
 import { Logger } from '../core/process/log.ts';
 import { App, type LoadConfig } from './app.ts';
@@ -23,7 +24,7 @@ const STOP_TIMEOUT_MS = 8_000;
 export async function runGateway(file: string | undefined, io: CommandIo): Promise<number> {
   const logger = new Logger(io.err);
   const { log } = logger;
-  endOnDefects(logger);
+  endOnDefects(logger.log);
   const life = new Life(logger);
   const certificates = new Certificates(log);
   let load: LoadConfig;
@@ -124,17 +125,4 @@ class Life {
     this.logger.log('info', 'stopped', { exitCode: code });
     this.end(code);
   }
-}
-
-/** A defect of the control thread ends the process with its cause; a supervisor starts it again. */
-function endOnDefects({ log }: Logger): void {
-  const end = (error: unknown): never => {
-    log('error', 'internal error', { cause: error instanceof Error ? error.stack : String(error) });
-    return exitNow(ExitCode.INTERNAL);
-  };
-  process.on('uncaughtException', end);
-  process.on('unhandledRejection', end);
-  // A log reader that went away must not end the gateway.
-  process.stderr.on('error', () => {});
-  process.stdout.on('error', () => {});
 }

@@ -17,7 +17,6 @@ import { noTransport } from '../io/transport.ts';
 import { Counter } from '../telemetry/metrics.ts';
 import { AttemptEnd } from './attempt-tracker.ts';
 import type { ProxyContext } from './context.ts';
-import { Downstream } from './downstream.ts';
 import type { Exchange } from './exchange.ts';
 import { HedgeLatencies, type HedgePolicy } from './hedge-policy.ts';
 import { isSafe } from './methods.ts';
@@ -25,12 +24,13 @@ import { Detail, Reason } from './reasons.ts';
 import { takeHedge } from './retry-budget.ts';
 import { RetryEnd } from './retry-outcome.ts';
 import type { Upstream } from './upstream.ts';
+import { VirtualClient } from './virtual-client.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
-const { HEDGES, HEDGES_WON, HEDGES_NOT_MADE, REQUESTS_IN_FLIGHT } = Counter;
+const { HEDGES, HEDGES_WON, HEDGES_NOT_MADE } = Counter;
 const { HEDGE_WON, HEDGE_LOST } = RetryEnd;
 
-export class Hedges extends Downstream {
+export class Hedges extends VirtualClient {
   private readonly upstream: Upstream;
   private readonly latencies = new HedgeLatencies();
 
@@ -81,10 +81,10 @@ export class Hedges extends Downstream {
     const same = hedge.endpoint === exchange.endpoint && backend.endpoints.length > 1;
     const { budgetPercent } = exchange.policy!.hedge!.settings;
     if (hedge.endpoint < 0 || same) {
-      this.end(hedge);
+      this.endCopy(hedge);
     } else if (!takeHedge(runtime.node, backend.settings.slot, budgetPercent, reactor.nowMs)) {
       counters[HEDGES_NOT_MADE]++;
-      this.end(hedge);
+      this.endCopy(hedge);
     } else {
       counters[HEDGES]++;
       exchange.attempts++;
@@ -96,37 +96,12 @@ export class Hedges extends Downstream {
   }
 
   private copy(exchange: Exchange, connection: Connection): Exchange {
-    const hedge = this.attach(connection);
-    const client = exchange.downstream!;
-    connection.peerFamily = client.peerFamily;
-    connection.peerPort = client.peerPort;
-    connection.peer0 = client.peer0;
-    connection.peer1 = client.peer1;
-    connection.peer2 = client.peer2;
-    connection.peer3 = client.peer3;
-    this.context.counters[REQUESTS_IN_FLIGHT]--;
+    const hedge = this.attachCopy(connection, exchange, 0);
     hedge.isHedge = true;
-    hedge.runtime = exchange.runtime;
-    hedge.headOffset = exchange.headOffset;
-    hedge.headLength = exchange.headLength;
-    hedge.methodLength = exchange.methodLength;
-    hedge.pathOffset = exchange.pathOffset;
-    hedge.pathLength = exchange.pathLength;
-    hedge.hostOffset = exchange.hostOffset;
-    hedge.hostLength = exchange.hostLength;
-    hedge.rewrittenPathLength = exchange.rewrittenPathLength;
-    hedge.rewrittenHostOffset = exchange.rewrittenHostOffset;
-    hedge.rewrittenHostLength = exchange.rewrittenHostLength;
-    hedge.requestIdOffset = exchange.requestIdOffset;
-    hedge.requestIdLength = exchange.requestIdLength;
-    hedge.method = exchange.method;
     hedge.versionMinor = exchange.versionMinor;
     hedge.httpVersion = exchange.httpVersion;
-    hedge.requestFraming = exchange.requestFraming;
     hedge.requestRemaining = exchange.requestRemaining;
     hedge.requestComplete = true;
-    hedge.keepAlive = true;
-    hedge.rule = exchange.rule;
     hedge.policy = exchange.policy;
     hedge.refPolicy = exchange.refPolicy;
     hedge.backend = exchange.backend;
@@ -242,29 +217,10 @@ export class Hedges extends Downstream {
   private release(hedge: Exchange): void {
     hedge.rival!.rival = null;
     hedge.rival = null;
-    this.end(hedge);
+    this.endCopy(hedge);
   }
 
-  private end(hedge: Exchange): void {
-    const connection = hedge.downstream!;
-    connection.exchange = null;
-    this.context.endExchange(hedge);
-    this.context.reactor.close(connection, false);
-  }
-
-  // -- a client without socket --------------------------------------------------------
-
-  readable(): void {}
-
-  writable(): void {}
-
-  expired(connection: Connection): void {
-    if (connection.exchange !== null) this.exchangeExpired(connection.exchange);
-  }
-
-  protected writeInformational(): boolean {
-    return true;
-  }
+  // Its answer goes to the exchange of the client, or nowhere (`answered`).
 
   protected writeResponse(): boolean {
     return false;
@@ -278,17 +234,5 @@ export class Hedges extends Downstream {
     return false;
   }
 
-  writeConnected(): boolean {
-    return false;
-  }
-
-  writeUpgraded(): boolean {
-    return false;
-  }
-
   protected finish(): void {}
-
-  close(connection: Connection): void {
-    this.context.reactor.close(connection, false);
-  }
 }

@@ -17,11 +17,11 @@ import type { Connection } from '../io/connection.ts';
 import { noTransport } from '../io/transport.ts';
 import { Counter } from '../telemetry/metrics.ts';
 import type { BodyPiece } from './body.ts';
-import { Downstream } from './downstream.ts';
 import { pickEndpoint } from './endpoint-choice.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 import type { MirrorTarget } from './mirror-target.ts';
 import { Reason } from './reasons.ts';
+import { VirtualClient } from './virtual-client.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { CHUNKED, LENGTH, STREAM } = BodyFraming;
@@ -32,7 +32,7 @@ const { MIRRORS_DROPPED_BODY, MIRRORS_DROPPED_INCOMPLETE, MIRRORS_DROPPED_LIMIT,
 /** Most mirrored requests of one worker at a time, those that wait for their body included. */
 export const MIRRORS_MAX = 256;
 
-export class Mirrors extends Downstream {
+export class Mirrors extends VirtualClient {
   /** Mirrored requests that wait or are under way. */
   private count = 0;
 
@@ -91,37 +91,11 @@ export class Mirrors extends Downstream {
       return null;
     }
     reactor.memory.copyWithin(block, start, end);
-    const mirror = this.attach(connection);
-    const client = parent.downstream!;
-    const shift = block - start;
-    context.counters[Counter.REQUESTS_IN_FLIGHT]--;
+    const mirror = this.attachCopy(connection, parent, block - start);
     mirror.isMirror = true;
-    mirror.runtime = parent.runtime;
-    connection.peerFamily = client.peerFamily;
-    connection.peerPort = client.peerPort;
-    connection.peer0 = client.peer0;
-    connection.peer1 = client.peer1;
-    connection.peer2 = client.peer2;
-    connection.peer3 = client.peer3;
     mirror.headBlock = block;
-    mirror.headOffset = parent.headOffset + shift;
-    mirror.headLength = parent.headLength;
-    mirror.methodLength = parent.methodLength;
-    mirror.pathOffset = parent.pathOffset + shift;
-    mirror.pathLength = parent.pathLength;
-    mirror.hostOffset = parent.hostOffset + shift;
-    mirror.hostLength = parent.hostLength;
-    mirror.rewrittenPathLength = parent.rewrittenPathLength;
-    mirror.rewrittenHostOffset = parent.rewrittenHostOffset + shift;
-    mirror.rewrittenHostLength = parent.rewrittenHostLength;
-    mirror.requestIdOffset = parent.requestIdOffset + shift;
-    mirror.requestIdLength = parent.requestIdLength;
-    mirror.method = parent.method;
-    mirror.keepAlive = true;
-    mirror.requestFraming = parent.requestFraming;
     // Of a stream its Content-Length, which says how it goes upstream.
     mirror.requestRemaining = parent.requestFraming === STREAM ? parent.requestRemaining : 0;
-    mirror.rule = parent.rule;
     mirror.backend = backend;
     // Counts from when it is sent.
     mirror.requestDeadlineMs = target.timeoutMs;
@@ -167,7 +141,7 @@ export class Mirrors extends Downstream {
 
   // -- events -----------------------------------------------------------------------
 
-  readable(connection: Connection): void {
+  override readable(connection: Connection): void {
     const mirror = connection.exchange;
     if (mirror === null || !mirror.requestComplete || mirror.attempts > 0) return;
     const { context } = this;
@@ -177,12 +151,6 @@ export class Mirrors extends Downstream {
     this.progress(mirror);
     pickEndpoint(context, mirror);
     context.upstream.start(mirror);
-  }
-
-  writable(): void {}
-
-  expired(connection: Connection): void {
-    if (connection.exchange !== null) this.exchangeExpired(connection.exchange);
   }
 
   // -- the answer, of which nothing is kept ---------------------------------------------
@@ -197,20 +165,8 @@ export class Mirrors extends Downstream {
     return true;
   }
 
-  protected writeInformational(): boolean {
-    return true;
-  }
-
   protected writeGenerated(): boolean {
     return true;
-  }
-
-  writeConnected(): boolean {
-    return false;
-  }
-
-  writeUpgraded(): boolean {
-    return false;
   }
 
   protected finish(mirror: Exchange): void {
@@ -237,16 +193,9 @@ export class Mirrors extends Downstream {
   }
 
   private end(mirror: Exchange): void {
-    const connection = mirror.downstream!;
     this.count--;
     this.context.counters[MIRRORS_IN_FLIGHT]--;
-    connection.exchange = null;
-    this.context.endExchange(mirror);
-    this.context.reactor.close(connection, false);
-  }
-
-  close(connection: Connection): void {
-    this.context.reactor.close(connection, false);
+    this.endCopy(mirror);
   }
 }
 

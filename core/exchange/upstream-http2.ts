@@ -615,20 +615,11 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
   goaway(session: Http2Session, _errorCode: number): void {
     this.context.counters[UPSTREAM_HTTP2_GOAWAYS]++;
     const member = session.owner as Http2Member;
-    const lastId = session.goawayReceivedLastId;
-    const { streams } = session;
     member.retired = true;
-    if (streams !== null) {
-      for (let slot = 0; session.streams === streams && slot < streams.capacity; slot++) {
-        const stream = streams.at(slot);
-        if (stream === null || stream.id <= lastId || stream.reset) continue;
-        stream.reset = true;
-        const connection = stream.connection!;
-        if (connection.protocol === this) this.notActedOn(connection.exchange!, Detail.UPSTREAM_GOAWAY);
-        else connection.protocol!.sendFailed(connection);
-        // Another one may have moved into the place of one that has gone.
-        slot--;
-      }
+    for (let stream = session.takeUnacted(); stream !== null; stream = session.takeUnacted()) {
+      const connection = stream.connection!;
+      if (connection.protocol === this) this.notActedOn(connection.exchange!, Detail.UPSTREAM_GOAWAY);
+      else connection.protocol!.sendFailed(connection);
     }
     this.connections.retire(member);
   }

@@ -331,20 +331,11 @@ export class UpstreamTunnels implements Protocol, ConnectOwner, Http2Role, Trans
 
   goaway(session: Http2Session): void {
     const carrier = session.owner as Carrier;
-    const lastId = session.goawayReceivedLastId;
-    const { streams } = session;
     carrier.retired = true;
-    if (streams !== null) {
-      for (let slot = 0; session.streams === streams && slot < streams.capacity; slot++) {
-        const stream = streams.at(slot);
-        if (stream === null || stream.id <= lastId || stream.reset) continue;
-        stream.reset = true;
-        const connection = stream.connection!;
-        if (connection.protocol === this) this.askAgain(stream, connection);
-        else this.lost(stream, connection);
-        // Another one may have moved into the place of one that has gone.
-        slot--;
-      }
+    for (let stream = session.takeUnacted(); stream !== null; stream = session.takeUnacted()) {
+      const connection = stream.connection!;
+      if (connection.protocol === this) this.askAgain(stream, connection);
+      else this.lost(stream, connection);
     }
     if (session.streamCount === 0) this.finish(session);
   }

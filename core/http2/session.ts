@@ -153,6 +153,22 @@ export class Http2Session {
     return this.streams === null ? 0 : this.streams.count;
   }
 
+  /**
+   * A stream of ours that the peer's GOAWAY says it has not acted on, marked as reset; null: there is none (left).
+   * To be called again after each, since what is done about one may end others.
+   */
+  takeUnacted(): Http2Stream | null {
+    const { streams } = this;
+    if (streams === null) return null;
+    for (let slot = 0; slot < streams.capacity; slot++) {
+      const stream = streams.at(slot);
+      if (stream === null || stream.id <= this.goawayReceivedLastId || stream.reset) continue;
+      stream.reset = true;
+      return stream;
+    }
+    return null;
+  }
+
   /** Stream with a number, or null. */
   stream(id: number): Http2Stream | null {
     return this.streams === null ? null : this.streams.get(id);

@@ -5,6 +5,7 @@
 // behind. While there is no thread, workers are told so, and responses pass as they are.
 // Owned by the control thread.
 
+import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { createArea } from './compress-layout.ts';
 import type { Log } from './log.ts';
@@ -79,7 +80,11 @@ export class CompressorPool {
   async stop(): Promise<void> {
     this.stopping = true;
     clearTimeout(this.restartTimer);
-    await this.thread?.terminate();
+    const { thread } = this;
+    if (thread === undefined) return;
+    // Ended while it loads native code, it would take the process with it.
+    if (!this.ready) await Promise.race([once(thread, 'message'), once(thread, 'exit')]).catch(() => {});
+    await thread.terminate();
   }
 
   private launch(whenReady: () => void): void {

@@ -7,7 +7,7 @@
 // Control thread only.
 
 import { createHash, createHmac, createPublicKey, type KeyObject, sign } from 'node:crypto';
-import { type Clock, sleep } from './clock.ts';
+import { type Clock, sleep } from '../../core/process/clock.ts';
 import { AcmeError, asAcmeError, type Problem, problemError, retryAfterMs } from './errors.ts';
 import type { AcmeResponse, Transport } from './transport.ts';
 

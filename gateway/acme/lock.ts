@@ -10,7 +10,7 @@ import { readFileSync, readlinkSync } from 'node:fs';
 import { link, rename } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { type Clock, sleep } from './clock.ts';
+import { type Clock, sleep } from '../../core/process/clock.ts';
 import { storageError } from './errors.ts';
 import { readText, removeFile, replaceFile, writeNew } from './files.ts';
 

@@ -5,10 +5,10 @@
 // Owned by the control thread. Invariant: at most one order runs, and only under the storage's lock.
 
 import type { KeyObject } from 'node:crypto';
+import { type Clock, systemClock } from '../../core/process/clock.ts';
 import type { Log } from '../../core/workers/log.ts';
 import { SerialQueue } from '../serial-queue.ts';
 import { AcmeClient, type ExternalAccountBinding } from './client.ts';
-import { type Clock, systemClock } from './clock.ts';
 import { AcmeError, asAcmeError } from './errors.ts';
 import { type ChallengeSink, type ChallengeType, issueCertificate } from './issue.ts';
 import { StorageLock } from './lock.ts';

@@ -9,6 +9,7 @@ import { type ConfigError, formatConfigErrors } from '../../config/errors.ts';
 import { formatAddress } from '../../config/names.ts';
 import { exitNow } from '../../core/ffi/process.ts';
 import type { AdminServer } from '../../core/process/admin-pages.ts';
+import { endOnDefects } from '../../core/process/defects.ts';
 import { ExitCode, ExitError } from '../../core/process/exit-codes.ts';
 import { Logger } from '../../core/process/log.ts';
 import { version } from '../../core/process/version.ts';
@@ -30,7 +31,7 @@ const LOGGED_ERRORS_MAX = 20;
 /** Serves until a signal ends it; returns the exit code. Throws an ExitError when it cannot begin. */
 export async function runControl(file: string, io: MeshIo): Promise<number> {
   const logger = new Logger(io.err);
-  endOnDefects(logger);
+  endOnDefects(logger.log);
   const life = new Life(file, logger);
   const config = load(file, io);
   logger.level = config.logLevel;
@@ -183,16 +184,4 @@ class Life {
     this.logger.log('info', 'stopped', { exitCode: code });
     this.end(code);
   }
-}
-
-/** A defect ends the process with its cause; a supervisor starts it again, and node proxies go on meanwhile. */
-function endOnDefects({ log }: Logger): void {
-  const end = (error: unknown): never => {
-    log('error', 'internal error', { cause: error instanceof Error ? error.stack : String(error) });
-    return exitNow(ExitCode.INTERNAL);
-  };
-  process.on('uncaughtException', end);
-  process.on('unhandledRejection', end);
-  process.stderr.on('error', () => {});
-  process.stdout.on('error', () => {});
 }

@@ -6,9 +6,9 @@
 // Control thread of one process: the directory is not shared. Who may have what is decided before
 // (certificate-service.ts). Every step of a rotation is on disk before anybody sees it.
 
+import { type Clock, systemClock } from '../../core/process/clock.ts';
 import type { Log } from '../../core/workers/log.ts';
 import { buildCertificate, certificateToPem, keyToPem } from './certificate.ts';
-import { type Clock, systemClock } from './clock.ts';
 import {
   generateIssuer,
   type Issuer,

@@ -4,9 +4,9 @@
 // New contexts are for new connections; those that are open go on. Control thread.
 
 import type { experimental, ServerCredentials } from '@grpc/grpc-js';
+import { type Clock, systemClock } from '../../core/process/clock.ts';
 import type { Log } from '../../core/workers/log.ts';
 import type { KeyedCertificate, MeshAuthority } from './authority.ts';
-import { type Clock, systemClock } from './clock.ts';
 import { bundleToPem } from './trust-bundle.ts';
 
 /** Wait after a failure to sign the server's own certificate. */

@@ -9,10 +9,10 @@
 import { createHash, createPrivateKey, type KeyObject } from 'node:crypto';
 import { unlink } from 'node:fs/promises';
 import { join } from 'node:path';
+import { type Clock, systemClock } from '../../core/process/clock.ts';
 import type { Log } from '../../core/workers/log.ts';
 import { keyToPem, readCertificate } from './certificate.ts';
 import type { CertificateSource } from './certificate-client.ts';
-import { type Clock, systemClock } from './clock.ts';
 import { createSigningRequest } from './csr.ts';
 import { asIdentityError, IdentityError } from './errors.ts';
 import { generateKey } from './keys.ts';

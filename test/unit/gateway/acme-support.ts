@@ -11,8 +11,8 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
+import type { Clock } from '../../../core/process/clock.ts';
 import type { Log, LogFields, LogLevel } from '../../../core/workers/log.ts';
-import type { Clock } from '../../../gateway/acme/clock.ts';
 import { readElements } from '../../../gateway/acme/der.ts';
 import type { ChallengeAnswer } from '../../../gateway/acme/issue.ts';
 import {

@@ -1,7 +1,7 @@
-// Time and chance for the ACME code, so that tests can run sixty days in a millisecond.
-// Runs on the control thread only.
+// Time and chance for what lasts for days (certificates), so that tests can run years in a millisecond.
+// Control threads only.
 
-/** What the ACME code knows of time and chance. */
+/** What such code knows of time and chance. */
 export interface Clock {
   /** Wall-clock time in milliseconds since 1970; certificates are dated by it. */
   nowMs(): number;
