@@ -61,9 +61,16 @@ async function runScenario(context: BenchContext, scenario: Scenario): Promise<S
 }
 
 function chosenScenarios(only: readonly string[]): readonly Scenario[] {
-  const unknown = only.find((name) => !allScenarios.some((scenario) => scenario.name === name));
+  const unknown = only.find((wanted) => !allScenarios.some(({ name }) => isMeant(wanted, name)));
   if (unknown !== undefined) throw new UsageError(`there is no scenario ${unknown}; try --help`);
-  return only.length === 0 ? allScenarios : allScenarios.filter((scenario) => only.includes(scenario.name));
+  return only.length === 0
+    ? allScenarios
+    : allScenarios.filter(({ name }) => only.some((wanted) => isMeant(wanted, name)));
+}
+
+/** Whether `--only wanted` means the scenario `name`; a star at the end stands for the rest of a name. */
+function isMeant(wanted: string, name: string): boolean {
+  return wanted.endsWith('*') ? name.startsWith(wanted.slice(0, -1)) : wanted === name;
 }
 
 /** The proxies to run, Portcullis always among them, and their versions with those that are missing. */

@@ -55,7 +55,8 @@ export function compileRouteTable(input: RouteTableInput): SharedArrayBuffer {
 }
 
 interface HostBuild {
-  key: string;
+  /** Null: any host, which is not looked up. */
+  key: string | null;
   hasExact: boolean;
   prefixDepths: number;
   /** Index of the path entry with its regular expressions, or -1. */
@@ -86,6 +87,8 @@ interface Build {
   routeNames: string[];
   listenerSets: number[];
   listenerSetWords: number;
+  /** Host that stands for any, by listener. */
+  listenerHosts: number[];
   hosts: HostBuild[];
   paths: PathBuild[];
   hostDotsMax: number;
@@ -102,21 +105,25 @@ function collect(input: RouteTableInput): Build {
     routeNames: [],
     listenerSets: [],
     listenerSetWords: Math.ceil(input.listeners.length / 32),
-    hosts: [{ key: '', hasExact: false, prefixDepths: 0, expressions: -1 }],
+    listenerHosts: [],
+    hosts: [{ key: null, hasExact: false, prefixDepths: 0, expressions: -1 }],
     paths: [],
     hostDotsMax: 0,
     prefixDepthMax: 0,
   };
   const backendIndexes = new Map(input.backends.map((name, index) => [name, index]));
   const listenerIndexes = new Map(input.listeners.map((name, index) => [name, index]));
-  const hostIndexes = new Map([['', 0]]);
+  const hostIndexes = new Map<string, number>();
+  build.listenerHosts = addListenerHosts(build, input.routes, listenerIndexes);
   const pathIndexes = new Map<string, number>();
   const policies = collectPolicies(input.routes);
 
   for (const [routeIndex, route] of input.routes.entries()) {
     build.routeNames.push(route.name);
-    const listenerSet = addListenerSet(build, route, listenerIndexes);
-    const hosts = (route.hostnames ?? ['']).map((hostname) => addHost(build, hostname, hostIndexes));
+    const anyHost = anyHostOf(build, route, listenerIndexes);
+    // What is found by its listener's own host needs no set.
+    const listenerSet = anyHost > 0 && route.hostnames === null ? -1 : addListenerSet(build, route, listenerIndexes);
+    const hosts = route.hostnames?.map((hostname) => addHost(build, hostname, hostIndexes)) ?? [anyHost];
     for (const [ruleIndex, rule] of route.rules.entries()) {
       const index = build.rules.length / Rule.WORDS;
       const refStart = build.refs.length / Ref.WORDS;
@@ -149,6 +156,28 @@ function collect(input: RouteTableInput): Build {
     }
   }
   return build;
+}
+
+/**
+ * Hosts that stand for any host, by listener. A listener that shares no route with others has one of its own, so that
+ * thousands of listeners (one for each service of a mesh) do not have all their rules tried one after the other.
+ */
+function addListenerHosts(build: Build, routes: readonly RouteConfig[], indexes: Map<string, number>): number[] {
+  const hosts: number[] = new Array(Math.max(1, indexes.size)).fill(0);
+  if (routes.some(({ listeners }) => listeners === null)) return hosts;
+  const sharing = new Set(routes.flatMap(({ listeners }) => (listeners!.length > 1 ? listeners! : [])));
+  const alone = new Set(routes.filter(({ hostnames }) => hostnames === null).flatMap(({ listeners }) => listeners!));
+  for (const name of alone) {
+    if (sharing.has(name)) continue;
+    hosts[indexOf(indexes, name, 'listener')] = build.hosts.length;
+    build.hosts.push({ key: null, hasExact: false, prefixDepths: 0, expressions: -1 });
+  }
+  return hosts;
+}
+
+/** Host under which a route for any host is found. */
+function anyHostOf(build: Build, { listeners }: RouteConfig, indexes: Map<string, number>): number {
+  return listeners?.length === 1 ? build.listenerHosts[indexOf(indexes, listeners[0]!, 'listener')]! : 0;
 }
 
 /** Index of the set of listeners that a route is bound to; -1 for all. */
@@ -215,7 +244,7 @@ function write(build: Build): SharedArrayBuffer {
   const { text, conditions } = build;
   const routes = build.routeNames.flatMap((name) => text.add(name));
   const hosts = build.hosts.flatMap(({ key, hasExact, prefixDepths, expressions }) => [
-    ...text.add(key),
+    ...text.add(key ?? ''),
     hasExact ? 1 : 0,
     prefixDepths,
     expressions,
@@ -230,8 +259,7 @@ function write(build: Build): SharedArrayBuffer {
       candidates.push(rule, listenerSet, ...place);
     }
   }
-  // Host 0 is "any host": it is not looked up.
-  const hostSlots = slots(build.hosts.map(({ key }, index) => (index === 0 ? null : hashMix(hashFromEnd(key)))));
+  const hostSlots = slots(build.hosts.map(({ key }) => (key === null ? null : hashMix(hashFromEnd(key)))));
   const pathSlots = slots(build.paths.map(({ key, host, kind }) => hashPathKey(hashFromStart(key), host, kind)));
 
   const header: number[] = new Array(Header.WORDS).fill(0);
@@ -258,6 +286,7 @@ function write(build: Build): SharedArrayBuffer {
     [Header.ROUTES, routes],
     [Header.REFS, build.refs],
     [Header.LISTENER_SETS, build.listenerSets],
+    [Header.LISTENER_HOSTS, build.listenerHosts],
     [Header.HOSTS, hosts],
     [Header.HOST_SLOTS, hostSlots],
     [Header.PATHS, paths],
@@ -309,8 +338,8 @@ function hashFromEnd(key: string): number {
   return hash;
 }
 
-function longest(entries: { key: string }[]): number {
-  return entries.reduce((max, { key }) => Math.max(max, key.length), 0);
+function longest(entries: { key: string | null }[]): number {
+  return entries.reduce((max, { key }) => Math.max(max, key?.length ?? 0), 0);
 }
 
 function indexOf(indexes: Map<string, number>, name: string, what: string): number {

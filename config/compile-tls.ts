@@ -5,6 +5,7 @@
 // same whenever everything that a worker puts into a context is the same, across reloads too.
 
 import { createHash } from 'node:crypto';
+import type { WorkloadCertificateSettings } from '../core/workers/mesh-settings.ts';
 import type {
   BackendTlsSettings,
   ListenerTlsSettings,
@@ -79,9 +80,15 @@ function listenerSettings(
   material: TlsMaterial,
   contexts: Contexts,
 ): ListenerTlsSettings | null {
-  const { tls } = listener;
-  if (tls === null) return null;
+  const { tls, mesh } = listener;
   const handshakeTimeoutMs = config.timeouts.tlsHandshakeMs;
+  if (mesh?.role === 'tunnels') {
+    const { certificate } = config.mesh!.workloads[mesh.workload]!;
+    // Without a certificate, handshakes are refused.
+    const defaultContext = certificate === null ? -1 : contexts.indexOf(tunnelContext(certificate));
+    return { passthrough: false, names: [], defaultContext, handshakeTimeoutMs };
+  }
+  if (tls === null) return null;
   if (tls.passthrough) return { passthrough: true, names: [], defaultContext: -1, handshakeTimeoutMs };
   const candidates: Candidate[] = tls.certificates.map((files) => {
     const certificate = material.certificate(files);
@@ -104,6 +111,20 @@ function listenerSettings(
       .map(([hostname, certificates]) => ({ hostname, context: indexOf(certificates) })),
     defaultContext: candidates.length === 0 ? -1 : indexOf(byName.get(nameOfDefault(candidates))!),
     handshakeTimeoutMs,
+  };
+}
+
+/** What the tunnels (HBONE) of a workload begin with. A resumed session would outlive the trust in its first certificate. */
+function tunnelContext({ chainPem, keyPem, caPem }: WorkloadCertificateSettings): Omit<ServerContextSettings, 'key'> {
+  return {
+    certificates: [{ chainPem, keyPem }],
+    minVersion: '1.3',
+    maxVersion: '1.3',
+    cipherSuites: '',
+    ciphers: '',
+    alpn: ['h2'],
+    clientValidation: { caPem, mode: 'required' },
+    sessionTickets: false,
   };
 }
 

@@ -4,10 +4,12 @@
 // Invariant: `Snapshot.listeners` and `Snapshot.backends` have the order of the configuration, which
 // is what the route table's indexes refer to.
 
+import { numberPolicies } from '../core/authorization/policy-numbers.ts';
 import type { HostPort } from '../core/ffi/sockaddr.ts';
 import { createNodeState } from '../core/lb/node-state.ts';
 import type { RecorderSettings } from '../core/telemetry/request-recorder.ts';
 import { monotonicMs } from '../core/workers/clock.ts';
+import type { MeshSettings } from '../core/workers/mesh-settings.ts';
 import { NodeSlots } from '../core/workers/node-slots.ts';
 import type { EndpointPolicySettings } from '../core/workers/policies.ts';
 import type {
@@ -25,7 +27,7 @@ import { compileRoutesOffThread } from './compile-off-thread.ts';
 import { collectPolicies } from './compile-policies.ts';
 import { compileRoutes } from './compile-routes.ts';
 import { compileTls, NO_TLS_MATERIAL, type TlsMaterial } from './compile-tls.ts';
-import type { BackendConfig, Config, EndpointConfig, ListenerConfig, RedisConfig } from './config.ts';
+import type { BackendConfig, Config, EndpointConfig, ListenerConfig, MeshConfig, RedisConfig } from './config.ts';
 import { formatAddress } from './names.ts';
 
 /** An address behind the name of an endpoint. SRV records also tell a share and a priority, which come on top of the endpoint's own. */
@@ -95,6 +97,21 @@ export function compileSnapshot(
     accessLog: { enabled: config.accessLog !== null, format: config.accessLog?.format ?? 'json' },
     flightRecords: { slowThresholdMs: config.failureRecords.slowThresholdMs },
     recorder,
+    mesh: config.mesh === undefined ? null : meshSettings(config.mesh, listenerIndexes),
+  };
+}
+
+function meshSettings(mesh: MeshConfig, indexes: ReadonlyMap<string, number>): MeshSettings {
+  const { destinations, otherListener, inbound } = mesh;
+  const of = (name: string): number => indexes.get(name)!;
+  return {
+    ...mesh,
+    policyNumbers: numberPolicies(mesh.workloads.map(({ authorization }) => authorization)),
+    destinations: new Map(
+      [...destinations].map(([key, { listener, identity }]) => [key, { listener: of(listener), identity }]),
+    ),
+    otherListener: otherListener === null ? -1 : of(otherListener),
+    inbound: { auto: of(inbound.auto), http: of(inbound.http), tcp: of(inbound.tcp) },
   };
 }
 
@@ -145,7 +162,7 @@ function listenerSettings(
   tls: ListenerTlsSettings | null,
   indexes: ReadonlyMap<string, number>,
 ): ListenerSettings {
-  const { name, address, port, protocols, proxyProtocol, redirectToHttps, allowConnect, tunnels } = listener;
+  const { name, address, port, protocols, proxyProtocol, redirectToHttps, allowConnect, tunnels, mesh } = listener;
   return {
     name,
     address,
@@ -159,6 +176,7 @@ function listenerSettings(
     proxyProtocol,
     redirectToHttps,
     tunnels: tunnels?.map(({ port, listener: name }) => ({ port, listener: indexes.get(name)! })) ?? null,
+    mesh: mesh ?? null,
   };
 }
 
@@ -193,6 +211,7 @@ function backendSettings(
     tunnel: backend.tunnel === null ? null : { port: backend.tunnel.port, tls: tls! },
     proxyProtocol: backend.proxyProtocol,
     http2: backend.http2,
+    originalDestination: backend.originalDestination ?? false,
   };
 }
 
@@ -212,7 +231,15 @@ function endpointSettings(backend: BackendConfig, resolved: ResolvedEndpoints): 
       const share = Math.min(endpoint.weight * weight, WEIGHT_MAX);
       if (known !== undefined) known.weight += share;
       else
-        byAddress.set(address, { address, host, port, weight: share, slot: 0, policy: policyAt(endpoint, priority) });
+        byAddress.set(address, {
+          address,
+          host,
+          port,
+          weight: share,
+          slot: 0,
+          policy: policyAt(endpoint, priority),
+          identity: endpoint.identity ?? null,
+        });
     }
   }
   return [...byAddress.values()];

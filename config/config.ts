@@ -3,6 +3,7 @@
 // Made by load.ts, read by compile.ts and by the control thread. Plain data, structured-cloneable,
 // never changed after loading. Names follow core/workers/snapshot.ts. 0 means "no limit" where noted.
 
+import type { ListenerMeshSettings, MeshSettings } from '../core/workers/mesh-settings.ts';
 import type {
   BackendPolicySettings,
   EndpointPolicySettings,
@@ -59,6 +60,17 @@ export interface Config {
   /** Routes of connections: kinds TCP and TLS. */
   streamRoutes: StreamRouteConfig[];
   backends: BackendConfig[];
+  /** What a node proxy of the mesh adds (made by mesh-agent/node, never read from YAML); absent: this is a gateway. */
+  mesh?: MeshConfig;
+}
+
+/** The mesh as a node proxy configures it: like the settings of the packet core, with names instead of indexes. */
+export interface MeshConfig extends Omit<MeshSettings, 'policyNumbers' | 'destinations' | 'otherListener' | 'inbound'> {
+  destinations: ReadonlyMap<string, { listener: string; identity: string | null }>;
+  /** Name of a virtual listener; null: refused. */
+  otherListener: string | null;
+  /** Names of virtual listeners. */
+  inbound: { auto: string; http: string; tcp: string };
 }
 
 /** Least important level that is logged. */
@@ -200,6 +212,8 @@ export interface ListenerConfig {
   allowConnect: boolean;
   /** Where tunnels lead that end here, by port (0: any other); null: CONNECT is not taken for one. */
   tunnels: { port: number; listener: string }[] | null;
+  /** Listeners of a node proxy: what it is there. TLS of role `tunnels` comes from its workload. */
+  mesh?: ListenerMeshSettings;
 }
 
 /** What clients may speak. */
@@ -322,6 +336,8 @@ export interface BackendConfig {
   idleConnectionsMax: number;
   /** 0: no limit. */
   requestsPerConnectionMax: number;
+  /** Node proxies: it has no endpoints of its own, and connections go where the client wanted to. */
+  originalDestination?: boolean;
 }
 
 /** Active health checks of a backend. */
@@ -387,4 +403,6 @@ export interface EndpointConfig {
   /** 1 to 65535. */
   weight: number;
   policy: EndpointPolicySettings;
+  /** Node proxies: it is reached through a tunnel, whose other end must have this SPIFFE identity. */
+  identity?: string;
 }

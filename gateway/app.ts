@@ -7,7 +7,7 @@
 
 import { compileSnapshot } from '../config/compile.ts';
 import { compileRoutesOffThread } from '../config/compile-off-thread.ts';
-import type { Config } from '../config/config.ts';
+import type { Config, ListenerConfig } from '../config/config.ts';
 import type { LoadResult } from '../config/load.ts';
 import { formatAddress } from '../config/names.ts';
 import { errnoSentence } from '../core/ffi/errno.ts';
@@ -16,7 +16,7 @@ import { ExitCode, ExitError } from '../core/process/exit-codes.ts';
 import { listenFailureSentence } from '../core/process/listen-failure.ts';
 import type { Logger } from '../core/process/log.ts';
 import type { RecorderSettings } from '../core/telemetry/request-recorder.ts';
-import { ListeningSockets, type ListenPlan } from '../core/workers/listening-sockets.ts';
+import { type ListenAddress, ListeningSockets, type ListenPlan } from '../core/workers/listening-sockets.ts';
 import { NodeSlots } from '../core/workers/node-slots.ts';
 import { WORKER_FILE } from '../core/workers/prestart.ts';
 import type { Snapshot } from '../core/workers/snapshot.ts';
@@ -77,7 +77,7 @@ export class App {
   /** Compiled routes of the running configuration. */
   private routes = new SharedArrayBuffer(0);
   private readonly changes = new SerialQueue();
-  private reloadWaiting: Promise<void> | undefined;
+  private reloadWaiting: Promise<boolean> | undefined;
 
   /**
    * Starts everything and resolves once all workers serve. Throws an ExitError with one sentence
@@ -176,7 +176,8 @@ export class App {
 
   /** Addresses in use, by listener name; for log lines and the demo's banner. */
   addresses(): { name: string; address: string }[] {
-    return this.state.config.listeners.map(({ name }, index) => {
+    return this.state.config.listeners.flatMap(({ name, mesh }, index) => {
+      if (mesh?.role === 'virtual') return [];
       const { host, port } = this.sockets.current[index]!;
       return { name, address: formatAddress(host, port) };
     });
@@ -197,9 +198,9 @@ export class App {
   /**
    * Reads the configuration again and brings all workers to it. A configuration with errors, or one
    * that the machine refuses, is logged and changes nothing. Calls during a reload that has not yet
-   * read its file are one with it.
+   * read its file are one with it. Resolves to whether the new configuration is in use.
    */
-  reload(): Promise<void> {
+  reload(): Promise<boolean> {
     this.reloadWaiting ??= this.changes.run(() => {
       this.reloadWaiting = undefined;
       return this.reloadNow();
@@ -255,22 +256,24 @@ export class App {
     this.state.recordApplied(report, performance.now());
   }
 
-  private async reloadNow(): Promise<void> {
-    if (this.state.draining) return;
+  private async reloadNow(): Promise<boolean> {
+    if (this.state.draining) return false;
     const startMs = performance.now();
-    const refuse = (errors: string[]): void => {
+    const refuse = (errors: string[]): boolean => {
       for (const error of errors) this.logger.log('error', error);
       this.logger.log('error', 'reload refused: the configuration of before goes on', { epoch: this.state.epoch });
       this.state.recordRefused(errors, performance.now() - startMs);
+      return false;
     };
     try {
       const loaded = this.load();
       if ('errors' in loaded) return refuse(errorsForLog(loaded.errors));
       await this.change(loaded.config, startMs);
       await logWarnings(loaded, this.logger.log);
+      return true;
     } catch (error) {
-      if (error instanceof ExitError) refuse([error.message]);
-      else refuse([`internal error: ${error instanceof Error ? error.stack : String(error)}`]);
+      if (error instanceof ExitError) return refuse([error.message]);
+      return refuse([`internal error: ${error instanceof Error ? error.stack : String(error)}`]);
     }
   }
 
@@ -304,7 +307,9 @@ export class App {
   }
 
   private reportReload(report: ApplyReport, plan: ListenPlan, durationMs: number): void {
-    this.logger.log('info', 'configuration reloaded', {
+    // A node proxy is given another one for every endpoint that comes or goes.
+    const level = this.state.config.mesh === undefined ? 'info' : 'debug';
+    this.logger.log(level, 'configuration reloaded', {
       epoch: this.state.epoch,
       durationMs,
       pauseMs: report.pauseMs,
@@ -318,7 +323,7 @@ export class App {
     });
     for (const { name, address } of this.addresses()) {
       if (plan.added.some(({ host, port }) => formatAddress(host, port) === address)) {
-        this.logger.log('info', 'listening', { listener: name, address });
+        this.logger.log(level, 'listening', { listener: name, address });
       }
     }
     this.state.recordApplied(report, durationMs);
@@ -405,9 +410,17 @@ export class App {
   }
 }
 
+/** Where a listener listens: those of workloads of a node in their network namespaces, virtual ones nowhere. */
+function listenAddress({ name, host, port, mesh }: ListenerConfig, config: Config): ListenAddress {
+  if (mesh === undefined) return { name, host, port };
+  if (mesh.role === 'virtual') return { name, host, port, virtual: true };
+  const { namespaceFd } = config.mesh!.workloads[mesh.workload]!;
+  return namespaceFd < 0 ? { name, host, port } : { name, host, port, namespaceFd };
+}
+
 /** Opens what the configuration's listeners need; throws an ExitError with one sentence. */
 function planListeners(sockets: ListeningSockets, config: Config): ListenPlan {
-  const plan = sockets.plan(config.listeners);
+  const plan = sockets.plan(config.listeners.map((listener) => listenAddress(listener, config)));
   if (!('failure' in plan)) return plan;
   const { address, errno } = plan.failure;
   const text = formatAddress(address.host, address.port);

@@ -22,16 +22,18 @@ Usage:
                                      validate a configuration, every error at once, and warn of what is
                                      probably not meant; with --replay, say which of the requests that
                                      \`portcullis recorded\` has written would fare otherwise
-  portcullis schema [control]        JSON Schema of the configuration, for editors; of the control plane's
+  portcullis schema [control|node]   JSON Schema of the configuration, for editors; of the control plane's, of
+                                     the node proxy's
   portcullis explain ID [--admin HOST:PORT] [--json]
                                      what happened to the request with this id
   portcullis recorded [--admin HOST:PORT]
                                      write the requests that a gateway with a recorder has seen
   portcullis control --config FILE   the control plane of a mesh
+  portcullis mesh node --config FILE the proxy of one of its nodes
   portcullis mesh status|services|workloads|policies|roots [--admin HOST:PORT] [--json]
                                      how the mesh stands, as its control plane knows it
   portcullis mesh token|capture ...  join tokens of plain hosts; whose connections a node proxy takes
-  portcullis --help | --version      \`control\`, \`mesh\`, \`mesh token\` and \`mesh capture\` have a --help of their own
+  portcullis --help | --version      \`control\`, \`mesh\`, \`mesh node\`, \`mesh token\` and \`mesh capture\` have a --help of their own
 
 Signals of a running process:
   SIGHUP   reload the configuration; a broken one is refused and the old one serves on
@@ -114,11 +116,13 @@ async function recorded(args: string[], io: CommandIo): Promise<number> {
 async function schema(args: string[], io: CommandIo): Promise<number> {
   const [what = 'gateway', ...others] = parseArguments(args, {}).positional;
   refusePositional('schema', others);
-  if (what !== 'gateway' && what !== 'control') throw unknown('configuration', what, ['gateway', 'control']);
-  const { jsonSchema } = await import('../config/json-schema.ts');
-  const made =
-    what === 'gateway' ? jsonSchema() : await (await import('../mesh-agent/commands/main.ts')).controlJsonSchema();
-  io.out(`${JSON.stringify(made, null, 2)}\n`);
+  const schemas: Record<string, () => Promise<object>> = {
+    gateway: async () => (await import('../config/json-schema.ts')).jsonSchema(),
+    control: async () => (await import('../mesh-agent/commands/main.ts')).controlJsonSchema(),
+    node: async () => (await import('../mesh-agent/commands/main.ts')).nodeJsonSchema(),
+  };
+  if (!Object.hasOwn(schemas, what)) throw unknown('configuration', what, Object.keys(schemas));
+  io.out(`${JSON.stringify(await schemas[what]!(), null, 2)}\n`);
   return ExitCode.OK;
 }
 

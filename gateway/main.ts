@@ -20,8 +20,13 @@ function unsupported(): string | undefined {
   return undefined;
 }
 
-/** Commands that serve until a signal ends them. */
-const SERVING = ['run', 'control'];
+const [command, subcommand] = process.argv.slice(2);
+
+/** Whether it has packet workers. */
+const hasWorkers = command === 'run' || (command === 'mesh' && subcommand === 'node');
+
+/** Whether it serves until a signal ends it. */
+const isServing = hasWorkers || command === 'control';
 
 /** Longest wait at their end for somebody to take its last lines; a log reader may be stuck. */
 const LAST_LINES_TIMEOUT_MS = 2000;
@@ -30,7 +35,7 @@ const LAST_LINES_TIMEOUT_MS = 2000;
 async function written(): Promise<void> {
   const streams = [process.stdout, process.stderr];
   const done = Promise.all(streams.map((stream) => new Promise((resolve) => stream.write('', resolve))));
-  if (!SERVING.includes(process.argv[2]!)) await done;
+  if (!isServing) await done;
   else await Promise.race([done, new Promise((resolve) => setTimeout(resolve, LAST_LINES_TIMEOUT_MS))]);
 }
 
@@ -41,7 +46,7 @@ async function main(): Promise<number> {
     return ExitCode.UNSUPPORTED;
   }
   try {
-    if (process.argv[2] === 'run' && !process.argv.includes('--help')) startEarly();
+    if (hasWorkers && !process.argv.includes('--help')) startEarly();
     const { runCli } = await import('./cli.ts');
     return await runCli(process.argv.slice(2), {
       out: (text) => process.stdout.write(text),
@@ -61,8 +66,7 @@ async function main(): Promise<number> {
 
 // Until they have their handlers: SIGUSR1 would open the debugger of Node.js, SIGHUP would be the end.
 // (--disable-sigusr1 is no help: it keeps the signal from our own handler as well.)
-if (SERVING.includes(process.argv[2]!))
-  for (const signal of ['SIGUSR1', 'SIGHUP'] as const) process.on(signal, () => {});
+if (isServing) for (const signal of ['SIGUSR1', 'SIGHUP'] as const) process.on(signal, () => {});
 
 // A reader that goes away (`check | head`) is no defect.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
@@ -72,7 +76,7 @@ for (const stream of [process.stdout, process.stderr]) stream.on('error', () => 
  * `process.exit` aborts the whole process when it interrupts one there.
  */
 async function end(exitCode: number): Promise<never> {
-  if (process.argv[2] === 'run' && exitCode !== ExitCode.OK) {
+  if (hasWorkers && exitCode !== ExitCode.OK) {
     // Without it (it is native code itself), no thread can have got that far either.
     const native = await import('../core/ffi/process.ts').catch(() => undefined);
     native?.exitNow(exitCode);

@@ -15,6 +15,7 @@ import type {
   BackendState,
   BreakerState,
   CertificateState,
+  MeshState,
   OverloadState,
   RateLimitingState,
   ReloadRecord,
@@ -40,6 +41,8 @@ export class GatewayState implements AdminState {
   draining = false;
   config: Config;
   recorder: RecorderSettings | null = null;
+  /** Set by a node proxy. */
+  mesh: MeshState | undefined;
   /** Set once there are rate limits. */
   rateLimiting: RateLimitingState | null = null;
   /** Set once somebody watches. */

@@ -19,7 +19,7 @@ const FILE_TIMEOUT_MS = 240_000;
 const ALONE: RegExp[] = [
   /^test\/(chaos|sim|fuzz|conformance)\//,
   /^test\/integration\/(adaptive|browser|compression|health|load-balancing|overload|reload|shutdown|start|supervisor)/,
-  /^test\/integration\/(access-log|acme|http2|resilience|tunnels|mesh\/(capture|control-peer))/,
+  /^test\/integration\/(access-log|acme|http2|resilience|tunnels|mesh\/(capture|control-peer|nodes))/,
 ];
 
 interface FileResult {

@@ -98,6 +98,12 @@ class NullKernel implements Kernel {
     this.memory[7] = 1;
     return this.nextFd++;
   }
+  connectIn(): number {
+    return -1;
+  }
+  originalDestination(): number {
+    return -1;
+  }
   connect(): number {
     const fd = this.nextFd++;
     this.upstream[fd] = 1;

@@ -34,12 +34,13 @@ function backendOf(count: number, policy: BalancerPolicy, weighted: boolean): Ba
     endpoints: Array.from({ length: count }, (_, slot) => {
       const host = `10.${slot >> 16}.${(slot >> 8) & 255}.${slot & 255}`;
       const weight = weighted ? 1 + (slot % 5) : 1;
-      return { address: `${host}:80`, host, port: 80, weight, slot, policy: noEndpointPolicy };
+      return { address: `${host}:80`, host, port: 80, weight, slot, policy: noEndpointPolicy, identity: null };
     }),
     policy: { ...noBackendPolicy, balancer: { ...defaultBalancer, policy } },
     connectTimeoutMs: 1000,
     idleTimeoutMs: 1000,
     idleConnectionsMax: 1,
+    originalDestination: false,
     requestsPerConnectionMax: 0,
     protocol: 'http/1.1',
     tls: null,

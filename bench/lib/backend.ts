@@ -1,7 +1,7 @@
 // The upstream server of all benchmarks: nginx by default, or backend.c.
 //
 //   GET /b/16384 ...   that many bytes        POST /upload   reads the whole body, then 128 bytes
-//   anything else      128 bytes
+//   GET /json          16 KiB of JSON (nginx) anything else  128 bytes
 //
 // Two more kinds are nginx too: `tls` serves the same over TLS, for proxies that pass it on unread, and
 // `grpc` answers unary calls over HTTP/2 without TLS.
@@ -14,6 +14,7 @@ import type { Access } from './access.ts';
 import { buildCProgram } from './c-programs.ts';
 import { type CertificateFiles, certificateFiles, TLS_SUITE } from './certificate.ts';
 import { GRPC_PATH, grpcMessage } from './grpc.ts';
+import { jsonText } from './json-text.ts';
 import { descriptorsMax } from './machine.ts';
 import { freePort } from './ports.ts';
 import { BenchProcess, findExecutable, temporaryDir } from './processes.ts';
@@ -25,6 +26,10 @@ export const SMALL_BODY_BYTES = 128;
 export const BODY_SIZES = [16_384, 1_048_576, 64 * 1_048_576] as const;
 /** Path that takes uploads. */
 export const UPLOAD_PATH = '/upload';
+/** Path of a text to compress; backend.c does not have it. */
+export const JSON_PATH = '/json';
+/** Its size. */
+export const JSON_BYTES = 16_384;
 
 /** Which backend: nginx or backend.c with HTTP/1.1, nginx with HTTP/1.1 over TLS, nginx with gRPC over h2c. */
 export type BackendKind = 'nginx' | 'c' | 'tls' | 'grpc';
@@ -83,6 +88,7 @@ async function startNginx(
     closeSync(file);
   }
   writeFileSync(join(dir, 'message'), grpcMessage());
+  writeFileSync(join(dir, JSON_PATH), jsonText(JSON_BYTES));
   const listen = `listen 127.0.0.1:${port}`;
   const tls = kind === 'tls' ? await certificateFiles() : null;
   const server = kind === 'grpc' ? grpcServer(listen, dir) : httpServer(port, listen, dir, tls);
@@ -133,6 +139,7 @@ function httpServer(port: number, listen: string, dir: string, tls: CertificateF
     root ${dir};
     location = /b/${SMALL_BODY_BYTES} { ${small} }
     location /b/ { }
+    location = ${JSON_PATH} { default_type application/json; }
     location = ${UPLOAD_PATH} {
       proxy_pass http://answered; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_pass_request_body off; proxy_set_header Content-Length "";

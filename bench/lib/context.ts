@@ -63,11 +63,13 @@ export interface ProxyWish {
   protocol?: FrontProtocol;
   /** Whether the proxy terminates TLS. */
   tls?: boolean;
-  /** Spread over that many addresses of the backend and one slow one; default: the backend alone. */
-  backends?: 'ten-one-slow';
+  /** Spread over nine addresses of the backend, or these and a slow one; default: one address of the backend. */
+  backends?: 'nine' | 'ten-one-slow';
   balance?: Balance;
   /** Traffic features; for Portcullis. */
   traffic?: TrafficSet;
+  /** Responses compressed with gzip at this level; for peers that have it. */
+  gzipLevel?: number;
   /** Added to the name in tables. */
   variant?: string;
 }
@@ -125,9 +127,10 @@ export class BenchContext {
       routes: wish.routes ?? 'one',
       protocol: wish.protocol ?? 'http/1.1',
       tls: wish.tls ? await certificateFiles() : null,
-      moreBackends: wish.backends === undefined ? [] : [...fastAddresses(backend.port), await this.#slowBackend()],
+      moreBackends: await this.#moreBackends(wish.backends, backend.port),
       balance: wish.balance ?? 'RoundRobin',
       traffic: wish.traffic ?? null,
+      gzipLevel: wish.gzipLevel ?? null,
       upstreamProtocol: backend.kind === 'grpc' ? 'h2c' : 'http/1.1',
     };
     const access = accessTo(options, backend);
@@ -177,6 +180,12 @@ export class BenchContext {
   async stopFleet(): Promise<void> {
     this.#fleetKey = '';
     await Promise.all(this.#fleet.splice(0).map((proxy) => proxy.started.process.stop()));
+  }
+
+  /** Addresses of upstreams beside the first one. */
+  async #moreBackends(backends: ProxyWish['backends'], port: number): Promise<string[]> {
+    if (backends === undefined) return [];
+    return backends === 'nine' ? fastAddresses(port) : [...fastAddresses(port), await this.#slowBackend()];
   }
 
   /** Address of a backend that takes its time; started with the first use. */

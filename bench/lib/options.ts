@@ -24,7 +24,7 @@ const QUICK_SECONDS = 0.6;
 export const USAGE = `Usage: npm run bench -- [options]
 
   --quick             every scenario with one short round, in about five minutes
-  --only A,B          only these scenarios
+  --only A,B          only these scenarios; 'traffic-*' is all that begin so
   --peers A,B         compare with these proxies only (default: all that are installed)
   --rounds N          measured rounds for each proxy (default 5; quick: 1)
   --seconds S         length of a round in seconds (default 4; quick: 0.6)

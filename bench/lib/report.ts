@@ -98,6 +98,23 @@ export function loadTable(summaries: readonly LoadSummary[], perGb = false): Tab
   return { columns, rows };
 }
 
+/**
+ * Table of what features cost: each row against the one that is named like its proxy alone, which has none.
+ * There is a dash where that is missing.
+ */
+export function featureTable(summaries: readonly LoadSummary[]): Table {
+  const table = loadTable(summaries);
+  const last = table.columns.length - 1;
+  table.columns.splice(last, 1, 'µs more', '÷ without');
+  summaries.forEach((summary, index) => {
+    const without = find(summaries, summary.peerName);
+    const more = without === null ? null : summary.cpuUsPerRequest - without.cpuUsPerRequest;
+    const relative = ratio(summaries, summary.name, summary.peerName);
+    table.rows[index].splice(last, 1, more?.toFixed(2) ?? '-', relative?.toFixed(2) ?? '-');
+  });
+  return table;
+}
+
 /** The whole report in Markdown. */
 export function renderReport(head: ReportHead, results: readonly ScenarioResult[]): string {
   const parts = ['# Benchmark results', renderHead(head)];

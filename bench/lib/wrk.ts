@@ -30,6 +30,13 @@ export interface WrkOptions {
   /** Size of the request body of an upload. */
   uploadBytes: number;
   connections: number;
+  /** Request fields beside or in place of a browser's. */
+  headers?: Readonly<Record<string, string>>;
+  /**
+   * Mean pause of a connection between an answer and its next request, drawn anew from half to one and a half
+   * of it; wrk counts in whole milliseconds. 0, the default: none. Latencies are from sending a request on.
+   */
+  pauseMs?: number;
   /** wrk itself knows whole seconds only; other lengths are ended by SIGINT, after which it reports as usual. */
   durationSeconds: number;
   /** Core for wrk; null: not pinned. */
@@ -66,10 +73,16 @@ export function parseWrk(stdout: string): LoadFigures | null {
 
 /** Script for one kind of request. */
 function luaScript(options: WrkOptions): string {
-  const headers = Object.entries(BROWSER_HEADERS)
+  const headers = Object.entries({ ...BROWSER_HEADERS, ...options.headers })
     .map(([name, value]) => `wrk.headers[${JSON.stringify(name)}] = ${JSON.stringify(value)}`)
     .join('\n');
-  return `${headers}\n${requestLua(options)}\n${DONE_LUA}`;
+  return `${headers}\n${requestLua(options)}\n${pauseLua(options.pauseMs ?? 0)}\n${DONE_LUA}`;
+}
+
+function pauseLua(pauseMs: number): string {
+  if (pauseMs === 0) return '';
+  const leastMs = Math.floor(pauseMs / 2);
+  return `function delay() return math.random(${leastMs}, ${Math.round(2 * pauseMs) - leastMs}) end`;
 }
 
 function requestLua(options: WrkOptions): string {

@@ -9,13 +9,14 @@ import { firstLine } from '../lib/machine.ts';
 import { freePort } from '../lib/ports.ts';
 import { BenchProcess, findExecutable } from '../lib/processes.ts';
 import { allHosts, allPrefixes, NEW_HOST } from '../lib/routes.ts';
-import { ALL_FEATURES, allBackends, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
+import { ALL_FEATURES, allBackends, GZIP_LEVELS, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
 
 /** Caddy in one process. */
 export const caddy: Peer = {
   name: 'caddy',
   // Bytes unread need a module that is not part of it.
   features: { ...ALL_FEATURES, tcp: false, tlsPassthrough: false },
+  gzipLevels: GZIP_LEVELS,
   version() {
     const version = findExecutable('caddy') === null ? null : firstLine('caddy', ['version']);
     return version === null ? null : `Caddy ${version.split(' ')[0]}`;
@@ -89,7 +90,7 @@ function configText(options: ProxyOptions, adminPort: number, withNewHost: boole
 }
 
 function routes(options: ProxyOptions, proxy: object, withNewHost: boolean): object[] {
-  if (options.routes === 'one') return [{ handle: [proxy] }];
+  if (options.routes === 'one') return [{ handle: [...gzip(options), proxy] }];
   const byPrefix = allPrefixes().map((prefix) => ({ match: [{ path: [`${prefix}/*`] }], handle: [proxy] }));
   const byHost: object[] = allHosts().map((host) => ({
     match: [{ host: [host] }],
@@ -98,6 +99,12 @@ function routes(options: ProxyOptions, proxy: object, withNewHost: boolean): obj
   }));
   if (withNewHost) byHost.push({ match: [{ host: [NEW_HOST] }], handle: [proxy], terminal: true });
   return [...byHost, { handle: [{ handler: 'static_response', status_code: 404 }] }];
+}
+
+/** The handler that compresses (application/json is one of its default types); none for the default. */
+function gzip({ gzipLevel }: ProxyOptions): object[] {
+  if (gzipLevel === null) return [];
+  return [{ handler: 'encode', encodings: { gzip: { level: gzipLevel } }, prefer: ['gzip'], minimum_length: 1024 }];
 }
 
 /** Posts JSON to the admin port; rejects unless the answer is 200. */

@@ -6,7 +6,15 @@ import { type CertificateFiles, TLS_HOST } from '../lib/certificate.ts';
 import { firstLine } from '../lib/machine.ts';
 import { BenchProcess, findExecutable } from '../lib/processes.ts';
 import { allHosts, allPrefixes } from '../lib/routes.ts';
-import { ALL_FEATURES, allBackends, noReload, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
+import {
+  ALL_FEATURES,
+  allBackends,
+  GZIP_LEVELS,
+  noReload,
+  type Peer,
+  type ProxyOptions,
+  type StartedProxy,
+} from './peer.ts';
 
 const TYPE = 'type.googleapis.com/envoy.extensions';
 
@@ -14,6 +22,7 @@ const TYPE = 'type.googleapis.com/envoy.extensions';
 export const envoy: Peer = {
   name: 'envoy',
   features: { ...ALL_FEATURES, reload: false },
+  gzipLevels: GZIP_LEVELS,
   version() {
     const text = findExecutable('envoy') === null ? null : firstLine('envoy', ['--version']);
     const number = text === null ? undefined : /\/(\d+\.\d+\.\d+)/.exec(text)?.[1];
@@ -42,6 +51,7 @@ function configText(options: ProxyOptions): string {
     common_http_protocol_options: { idle_timeout: '3600s' },
     route_config: { name: 'routes', virtual_hosts: virtualHosts(options) },
     http_filters: [
+      ...gzip(options),
       { name: 'envoy.filters.http.router', typed_config: { '@type': `${TYPE}.filters.http.router.v3.Router` } },
     ],
     ...(options.accessLogPath === null
@@ -99,6 +109,24 @@ function configText(options: ProxyOptions): string {
       ],
     },
   });
+}
+
+/** The filter that compresses, with the window and memory of zlib's defaults; none for the default. */
+function gzip({ gzipLevel }: ProxyOptions): object[] {
+  if (gzipLevel === null) return [];
+  const common = { min_content_length: 1024, content_type: ['application/json'] };
+  const library = {
+    '@type': `${TYPE}.compression.gzip.compressor.v3.Gzip`,
+    compression_level: `COMPRESSION_LEVEL_${gzipLevel}`,
+    window_bits: 15,
+    memory_level: 8,
+  };
+  const typed_config = {
+    '@type': `${TYPE}.filters.http.compressor.v3.Compressor`,
+    response_direction_config: { common_config: common },
+    compressor_library: { name: 'gzip', typed_config: library },
+  };
+  return [{ name: 'envoy.filters.http.compressor', typed_config }];
 }
 
 const NETWORK = 'envoy.filters.network';

@@ -13,6 +13,8 @@ import { ALL_FEATURES, allBackends, type Peer, type ProxyOptions, type StartedPr
 export const haproxy: Peer = {
   name: 'haproxy',
   features: ALL_FEATURES,
+  // libslz, which Debian builds it with, has one way to compress: a fast one, without levels.
+  gzipLevels: [1],
   version() {
     const command = findExecutable('haproxy');
     return command === null ? null : firstLine(command, ['-v']);
@@ -64,6 +66,7 @@ frontend in
   bind 127.0.0.1:${options.port} backlog 4096${bindKeys(options)}
   ${route}
 backend b
+${options.gzipLevel === null ? '' : '  compression algo gzip\n  compression type application/json'}
   balance ${options.balance === 'RoundRobin' ? 'roundrobin' : 'leastconn'}
 ${allBackends(options)
   .map((address, index) => `  server s${index} ${address} ${serverKeys}`)

@@ -7,7 +7,7 @@ import { type CertificateFiles, TLS_HOST, TLS_SUITE } from '../lib/certificate.t
 import { descriptorsMax, firstLine } from '../lib/machine.ts';
 import { BenchProcess, findExecutable } from '../lib/processes.ts';
 import { allHosts, allPrefixes, NEW_HOST } from '../lib/routes.ts';
-import { ALL_FEATURES, allBackends, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
+import { ALL_FEATURES, allBackends, GZIP_LEVELS, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
 
 /** nginx, one worker process for each worker asked for. */
 export const nginx: Peer = {
@@ -16,6 +16,7 @@ export const nginx: Peer = {
     const stream = streamModule() !== null;
     return { ...ALL_FEATURES, tcp: stream, tlsPassthrough: stream };
   },
+  gzipLevels: GZIP_LEVELS,
   version() {
     const command = findExecutable('nginx');
     return command === null ? null : firstLine(command, ['-v']);
@@ -101,6 +102,7 @@ function httpText(options: ProxyOptions, withNewHost: boolean): string {
   proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host;
   proxy_request_buffering off; proxy_max_temp_file_size 0; proxy_buffers 16 16k; proxy_busy_buffers_size 64k;
   ${options.tls === null ? '' : tlsText(options.tls)}
+  ${options.gzipLevel === null ? '' : gzipText(options.gzipLevel)}
   upstream b {
     ${options.balance === 'RoundRobin' ? '' : 'least_conn;'}
     ${allBackends(options)
@@ -127,6 +129,11 @@ function servers(options: ProxyOptions, withNewHost: boolean): string {
   for (const host of allHosts()) lines.push(`  server { ${listen}; server_name ${host}; ${locations} }`);
   if (withNewHost) lines.push(`  server { ${listen}; server_name ${NEW_HOST}; location / { proxy_pass http://b; } }`);
   return lines.join('\n');
+}
+
+/** Compression, with the Vary field that caches need. */
+function gzipText(level: number): string {
+  return `gzip on; gzip_comp_level ${level}; gzip_types application/json; gzip_min_length 1024; gzip_vary on;`;
 }
 
 /** Certificate and TLS. Tickets resume sessions; nginx stores none unless it is told to. */

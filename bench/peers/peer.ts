@@ -58,6 +58,8 @@ export interface ProxyOptions {
   balance: Balance;
   /** Traffic features in the configuration (lib/traffic.ts); only Portcullis is asked for any. */
   traffic: TrafficSet | null;
+  /** Compress responses of type application/json with gzip at this level; null: none. Never with `traffic`. */
+  gzipLevel: number | null;
   /** What it speaks to the upstream; `h2c` only where clients speak `h2`, and then it is gRPC. */
   upstreamProtocol: 'http/1.1' | 'h2c';
 }
@@ -74,11 +76,16 @@ export interface Peer {
   /** Name on the command line and in tables. */
   name: string;
   features: PeerFeatures;
+  /** Levels of gzip that it compresses responses with, of GZIP_LEVELS; absent: it compresses none. */
+  gzipLevels?: readonly number[];
   /** One line for the results; null when the proxy is not installed. */
   version(): string | null;
   /** Starts it. Rejects when its configuration cannot be made; waiting until it serves is the caller's. */
   start(options: ProxyOptions): Promise<StartedProxy>;
 }
+
+/** The levels of gzip that are measured: the fastest one, and zlib's default. */
+export const GZIP_LEVELS = [1, 6] as const;
 
 /** Features of a complete proxy. */
 export const ALL_FEATURES: PeerFeatures = {

@@ -7,7 +7,7 @@ import { firstLine } from '../lib/machine.ts';
 import { BenchProcess } from '../lib/processes.ts';
 import { allHosts, allPrefixes, NEW_HOST } from '../lib/routes.ts';
 import { trafficConfig } from '../lib/traffic.ts';
-import { ALL_FEATURES, allBackends, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
+import { ALL_FEATURES, allBackends, GZIP_LEVELS, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
 
 const repository = resolve(import.meta.dirname, '../..');
 const launcher = join(repository, 'portcullis');
@@ -16,6 +16,7 @@ const launcher = join(repository, 'portcullis');
 export const portcullis: Peer = {
   name: 'portcullis',
   features: ALL_FEATURES,
+  gzipLevels: GZIP_LEVELS,
   version() {
     if (!existsSync(launcher)) return null;
     const manifest = JSON.parse(readFileSync(join(repository, 'package.json'), 'utf8')) as { version: string };
@@ -55,7 +56,8 @@ function configText(options: ProxyOptions, withNewHost: boolean): string {
   lines.push('backends:', `  - {name: b, endpoints: [${endpoints.join(', ')}]${keys}}`);
   lines.push('routes:');
   if (options.routes === 'one') {
-    lines.push(`  - {name: all, ${routeKeys(options)}rules: [{backendRefs: [{name: b}]${traffic?.rule ?? ''}}]}`);
+    const rule = `${traffic?.rule ?? ''}${gzipKeys(options)}`;
+    lines.push(`  - {name: all, ${routeKeys(options)}rules: [{backendRefs: [{name: b}]${rule}}]}`);
     return `${lines.join('\n')}\n`;
   }
   allHosts().forEach((host, index) => {
@@ -76,6 +78,12 @@ function listenerKeys({ protocol, tls }: ProxyOptions): string {
   const pair = `{certificate: ${tls.certificate}, key: ${tls.key}}`;
   const keys = `{certificates: [${pair}], minVersion: "1.3", cipherSuites: [${TLS_SUITE}]}`;
   return `${protocol === 'h2' ? '' : ', protocols: [http/1.1]'}, tls: ${keys}`;
+}
+
+/** The filter that compresses; nothing for the default. */
+function gzipKeys({ gzipLevel }: ProxyOptions): string {
+  if (gzipLevel === null) return '';
+  return `, filters: [{type: Compression, compression: {encodings: [gzip], levels: {gzip: ${gzipLevel}}}}]`;
 }
 
 /** Kind of the one route; nothing for the default. */

@@ -87,7 +87,8 @@ export class Acceptor implements Protocol {
       connection.listener = watch.listener;
       counters[Counter.DOWNSTREAM_ACCEPTED]++;
       counters[Counter.DOWNSTREAM_OPEN]++;
-      context.preamble.accepted(connection);
+      if (watch.listener!.settings.mesh === null) context.preamble.accepted(connection);
+      else context.mesh.accepted(connection);
     }
   }
 

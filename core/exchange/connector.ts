@@ -59,9 +59,13 @@ export class Connector implements Protocol {
    * refuses at once (`reason`, `detail` and `errno` say why).
    */
   connect(endpoint: Endpoint, backend: BackendRuntime, owner: ConnectOwner): Connection | null {
-    if (backend.tunnel !== null) return this.context.upstreamTunnels.connect(endpoint, backend, owner);
+    if (endpoint.tunnel !== null) return this.context.upstreamTunnels.connect(endpoint, backend, owner);
     const { reactor, counters } = this.context;
-    const fd = reactor.kernel.connect(endpoint.sockaddr);
+    const { workload } = endpoint;
+    const fd =
+      workload === null
+        ? reactor.kernel.connect(endpoint.sockaddr)
+        : reactor.kernel.connectIn(endpoint.sockaddr, workload.settings.namespaceFd, workload.settings.mark);
     if (fd < 0) {
       counters[UPSTREAM_CONNECT_FAILURES]++;
       if (fd === -Errno.EMFILE || fd === -Errno.ENFILE || fd === -Errno.ENOBUFS || fd === -Errno.ENOMEM) {
@@ -137,11 +141,18 @@ export class Connector implements Protocol {
 
   private startTls(connection: Connection, tls: BackendTlsSettings): void {
     const sessions = this.context.tlsSessions!;
-    const context = this.tlsContextOf(connection.backend!);
+    const { workload } = connection.endpoint!;
+    const context = workload === null ? this.tlsContextOf(connection.backend!) : workload.tlsContext;
     const ssl =
       context === null
         ? 0
-        : sessions.connect(context, connection.fd, tls.serverName, tls.verifyNames, connection.endpoint!.resumption);
+        : sessions.connect(
+            context,
+            connection.fd,
+            tls.serverName,
+            connection.endpoint!.verifyNames ?? tls.verifyNames,
+            connection.endpoint!.resumption,
+          );
     if (ssl === 0) {
       this.tlsFailed(connection, context === null ? TlsFailure.INTERNAL : sessions.failure, sessions.failureText);
       return;

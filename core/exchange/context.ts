@@ -19,9 +19,11 @@ import type { TlsSessions } from '../tls/session.ts';
 import { TlsTransport } from '../tls/transport.ts';
 import { AcmeChallenges } from './acme-challenges.ts';
 import { AttemptTracker } from './attempt-tracker.ts';
+import { Authorizer } from './authorizer.ts';
 import { Compression } from './compression.ts';
 import { ConnectionLog } from './connection-log.ts';
 import type { Connector } from './connector.ts';
+import type { Detection } from './detection.ts';
 import type { DownstreamHttp1 } from './downstream-http1.ts';
 import type { DownstreamHttp2 } from './downstream-http2.ts';
 import type { DownstreamTcp } from './downstream-tcp.ts';
@@ -30,13 +32,14 @@ import { FaultState } from './faults.ts';
 import { readForwardedClient } from './forwarded-client.ts';
 import { LimitGate } from './limit-gate.ts';
 import { LocalAnswers } from './local-answers.ts';
+import type { Mesh } from './mesh.ts';
 import type { Mirrors } from './mirror.ts';
 import type { Preamble } from './preamble.ts';
 import { Detail, Reason } from './reasons.ts';
 import { RequestBuffers } from './request-buffer.ts';
 import type { RequestIds } from './request-id.ts';
 import { DateLine } from './response-head.ts';
-import type { Runtime } from './runtime.ts';
+import type { ListenerRuntime, Runtime } from './runtime.ts';
 import type { Tunnel } from './tunnel.ts';
 import type { Upstream } from './upstream.ts';
 import type { UpstreamHttp1 } from './upstream-http1.ts';
@@ -76,6 +79,8 @@ export class ProxyContext {
   accessLog: AccessLog;
   /** Configuration in force; set before the first connection is accepted. */
   runtime!: Runtime;
+  /** Listeners in the order of the configuration in force. */
+  listeners: readonly ListenerRuntime[] = [];
   /** Shutting down: no connection outlives its current exchange. */
   draining = false;
   /** Exchanges begun and not ended. */
@@ -87,6 +92,8 @@ export class ProxyContext {
 
   // Set once by PacketWorker, which creates them with this context.
   preamble!: Preamble;
+  mesh!: Mesh;
+  detection!: Detection;
   downstreamHttp1!: DownstreamHttp1;
   downstreamHttp2!: DownstreamHttp2;
   downstreamTcp!: DownstreamTcp;
@@ -114,6 +121,8 @@ export class ProxyContext {
   readonly local: LocalAnswers;
   /** Rate limits. */
   readonly limitGate: LimitGate;
+  /** Policies of workloads. */
+  readonly authorizer: Authorizer;
 
   private readonly pool: Exchange[] = [];
   private readonly source = new LogSource();
@@ -143,6 +152,7 @@ export class ProxyContext {
     this.accessLog = accessLog;
     this.flight = flight;
     this.ids = ids;
+    this.authorizer = new Authorizer(this);
   }
 
   /** Gives an accepted connection to the protocol that it speaks (`alpn`: see core/tls/alpn.ts). */
@@ -166,6 +176,17 @@ export class ProxyContext {
     this.exchanges++;
     this.counters[REQUESTS_IN_FLIGHT]++;
     return exchange;
+  }
+
+  /** The listener at an index of the configuration in force. */
+  listenerAt(index: number): ListenerRuntime {
+    return this.listeners[index]!;
+  }
+
+  /** Frees an exchange that turned out to be none: nobody hears of it. */
+  forgetExchange(exchange: Exchange): void {
+    this.counters[REQUESTS_IN_FLIGHT]--;
+    this.recycle(exchange);
   }
 
   /** Counts, logs and frees an exchange that is over. Its connections are the caller's business. */

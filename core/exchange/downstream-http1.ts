@@ -30,7 +30,7 @@ import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
 import { ResponseWriter } from './response-writer.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
-const { CHUNKED, LENGTH } = BodyFraming;
+const { CHUNKED, CLOSE, LENGTH } = BodyFraming;
 const { DOWNSTREAM_BYTES_IN, DOWNSTREAM_OPEN } = Counter;
 
 /** States of a downstream connection. */
@@ -48,8 +48,14 @@ export const DownstreamState = {
 const { ACTIVE, HEAD, IDLE, LINGER } = DownstreamState;
 const PREFACE_BYTES = prefaceBytes;
 
-/** How long an ended connection waits for the client to close; long enough for a round trip or two. */
+/** How long an ended connection waits for the client to close, or for a sign of it; long enough for a round trip or two. */
 const LINGER_MS = 2000;
+
+/** The same in all, if the client goes on sending; LINGER_MS while the gateway drains, or is short of connections. */
+const LINGER_MS_MAX = 5000;
+
+/** Most bytes that are thrown away: whoever sends more has had the time to read the response. */
+const LINGER_BYTES_MAX = 64 * 1024 * 1024;
 
 /** Receives per turn of one connection, so that a fast sender does not starve the others. */
 const RECEIVES_PER_TURN = 8;
@@ -100,9 +106,13 @@ export class DownstreamHttp1 extends Downstream {
     if (connection.outputBytes < before) {
       if (exchange !== null) this.progress(exchange);
       else if (connection.state === IDLE) reactor.setTimer(connection, this.context.runtime.http.idleTimeoutMs);
+      else if (connection.state === LINGER) this.waitOn(connection);
     }
     if (connection.outputBytes > 0) return;
-    if (exchange === null) return;
+    if (exchange === null) {
+      if (connection.state === LINGER) reactor.shutdownWrite(connection);
+      return;
+    }
     if (exchange.responseComplete) this.finish(exchange);
     else this.drained(exchange);
   }
@@ -371,20 +381,50 @@ export class DownstreamHttp1 extends Downstream {
 
   // -- end of a connection --------------------------------------------------------------
 
+  /** Whole responses to earlier requests may still be on their way: a reset would take them along. */
+  protected override cut(exchange: Exchange, cause: number): void {
+    // Only a reset says that a body without length or chunks is not whole.
+    if (exchange.responseOutFraming === CLOSE || exchange.tunnel) {
+      super.cut(exchange, cause);
+      return;
+    }
+    const connection = exchange.downstream!;
+    const mayCome = !exchange.requestComplete || (!exchange.lastRequest && !connection.readHangup);
+    connection.exchange = null;
+    this.context.endExchange(exchange);
+    if (mayCome) connection.readReady = true;
+    this.endGracefully(connection, cause);
+  }
+
   /** Ends a connection after its last response, without destroying what is on its way to the client. */
   private endGracefully(connection: Connection, cause: number): void {
-    const { reactor } = this.context;
+    const { reactor, runtime, draining, metrics } = this.context;
     const unread = connection.inputLength > 0 || (connection.readReady && !connection.readEnded);
     reactor.freeInput(connection);
-    if (!unread) {
+    if (connection.deferred && !reactor.flushOwn(connection)) {
+      this.close(connection, CloseCause.CLIENT_RESET, true);
+      return;
+    }
+    if (!unread && connection.outputBytes === 0) {
       this.close(connection, cause, false);
       return;
     }
     // A close with unread input sends a reset, which can overtake the response (RFC 9112 §9.6).
-    reactor.shutdownWrite(connection);
+    const lingerMs = draining || runtime.node.connectionsScarce ? LINGER_MS : LINGER_MS_MAX;
+    metrics.countClose(cause);
     connection.state = LINGER;
-    reactor.setTimer(connection, LINGER_MS);
+    connection.lingerEndMs = reactor.nowMs + lingerMs;
+    connection.discardedBytes = 0;
+    this.waitOn(connection);
+    if (connection.outputBytes === 0) reactor.shutdownWrite(connection);
     reactor.enqueue(connection);
+  }
+
+  /** The client of an ended connection is still there: waits on, but not for ever. */
+  private waitOn(connection: Connection): void {
+    const { reactor } = this.context;
+    const leftMs = Math.max(0, Math.ceil(connection.lingerEndMs - reactor.nowMs));
+    reactor.setTimer(connection, Math.min(LINGER_MS, leftMs));
   }
 
   private discard(connection: Connection): void {
@@ -393,10 +433,18 @@ export class DownstreamHttp1 extends Downstream {
       if (!connection.readReady) return;
       const status = reactor.fill(connection);
       if (status === FILL_AGAIN) return;
+      // A client that only says that it has no more requests takes what is left for it.
+      if (status === FILL_END && connection.outputBytes > 0) return;
       if (status === FILL_END || status === FILL_ERROR) {
         this.close(connection, CloseCause.FINISHED, false);
         return;
       }
+      if (status > 0) connection.discardedBytes += status;
+      if (connection.discardedBytes > LINGER_BYTES_MAX) {
+        this.close(connection, CloseCause.TIMEOUT, false);
+        return;
+      }
+      this.waitOn(connection);
     }
     reactor.enqueue(connection);
   }
@@ -406,7 +454,8 @@ export class DownstreamHttp1 extends Downstream {
     const { reactor, metrics, counters } = this.context;
     // The response before may still wait for the end of the batch.
     if (connection.deferred && !abort) reactor.flushOwn(connection);
-    metrics.countClose(cause);
+    // One that lingers has been counted by what ended it.
+    if (connection.state !== LINGER) metrics.countClose(cause);
     counters[DOWNSTREAM_OPEN]--;
     reactor.close(connection, abort);
   }

@@ -26,7 +26,6 @@ import type { Http2Limits, Http2Session } from '../http2/session.ts';
 import type { Http2Stream } from '../http2/stream.ts';
 import type { Connection } from '../io/connection.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
-import { Alpn } from '../tls/alpn.ts';
 import { type BodyPiece, keepTrailers } from './body.ts';
 import type { ProxyContext } from './context.ts';
 import { Downstream } from './downstream.ts';
@@ -198,9 +197,11 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     const { counters, memory } = this.context;
     const end = head.authorityOffset + head.authorityLength;
     // CONNECT without a port is malformed, and has been refused.
-    const target = connection.listener!.tunnelTarget(
-      parsePort(memory, head.authorityOffset + head.hostLength + 1, end),
-    );
+    const port = parsePort(memory, head.authorityOffset + head.hostLength + 1, end);
+    const target =
+      connection.workload === null
+        ? connection.listener!.tunnelTarget(port)
+        : this.context.mesh.tunnelTarget(connection, head, port);
     if (target === null || stream.remoteEnded) {
       const exchange = this.attach(connection);
       exchange.httpVersion = HTTP_2;
@@ -213,10 +214,9 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     }
     if (!this.writeTunnelHead(connection)) return INTERNAL_ERROR;
     stream.contentLength = -1;
-    connection.listener = target;
     counters[Counter.DOWNSTREAM_ACCEPTED]++;
     counters[DOWNSTREAM_OPEN]++;
-    this.context.handOver(connection, Alpn.NONE);
+    this.context.mesh.serve(connection, target);
     return 0;
   }
 
@@ -263,6 +263,11 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     const { exchange } = stream.connection!;
     if (exchange !== null && exchange.reason === Reason.NONE) exchange.reason = Reason.DOWNSTREAM_PROTOCOL_ERROR;
     this.streamReset(stream, errorCode);
+  }
+
+  moved(stream: Http2Stream): void {
+    const connection = stream.connection!;
+    if (connection.protocol === this && connection.exchange !== null) this.progress(connection.exchange);
   }
 
   goaway(): void {}

@@ -14,8 +14,11 @@ import type { Exchange } from './exchange.ts';
 import { Detail, Reason } from './reasons.ts';
 
 export class DownstreamTcp extends Downstream {
-  /** Takes over a connection whose first bytes are for the upstream. */
-  accepted(connection: Connection): void {
+  /**
+   * Takes over a connection whose first bytes are for the upstream; `detecting`: unless they turn out to be HTTP
+   * (detection.ts).
+   */
+  accepted(connection: Connection, detecting = false): void {
     const { context } = this;
     const { reactor, runtime } = context;
     connection.protocol = this;
@@ -26,23 +29,52 @@ export class DownstreamTcp extends Downstream {
     exchange.requestComplete = true;
     exchange.tunnel = true;
     exchange.isConnection = true;
+    exchange.detecting = detecting;
+    if (connection.access !== null && !detecting) {
+      const refused = context.authorizer.ofConnection(connection);
+      if (refused !== 0) {
+        this.fail(exchange, 0, Reason.UNAUTHORIZED, refused, 0);
+        return;
+      }
+    }
     const route = runtime.streamRoutes.lookup(connection.listener!.index, connection.serverName);
     exchange.streamRoute = route;
     if (route === null) {
       this.fail(exchange, 0, Reason.NO_ROUTE, Detail.NONE, 0);
       return;
     }
-    exchange.backend = route.pick(context.ids.next() >>> 1);
-    if (exchange.backend >= 0) chooseEndpoint(context, exchange, null);
+    const backend = route.pick(context.ids.next() >>> 1);
+    if (backend >= 0) {
+      exchange.backend = runtime.backendFor(backend, connection.workload);
+      chooseEndpoint(context, exchange, null);
+    }
     // Until there is a tunnel nothing is read; what has come already has had its event.
     connection.readReady = true;
     reactor.clearTimer(connection);
     context.upstream.start(exchange);
   }
 
+  /** Ends a connection that is not served, with a record of the reason. */
+  refuseConnection(connection: Connection, reason: number, detail: number): void {
+    connection.protocol = this;
+    const exchange = this.attach(connection);
+    this.identify(exchange);
+    exchange.method = Method.CONNECT;
+    exchange.requestComplete = true;
+    exchange.isConnection = true;
+    this.fail(exchange, 0, reason, detail, 0);
+  }
+
+  /** The client's connection has failed before there was a tunnel. */
+  left(connection: Connection): void {
+    this.clientLeft(connection);
+  }
+
   /** Before the tunnel: only the client's leaving is of interest. */
   readable(connection: Connection): void {
-    if (connection.readHangup && this.context.reactor.socketError(connection) !== 0) this.clientLeft(connection);
+    const exchange = connection.exchange!;
+    if (exchange.detecting) this.context.detection.clientSpoke(exchange);
+    else if (connection.readHangup && this.context.reactor.socketError(connection) !== 0) this.clientLeft(connection);
   }
 
   writable(): void {}
@@ -54,6 +86,10 @@ export class DownstreamTcp extends Downstream {
   /** Nobody can be told: the connection ends. */
   override fail(exchange: Exchange, _status: number, reason: number, detail: number, errno: number): void {
     const connection = exchange.downstream!;
+    if (exchange.detecting) {
+      this.context.detection.connectFailed(exchange);
+      return;
+    }
     exchange.reason = reason;
     exchange.detail = detail;
     exchange.errno = errno;

@@ -115,6 +115,7 @@ export abstract class Downstream implements Protocol {
   protected prepare(exchange: Exchange): number {
     const { reactor, runtime, requestHead: head } = this.context;
     const connection = exchange.downstream!;
+    if (connection.access !== null) exchange.detail = this.context.authorizer.ofRequest(connection);
     const rule = this.route(connection);
     let endpointAddress: Uint8Array = noBytes;
     if (rule >= 0) {
@@ -146,6 +147,7 @@ export abstract class Downstream implements Protocol {
     // Neither what is shed nor a preflight, which browsers send by themselves, uses up a limit.
     // A listener that only redirects serves nothing that a limit could be on.
     const limited = policy !== null && policy.limits !== null && connection.listener!.settings.redirectToHttps === null;
+    if (exchange.detail !== 0) return 403;
     if (valid && limited && !exchange.shed && (exchange.cors & PREFLIGHT) === 0) {
       this.context.limitGate.apply(exchange, head);
     }
@@ -176,6 +178,8 @@ export abstract class Downstream implements Protocol {
       this.refuse(exchange, 431, Reason.REQUEST_TOO_LARGE, Detail.HEAD_TOO_LARGE);
     } else if (status === 400) {
       this.refuse(exchange, 400, Reason.DOWNSTREAM_PROTOCOL_ERROR, Detail.GRPC_TIMEOUT_INVALID);
+    } else if (status === 403) {
+      this.refuse(exchange, 403, Reason.UNAUTHORIZED, exchange.detail);
     } else if (status !== 0) {
       this.refuse(exchange, 503, Reason.OVERLOAD, Detail.NO_BUFFERS);
     } else if (this.context.local.answers(exchange)) {

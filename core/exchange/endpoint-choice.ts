@@ -30,7 +30,11 @@ export function chooseEndpoint(context: ProxyContext, exchange: Exchange, head: 
 
 /** Chooses anew for a further attempt: another one than `exchange.avoidEndpoint` where there is one. */
 export function pickEndpoint(context: ProxyContext, exchange: Exchange): void {
-  const { balancer } = exchange.runtime!.backends[exchange.backend];
+  const { balancer, destinations } = exchange.runtime!.backends[exchange.backend];
+  if (destinations !== null) {
+    exchange.endpoint = destinations.endpointOf(exchange.downstream!.destination);
+    return;
+  }
   exchange.endpoint = balancer.pick(exchange);
   if (balancer.inPanic) context.counters[BALANCER_PANIC_PICKS]++;
 }

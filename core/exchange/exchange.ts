@@ -125,6 +125,8 @@ export class Exchange {
   refPolicy: RefPolicy | null = null;
   /** A connection that is passed on unread, not a request. */
   isConnection = false;
+  /** It may turn out to be HTTP yet (detection.ts). */
+  detecting = false;
   /** Stream route of a connection that is passed on unread; null: HTTP, or none. */
   streamRoute: StreamRoute | null = null;
   /** Index of the chosen backend in the snapshot; -1: none. */
@@ -300,6 +302,7 @@ export class Exchange {
     this.policy = null;
     this.refPolicy = null;
     this.isConnection = false;
+    this.detecting = false;
     this.streamRoute = null;
     this.backend = -1;
     this.endpoint = -1;

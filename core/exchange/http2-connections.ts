@@ -15,6 +15,7 @@ import type { Endpoint } from '../lb/endpoint.ts';
 import { type Http2Member, Http2Pool } from '../lb/http2-pool.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
 import type { BackendSettings, HttpSettings } from '../workers/snapshot.ts';
+import { AttemptEnd } from './attempt-tracker.ts';
 import { type ConnectOwner, isConnectTimeout } from './connector.ts';
 import type { ProxyContext } from './context.ts';
 import type { Exchange } from './exchange.ts';
@@ -152,10 +153,19 @@ export class Http2Connections implements Protocol {
       errno = connector.errno;
       status = connectStatus(detail);
     }
+    const { upstream } = this.context;
+    const blamed: number[] = [];
     for (let count = pool.waiting; count > 0 && pool.first !== null; count--) {
       const exchange = pool.first;
       pool.dequeue(exchange);
-      this.context.upstream.failed(exchange, status, reason, detail, errno);
+      // However many have waited for it: one connection is one failure of the endpoint, in each backend that it is in.
+      if (exchange.tracked) {
+        const { endpoints } = exchange.runtime!.backends[exchange.backend].settings;
+        const { slot } = endpoints[exchange.endpoint];
+        if (blamed.includes(slot)) upstream.endTracking(exchange, AttemptEnd.CANCELLED, reason, detail);
+        else blamed.push(slot);
+      }
+      upstream.failed(exchange, status, reason, detail, errno);
     }
   }
 
@@ -371,6 +381,8 @@ export function sendPing({ reactor, http2 }: ProxyContext, session: Http2Session
   if (at === 0) return;
   http2.output.commit(session, writePing(reactor.memory, at, 0, session.nextStreamId));
   session.pingDeadlineMs = reactor.nowMs + timeoutMs;
+  session.pingTimeoutMs = timeoutMs;
+  session.pingEnd = (session.writtenBytes + session.outLength) | 0;
   http2.shutdowns.arm(session);
 }
 

@@ -96,7 +96,7 @@ export class Mirrors extends VirtualClient {
     mirror.headBlock = block;
     // Of a stream its Content-Length, which says how it goes upstream.
     mirror.requestRemaining = parent.requestFraming === STREAM ? parent.requestRemaining : 0;
-    mirror.backend = backend;
+    mirror.backend = parent.runtime!.backendFor(backend, parent.downstream!.workload);
     // Counts from when it is sent.
     mirror.requestDeadlineMs = target.timeoutMs;
     mirror.mirrorBodyBytesMax = target.bodyBytesMax;

@@ -31,6 +31,7 @@ export const Reason = {
   INTERNAL: 18,
   FAULT_INJECTED: 19,
   DELAY_INJECTED: 20,
+  UNAUTHORIZED: 21,
 } as const;
 
 const texts: Record<number, ReasonText> = {
@@ -67,6 +68,7 @@ const texts: Record<number, ReasonText> = {
   [Reason.INTERNAL]: { flag: 'IE', sentence: 'An internal error ended the exchange.' },
   [Reason.FAULT_INJECTED]: { flag: 'FI', sentence: 'A fault filter of the rule answered the request.' },
   [Reason.DELAY_INJECTED]: { flag: 'DI', sentence: 'A fault filter of the rule delayed the request.' },
+  [Reason.UNAUTHORIZED]: { flag: 'RBAC', sentence: 'The authorization policies of the workload do not allow this.' },
 };
 
 /** Number of reasons; sizes the counters in shared memory. */
@@ -143,6 +145,10 @@ export const Detail = {
   ADAPTIVE_LIMIT: 57,
   TUNNEL_REFUSED: 58,
   TUNNEL_NOWHERE: 59,
+  NOT_CAPTURED: 60,
+  EGRESS_REFUSED: 61,
+  PLAINTEXT_REFUSED: 62,
+  WORKLOAD_CONNECTIONS: 63,
 } as const;
 
 const detailSentences: Record<number, string> = {
@@ -209,6 +215,11 @@ const detailSentences: Record<number, string> = {
   [Detail.TUNNEL_NOWHERE]: 'No listener takes tunnels to the port that the client named (listeners[].tunnels).',
   [Detail.TUNNEL_REFUSED]:
     'The other end of the tunnel refused the connection through it: its answer to CONNECT was not 2xx.',
+  [Detail.NOT_CAPTURED]: 'The connection was made to the node proxy itself: no rule of a capture has redirected it.',
+  [Detail.EGRESS_REFUSED]: 'The destination is outside the mesh, and the node refuses such connections (egress).',
+  [Detail.PLAINTEXT_REFUSED]:
+    'The workload takes connections of the mesh only (mode: strict), and this was plain text.',
+  [Detail.WORKLOAD_CONNECTIONS]: 'The workload has as many connections open as it may have (limits of the node).',
   [Detail.COMPRESSOR_FAILED]: 'The compressor of the response body failed or was restarted.',
 };
 
@@ -220,6 +231,12 @@ export const DETAIL_TLS = 2000;
 
 /** First detail number that carries the rate limit which refused a request: `DETAIL_LIMIT + id` (see limits/limit-names.ts). */
 export const DETAIL_LIMIT = 3000;
+
+/**
+ * First detail number that carries the authorisation policy and rule which refused something: `DETAIL_POLICY + id` (see
+ * authorization/policy-numbers.ts).
+ */
+export const DETAIL_POLICY = 100_000;
 
 /** One plain sentence for a detail below DETAIL_PARSE; empty for `Detail.NONE`. */
 export function detailSentence(detail: number): string {

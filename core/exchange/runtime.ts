@@ -17,6 +17,8 @@ import type { TlsContext } from '../tls/context.ts';
 import type { TlsContexts } from '../tls/contexts.ts';
 import type {
   BackendSettings,
+  BackendTlsSettings,
+  BackendTunnelSettings,
   EndpointSettings,
   HttpSettings,
   ListenerSettings,
@@ -25,6 +27,7 @@ import type {
   Snapshot,
 } from '../workers/snapshot.ts';
 import { type HashKeys, hashKeysOf } from './hash-key.ts';
+import { DestinationEndpoints, MeshRuntime, tunnelPlace, type WorkloadRuntime } from './mesh-runtime.ts';
 import { ruleLimits } from './rule-limits.ts';
 import { RefPolicy, RulePolicy } from './rule-policy.ts';
 
@@ -117,6 +120,22 @@ function sharingKey({ protocol, proxyProtocol, tls, tunnel }: BackendSettings): 
   return JSON.stringify([protocol, proxyProtocol, tls?.key, tls?.serverName, tls?.verifyNames, ...way]);
 }
 
+/** Of a workload without a certificate: there is no context, so no tunnel of it gets as far as a handshake. */
+const noCertificate: BackendTlsSettings = {
+  key: '',
+  serverName: '',
+  verifyNames: null,
+  caPem: null,
+  certificate: null,
+  verify: true,
+  minVersion: '1.3',
+  maxVersion: '1.3',
+};
+
+function hasTunnel(settings: BackendSettings): settings is BackendSettings & { tunnel: BackendTunnelSettings } {
+  return settings.tunnel !== null;
+}
+
 const noSamples = new SharedArrayBuffer(0);
 
 /** A backend of one snapshot. */
@@ -131,6 +150,8 @@ export interface BackendRuntime {
   tracked: boolean;
   /** The tunnels to its endpoints, as the backend that they are themselves; null: there are none. */
   tunnel: BackendRuntime | null;
+  /** Its endpoints are made by the destinations of connections; null: it has endpoints of its own. */
+  destinations: DestinationEndpoints | null;
   /** It stands for the tunnels of the backend of its name. */
   isTunnel: boolean;
   /** Context of TLS connections; null: plain TCP, or (see `settings.tls`) one that could not be made. */
@@ -145,6 +166,11 @@ export class Runtime {
   readonly routes: RouteTable;
   readonly streamRoutes: StreamRoutes;
   readonly backends: BackendRuntime[];
+  /** Null: this is a gateway. */
+  readonly mesh: MeshRuntime | null;
+  /** What workloads use in place of a backend, by its index; made when first used. */
+  private readonly variants = new Map<WorkloadRuntime, Map<number, number>>();
+  private readonly makeVariant: (index: number, workload: WorkloadRuntime) => BackendRuntime;
   /** Load and health that all workers of the node share. */
   readonly node: NodeState;
   readonly rateLimits: RateLimitsSnapshot;
@@ -214,8 +240,9 @@ export class Runtime {
     const endpointOf = (
       place: Pick<EndpointSettings, 'address' | 'host' | 'port'>,
       settings: BackendSettings,
+      owner = '',
     ): Endpoint => {
-      const key = `${place.address} ${sharingKey(settings)}`;
+      const key = `${place.address} ${sharingKey(settings)}${owner}`;
       let endpoint = endpoints.get(key);
       if (endpoint === undefined) {
         endpoint = new Endpoint(place, key);
@@ -224,8 +251,11 @@ export class Runtime {
       endpoint.removed = false;
       return endpoint;
     };
-    const tunnelOf = (settings: BackendSettings, balancer: Balancer): BackendRuntime | null => {
-      if (settings.tunnel === null) return null;
+    const tunnelOf = (
+      settings: BackendSettings & { tunnel: BackendTunnelSettings },
+      balancer: Balancer,
+      tlsContext: TlsContext | null,
+    ): BackendRuntime => {
       const { tls } = settings.tunnel;
       return {
         // What is limited are the connections inside, not those that carry them.
@@ -244,13 +274,16 @@ export class Runtime {
         hashKeys: null,
         tracked: false,
         tunnel: null,
+        destinations: null,
         isTunnel: true,
-        tlsContext: contexts.client(tls, 'h2'),
+        tlsContext,
       };
     };
     const backendOf = (settings: BackendSettings): BackendRuntime => {
       const balancer = balancerOf(settings);
-      const tunnel = tunnelOf(settings, balancer);
+      const tunnel = hasTunnel(settings)
+        ? tunnelOf(settings, balancer, contexts.client(settings.tunnel.tls, 'h2'))
+        : null;
       return {
         settings,
         nameBytes: encoder.encode(settings.name),
@@ -268,6 +301,7 @@ export class Runtime {
         }),
         balancer,
         isTunnel: false,
+        destinations: null,
         tunnel,
         hashKeys: hashKeysOf(settings.policy.balancer),
         tracked:
@@ -279,6 +313,40 @@ export class Runtime {
       };
     };
     this.backends = snapshot.backends.map(backendOf);
+    this.mesh = snapshot.mesh === null ? null : new MeshRuntime(snapshot.mesh, contexts, previous?.mesh ?? null);
+    this.makeVariant = (index, workload) => {
+      const base = this.backends[index];
+      const { settings } = base;
+      const tls = workload.tls;
+      const tunnel =
+        tls === null
+          ? tunnelOf({ ...settings, tunnel: { port: 0, tls: noCertificate } }, base.balancer, null)
+          : tunnelOf({ ...settings, tunnel: { port: 0, tls } }, base.balancer, workload.tlsContext);
+      const make = (place: Pick<EndpointSettings, 'address' | 'host' | 'port'>, identity: string | null): Endpoint => {
+        const endpoint = endpointOf(place, settings, `${workload.key} ${identity ?? ''}`);
+        endpoint.workload = workload;
+        endpoint.tunnel = null;
+        if (identity !== null) {
+          endpoint.tunnel = endpointOf(tunnelPlace(place.host), tunnel.settings, `${workload.key} ${identity}`);
+          endpoint.tunnel.workload = workload;
+          endpoint.tunnel.verifyNames = [identity];
+        }
+        return endpoint;
+      };
+      const endpoints = settings.endpoints.map((place) => make(place, place.identity));
+      const destinations = settings.originalDestination
+        ? new DestinationEndpoints(endpoints, (place) => make(place, this.mesh!.identityAt(place.host, workload)))
+        : null;
+      return { ...base, endpoints, tunnel, destinations };
+    };
+    previous?.eachVariant((name, workload, before) => {
+      const index = this.mesh?.workloads.includes(workload)
+        ? this.backends.findIndex((one) => one.settings.name === name)
+        : -1;
+      if (index < 0) return;
+      const { destinations } = this.backends[this.backendFor(index, workload)];
+      if (destinations !== null && before.destinations !== null) destinations.keep(before.destinations);
+    });
     this.viaLines = [
       new Text(http.via === '' ? '' : `via: 1.0 ${http.via}\r\n`),
       new Text(http.via === '' ? '' : `via: 1.1 ${http.via}\r\n`),
@@ -293,6 +361,34 @@ export class Runtime {
     this.serverLine = new Text(http.server === '' ? '' : `server: ${http.server}\r\n`);
     this.reasonName = new Text(http.reasonHeader === '' ? '' : `${http.reasonHeader}: `);
     this.upgradeProtocols = http.upgradeProtocols.map((protocol) => encoder.encode(protocol.toLowerCase()));
+  }
+
+  /**
+   * The backend that a connection of a workload uses in place of `index`: with connections, certificate and network
+   * namespace of its own. Without a workload (in a gateway) it is `index` itself.
+   */
+  backendFor(index: number, workload: WorkloadRuntime | null): number {
+    if (workload === null) return index;
+    let variants = this.variants.get(workload);
+    if (variants === undefined) {
+      variants = new Map();
+      this.variants.set(workload, variants);
+    }
+    let variant = variants.get(index);
+    if (variant === undefined) {
+      variant = this.backends.push(this.makeVariant(index, workload)) - 1;
+      variants.set(index, variant);
+    }
+    return variant;
+  }
+
+  /** Calls `visit` with what workloads use in place of the backend of a name. */
+  private eachVariant(visit: (name: string, workload: WorkloadRuntime, backend: BackendRuntime) => void): void {
+    for (const [workload, variants] of this.variants) {
+      for (const [index, variant] of variants) {
+        visit(this.backends[index].settings.name, workload, this.backends[variant]);
+      }
+    }
   }
 
   /** What a rule does besides choosing a backend, or null. */

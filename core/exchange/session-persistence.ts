@@ -183,7 +183,7 @@ export function resumeSession(
   const { rule } = exchange;
   const count = routes.backendRefCount(rule);
   for (let ref = 0; ref < count; ref++) {
-    const index = routes.backendRefIndex(rule, ref);
+    const index = runtime.backendFor(routes.backendRefIndex(rule, ref), exchange.downstream!.workload);
     const backend = backends[index];
     const endpoint = hashesOf(backend).find(high, low);
     if (endpoint < 0 || !backend.balancer.isUsable(endpoint)) continue;

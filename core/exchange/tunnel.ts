@@ -42,6 +42,10 @@ export class Tunnel implements Protocol {
 
   /** The connection that a CONNECT asked for is established: says so and joins the connections. */
   startConnect(exchange: Exchange): void {
+    if (exchange.detecting) {
+      this.context.detection.connected(exchange);
+      return;
+    }
     const side = exchange.downstreamSide!;
     exchange.status = 200;
     exchange.responseStarted = true;
@@ -174,6 +178,14 @@ export class Tunnel implements Protocol {
     if (exchange === null || !exchange.tunnel) return;
     exchange.reason = connection.outputBytes > 0 ? Reason.DOWNSTREAM_TIMEOUT : Reason.UPSTREAM_TIMEOUT;
     exchange.detail = Detail.TUNNEL_IDLE_TIMER;
+    this.end(exchange, true);
+  }
+
+  /** Ends a tunnel at once for a reason of ours. `connection` is its downstream side. */
+  refuse(connection: Connection, reason: number, detail: number): void {
+    const exchange = connection.exchange!;
+    exchange.reason = reason;
+    exchange.detail = detail;
     this.end(exchange, true);
   }
 

@@ -612,6 +612,12 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
     return false;
   }
 
+  moved(stream: Http2Stream): void {
+    const connection = stream.connection!;
+    if (connection.protocol !== this || connection.exchange === null) return;
+    connection.exchange.downstreamSide!.progress(connection.exchange);
+  }
+
   goaway(session: Http2Session, _errorCode: number): void {
     this.context.counters[UPSTREAM_HTTP2_GOAWAYS]++;
     const member = session.owner as Http2Member;

@@ -10,7 +10,7 @@ import type { BodyPiece } from './body.ts';
 import { CircuitBreakers } from './circuit-breaker.ts';
 import type { ProxyContext } from './context.ts';
 import { chooseEndpoint, noEndpointDetail, pickEndpoint } from './endpoint-choice.ts';
-import type { Exchange } from './exchange.ts';
+import { type Exchange, HttpVersion } from './exchange.ts';
 import { Hedges } from './hedges.ts';
 import { judgedStatus } from './outlier-judge.ts';
 import { Detail, Reason } from './reasons.ts';
@@ -19,9 +19,11 @@ import { Retries } from './retries.ts';
 import { countRequest } from './retry-budget.ts';
 import { RetryEnd } from './retry-outcome.ts';
 import type { RulePolicy } from './rule-policy.ts';
+import type { BackendRuntime } from './runtime.ts';
 import { resumeSession } from './session-persistence.ts';
 
 const { HEDGE_WON, NONE } = RetryEnd;
+const { HTTP_2 } = HttpVersion;
 
 /** Picks for an endpoint that no attempt has failed at, before one that failed earlier has to do. */
 const UNTRIED_PICKS = 8;
@@ -62,7 +64,7 @@ export class Upstream {
       let share = (this.context.ids.next() >>> 1) % routes.backendRefWeightTotal(rule);
       while (share >= routes.backendRefWeight(rule, ref)) share -= routes.backendRefWeight(rule, ref++);
     }
-    exchange.backend = routes.backendRefIndex(rule, ref);
+    exchange.backend = runtime.backendFor(routes.backendRefIndex(rule, ref), exchange.downstream!.workload);
     exchange.refPolicy = runtime.refPolicyOf(rule, ref);
     chooseEndpoint(this.context, exchange, requestHead);
     return exchange.endpoint < 0
@@ -137,7 +139,7 @@ export class Upstream {
       downstream.progress(exchange);
     }
     // A tunnel that CONNECT asks for has a connection of its own, whatever is spoken in it.
-    if (backend.settings.protocol === 'h2' && exchange.method !== Method.CONNECT) {
+    if (speaksHttp2(exchange, backend) && exchange.method !== Method.CONNECT) {
       context.upstreamHttp2.begin(exchange, endpoint);
     } else {
       context.upstreamHttp1.begin(exchange, endpoint);
@@ -251,4 +253,9 @@ function forgetHedge(exchange: Exchange): void {
   exchange.hedgeAtMs = 0;
   exchange.hedgeStartMs = 0;
   if (exchange.retryEnd >= HEDGE_WON) exchange.retryEnd = NONE;
+}
+
+/** A backend that stands for what clients had been connected to speaks what they speak. */
+function speaksHttp2(exchange: Exchange, backend: BackendRuntime): boolean {
+  return backend.destinations === null ? backend.settings.protocol === 'h2' : exchange.httpVersion === HTTP_2;
 }

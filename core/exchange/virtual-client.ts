@@ -24,6 +24,8 @@ export abstract class VirtualClient extends Downstream {
     connection.peer1 = client.peer1;
     connection.peer2 = client.peer2;
     connection.peer3 = client.peer3;
+    connection.workload = client.workload;
+    connection.destination = client.destination;
     copy.runtime = parent.runtime;
     copy.headOffset = parent.headOffset + shift;
     copy.headLength = parent.headLength;

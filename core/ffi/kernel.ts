@@ -81,6 +81,16 @@ export interface Kernel {
   readonly addressOffset: number;
   /** Opens a TCP socket of the address's family and starts connecting: the descriptor, or an error. */
   connect(sockaddr: Uint8Array): number;
+  /**
+   * Like `connect`, with a socket of the network namespace of a descriptor (-1: the thread's own) that marks what it
+   * sends (SO_MARK; 0: not). Throws when the thread cannot return to its own namespace.
+   */
+  connectIn(sockaddr: Uint8Array, namespaceFd: number, mark: number): number;
+  /**
+   * Puts where an accepted connection was going before it was redirected at `addressOffset`: Lookup.FOUND or DIRECT
+   * (original-destination.ts), or an error. `family` is that of its peer.
+   */
+  originalDestination(fd: number, family: number): number;
   /** How a started connection ended: 0, or a positive error number of SO_ERROR. */
   socketError(fd: number): number;
   /** Puts the local address of a socket at `addressOffset`. */

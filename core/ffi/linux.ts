@@ -20,6 +20,9 @@ import {
   sendEach,
 } from './kernel.ts';
 import { type MappedMemory, viewMemory } from './memory.ts';
+import { NamespaceSwitch } from './namespace-switch.ts';
+import { OriginalDestination } from './original-destination.ts';
+import { Family } from './sockaddr.ts';
 
 const SOCK_STREAM = 1;
 const SOCK_NONBLOCK = 0o4000;
@@ -36,6 +39,7 @@ const MSG_MORE = 0x8000;
 const SOL_SOCKET = 1;
 const SO_ERROR = 4;
 const SO_LINGER = 13;
+const SO_MARK = 36;
 const IPPROTO_TCP = 6;
 const TCP_NODELAY = 1;
 const MADV_DONTNEED = 4;
@@ -99,6 +103,9 @@ class LinuxKernel implements Kernel {
   private readonly view: DataView;
   private readonly libc = bindLibc();
   private readonly ring: BatchRing | null;
+  /** Made when first needed: node proxies only. */
+  private namespaces: NamespaceSwitch | undefined;
+  private destinations: OriginalDestination | undefined;
   /** `performance` of a thread counts from the thread's start; times in the node state are all threads'. */
   private readonly clockOriginMs = Number(process.hrtime.bigint()) / 1e6 - performance.now();
 
@@ -167,11 +174,15 @@ class LinuxKernel implements Kernel {
   }
 
   connect(sockaddr: Uint8Array): number {
-    this.memory.set(sockaddr, ADDRESS_OFFSET);
     const family = sockaddr[0]! | (sockaddr[1]! << 8);
     const fd = this.libc.socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) return -koffi.errno();
     this.setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    return this.startConnect(fd, sockaddr);
+  }
+
+  private startConnect(fd: number, sockaddr: Uint8Array): number {
+    this.memory.set(sockaddr, ADDRESS_OFFSET);
     if (this.libc.connect(fd, this.base + ADDRESS_OFFSET, sockaddr.length) < 0) {
       const errno = koffi.errno();
       if (errno !== Errno.EINPROGRESS) {
@@ -180,6 +191,35 @@ class LinuxKernel implements Kernel {
       }
     }
     return fd;
+  }
+
+  connectIn(sockaddr: Uint8Array, namespaceFd: number, mark: number): number {
+    const { libc } = this;
+    const family = sockaddr[0]! | (sockaddr[1]! << 8);
+    if (namespaceFd >= 0) {
+      this.namespaces ??= new NamespaceSwitch();
+      const status = this.namespaces.enter(namespaceFd);
+      if (status < 0) return status;
+    }
+    const fd = libc.socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    const errno = fd < 0 ? koffi.errno() : 0;
+    if (namespaceFd >= 0) this.namespaces!.leave();
+    if (fd < 0) return -errno;
+    this.setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    if (mark !== 0) this.setOption(fd, SOL_SOCKET, SO_MARK, mark);
+    return this.startConnect(fd, sockaddr);
+  }
+
+  originalDestination(fd: number, family: number): number {
+    this.destinations ??= new OriginalDestination();
+    const { destinations } = this;
+    const status = destinations.redirected(fd, family);
+    if (status < 0) return status;
+    this.memory.set(
+      destinations.family === Family.INET ? destinations.sockaddr4 : destinations.sockaddr6,
+      ADDRESS_OFFSET,
+    );
+    return status;
   }
 
   socketError(fd: number): number {

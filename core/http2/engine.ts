@@ -207,7 +207,10 @@ export class Http2Engine implements Protocol {
         this.output.fail(session, connection.errno);
         return;
       }
-      if (connection.outputBytes < before) session.stallDeadlineMs = 0;
+      if (connection.outputBytes < before) {
+        session.stallDeadlineMs = 0;
+        this.output.moved(session, before);
+      }
       if (connection.outputBytes > 0) {
         this.shutdowns.noteStall(session);
         return;

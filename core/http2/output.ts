@@ -110,6 +110,7 @@ export class Http2Output {
     let sent = true;
     if (length > 0 && !session.broken) {
       this.counters[session.role.bytesOutCounter] += length;
+      session.writtenBytes = (session.writtenBytes + length) | 0;
       sent = this.reactor.send(connection, block, length, false);
     }
     this.reactor.arena.free(block);
@@ -131,6 +132,7 @@ export class Http2Output {
     }
     const { connection } = session;
     this.counters[session.role.bytesOutCounter] += length;
+    session.writtenBytes = (session.writtenBytes + length) | 0;
     if (!this.reactor.sendBlockDeferred(connection, block, length)) this.fail(session, connection.errno);
     else this.checkBacklog(session);
   }
@@ -206,6 +208,7 @@ export class Http2Output {
       const length = end - this.headersStart - HEADER_BYTES;
       writeFrameHeader(this.memory, this.headersStart, length, HEADERS, END_HEADERS | endFlag, stream.id);
       this.commit(session, end);
+      noteWritten(stream, session);
       return;
     }
     let start = this.headersBlock;
@@ -222,6 +225,7 @@ export class Http2Output {
       start += length;
       type = CONTINUATION;
     }
+    noteWritten(stream, session);
     this.reactor.arena.free(this.headersBlock);
     this.headersBlock = 0;
   }
@@ -280,6 +284,7 @@ export class Http2Output {
       at = writeFrameHeader(memory, at, count, DATA, flags, stream.id);
       if (count > 0) memory.copyWithin(at, offset, offset + count);
       this.commit(session, at + count);
+      noteWritten(stream, session);
       return true;
     }
     const at = this.reserve(session, HEADER_BYTES);
@@ -287,11 +292,30 @@ export class Http2Output {
     this.commit(session, writeFrameHeader(memory, at, count, DATA, flags, stream.id));
     const { connection, outBlock: block, outLength: length } = session;
     this.counters[session.role.bytesOutCounter] += length + count;
+    session.writtenBytes = (session.writtenBytes + length + count) | 0;
     const sent = this.reactor.sendPair(connection, block, length, offset, count);
     // The block stays for what follows in this batch.
     session.outLength = 0;
+    noteWritten(stream, session);
     if (!sent) this.fail(session, connection.errno);
     return sent;
+  }
+
+  /**
+   * The socket has taken some of the `outputBytes` that it had left: tells the role of the streams that have
+   * frames among them, and get no further meanwhile. A ping among them cannot have been answered.
+   */
+  moved(session: Http2Session, outputBytes: number): void {
+    const { role, streams } = session;
+    const takenBefore = (session.writtenBytes - outputBytes) | 0;
+    if (session.pingDeadlineMs > 0 && ((session.pingEnd - takenBefore) | 0) > 0) {
+      session.pingDeadlineMs = this.reactor.nowMs + session.pingTimeoutMs;
+    }
+    if (role.moved === undefined || streams === null) return;
+    for (let slot = 0; slot < streams.capacity; slot++) {
+      const stream = streams.at(slot);
+      if (stream !== null && ((stream.writtenEnd - takenBefore) | 0) > 0) role.moved(stream);
+    }
   }
 
   // -- turns -----------------------------------------------------------------------------------
@@ -337,4 +361,9 @@ export class Http2Output {
       session.turn = null;
     }
   }
+}
+
+/** A frame of the stream is the last one so far of what leaves on its connection. */
+function noteWritten(stream: Http2Stream, session: Http2Session): void {
+  stream.writtenEnd = (session.writtenBytes + session.outLength) | 0;
 }

@@ -45,6 +45,8 @@ export interface Http2Role {
    * A stream ends by the peer's fault: RST_STREAM has been sent. To be treated like `streamReset`.
    */
   streamFailed(stream: Http2Stream, errorCode: number): void;
+  /** Bytes that the socket had not taken move on, and with them some of this stream. Ends no stream. */
+  moved?(stream: Http2Stream): void;
   /** The peer has sent GOAWAY; streams of ours above `session.goawayReceivedLastId` were not acted on. */
   goaway(session: Http2Session, errorCode: number): void;
   /** The peer has announced settings, or a stream has ended: a further one may be possible. */

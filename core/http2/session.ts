@@ -93,6 +93,8 @@ export class Http2Session {
   /** Arena block with frames that have not been given to the socket; 0: none. */
   outBlock = 0;
   outLength = 0;
+  /** Bytes of frames given to the socket, or queued for it, so far; modulo 2^32. */
+  writtenBytes = 0;
   /** The reactor calls `batchEnd`. */
   batchEndAsked = false;
 
@@ -134,6 +136,9 @@ export class Http2Session {
   stallDeadlineMs = 0;
   goawayDeadlineMs = 0;
   pingDeadlineMs = 0;
+  /** Time for the answer to the last ping of ours, from when that has gone; and where it ends, like `writtenEnd` of a stream. */
+  pingTimeoutMs = 0;
+  pingEnd = 0;
   /** What the connection's timer is set to. */
   timerMs = 0;
   /** When the last frame came: for keep-alive pings of clients. */

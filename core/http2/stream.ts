@@ -64,6 +64,8 @@ export class Http2Stream {
   tailBlock = 0;
   tailOffset = 0;
   tailLength = 0;
+  /** Where its last frame ends in what has been written to the connection (`session.writtenBytes`). */
+  writtenEnd = 0;
   /** Waits for its own window: a WINDOW_UPDATE wakes it up. */
   windowBlocked = false;
   /** Waits in the session's queue for the connection's window or socket. */
@@ -100,6 +102,7 @@ export class Http2Stream {
     this.tailBlock = 0;
     this.tailOffset = 0;
     this.tailLength = 0;
+    this.writtenEnd = 0;
     this.windowBlocked = false;
     this.queued = false;
     this.queueNext = null;

@@ -96,6 +96,9 @@ export class Streams implements StreamOwner {
     connection.serverNameBytes = below.serverNameBytes;
     connection.tlsVersion = below.tlsVersion;
     connection.clientCertificate = below.clientCertificate;
+    connection.workload = below.workload;
+    connection.destination = below.destination;
+    connection.access = below.access;
     return stream;
   }
 
@@ -108,6 +111,8 @@ export class Streams implements StreamOwner {
     const stream = this.pool.pop() ?? new Http2Stream();
     stream.id = id;
     stream.session = session;
+    // Nothing of it is among what the socket has not taken.
+    stream.writtenEnd = (session.writtenBytes - session.connection.outputBytes) | 0;
     stream.connection = connection;
     connection.http2Stream = stream;
     stream.sendWindowBytes = session.peer.initialWindowBytes;

@@ -5,9 +5,11 @@
 // Between batches a connection is only numbers and references to other plain objects, never a
 // closure, promise or timer. Owned by one worker.
 
+import type { ConnectionAccess } from '../authorization/connection-access.ts';
 import type { ClientCertificate } from '../exchange/client-certificate.ts';
 import type { ConnectOwner } from '../exchange/connector.ts';
 import type { Exchange } from '../exchange/exchange.ts';
+import type { WorkloadRuntime } from '../exchange/mesh-runtime.ts';
 import type { BackendRuntime, ListenerRuntime } from '../exchange/runtime.ts';
 import type { HeaderTable } from '../http1/header-table.ts';
 import type { Http2Session } from '../http2/session.ts';
@@ -64,6 +66,14 @@ export class Connection implements PeerAddress {
   serverNameBytes = noBytes;
   /** What the client has shown on a listener that validates clients; null: nothing. */
   clientCertificate: ClientCertificate | null = null;
+
+  /** Node proxies: whose traffic it is, and where that was going (`ip:port`); null: a gateway's. */
+  workload: WorkloadRuntime | null = null;
+  destination: string | null = null;
+  /** It comes to a workload: what the policies of that say of it (exchange/authorizer.ts); null: nobody asks them. */
+  access: ConnectionAccess | null = null;
+  /** As which of the connections of its workload it counts (exchange/mesh.ts); 0: as none. */
+  workloadSide = 0;
 
   // -- readiness (edge-triggered: remembered here until used up) --------------
   /** A receive may bring bytes. */
@@ -133,6 +143,9 @@ export class Connection implements PeerAddress {
   /** HTTP/2: what belongs to a connection, and to a stream in one. */
   http2Session: Http2Session | null = null;
   http2Stream: Http2Stream | null = null;
+  /** Downstream, while it lingers after its last response: until when at most, and what it has thrown away. */
+  lingerEndMs = 0;
+  discardedBytes = 0;
   /** Downstream: the listener that accepted it. */
   listener: ListenerRuntime | null = null;
   /** Upstream: the endpoint it leads to, and its neighbours in the idle list. */

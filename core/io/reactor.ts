@@ -6,6 +6,7 @@
 // the next batch. Owned by one worker; knows sockets, slots, timers and buffers, no protocol.
 // Hot module: no allocation, exception, promise, closure or log line per event.
 
+import type { WorkloadRuntime } from '../exchange/mesh-runtime.ts';
 import { Errno } from '../ffi/errno.ts';
 import { BATCH_MAX, BATCH_WORDS, Epoll, type Kernel, SEGMENTS_MAX, Shutdown } from '../ffi/kernel.ts';
 import { Family } from '../ffi/sockaddr.ts';
@@ -117,6 +118,8 @@ export class Reactor {
   private deferredBytes = 0;
   private heldBytes = 0;
   /** Bytes of the receive area that all of those still need. */
+  /** Node proxies: told when a connection that counts at a workload is over. */
+  onWorkloadConnectionClosed: (workload: WorkloadRuntime, side: number) => void = () => {};
   private stagedBytes = 0;
   /** Connections that have something to do at the end of the batch; with their generations. */
   private readonly endConnections: Connection[] = [];
@@ -949,6 +952,13 @@ export class Reactor {
     connection.tlsVersion = noBytes;
     connection.serverNameBytes = noBytes;
     connection.clientCertificate = null;
+    if (connection.workloadSide !== 0) {
+      this.onWorkloadConnectionClosed(connection.workload!, connection.workloadSide);
+      connection.workloadSide = 0;
+    }
+    connection.workload = null;
+    connection.destination = null;
+    connection.access = null;
     connection.inputEnds = false;
     connection.trailers = null;
     connection.protocol = null;

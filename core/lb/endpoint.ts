@@ -4,6 +4,7 @@
 // list is last-in-first-out: the most recently used connection is the least likely to have been
 // closed by the other side, and surplus ones age out. Owned by one worker. Hot: no allocation.
 
+import type { WorkloadRuntime } from '../exchange/mesh-runtime.ts';
 import type { TunnelPool } from '../exchange/upstream-tunnels.ts';
 import { encodeSockaddr } from '../ffi/sockaddr.ts';
 import type { Connection } from '../io/connection.ts';
@@ -33,6 +34,10 @@ export class Endpoint {
   resumption = 0;
   /** The way there is a tunnel: where that begins; null: it can be reached itself. */
   tunnel: Endpoint | null = null;
+  /** Names of which its certificate must have one, instead of the backend's; null: the backend's count. */
+  verifyNames: readonly string[] | null = null;
+  /** Node proxies: whose connections these are, made in its network namespace; null: the process's own. */
+  workload: WorkloadRuntime | null = null;
   /** Tunnels that begin here; made with the first. */
   tunnels: TunnelPool | null = null;
   /** Connections of an endpoint that speaks HTTP/2; made with the first. */

@@ -3,7 +3,7 @@
 // Written by config/compile-routes.ts on the control thread, read in place by every packet worker
 // (route-table.ts). Immutable once written. Writer and reader both take their numbers from here.
 //
-//   header | rules | routes | refs | listener sets | hosts | host slots
+//   header | rules | routes | refs | listener sets | listener hosts | hosts | host slots
 //          | paths | path slots | candidates | conditions | expressions | bytes
 //
 // Invariant: every section starts at a whole word; only the last section holds bytes.
@@ -12,7 +12,7 @@
 export const ROUTE_TABLE_MAGIC = 0x31545250;
 
 /** Version of this layout; a reader refuses any other. */
-export const ROUTE_TABLE_VERSION = 4;
+export const ROUTE_TABLE_VERSION = 5;
 
 /** Words of the header. Section positions are in words from the start, except BYTES (in bytes). */
 export const Header = {
@@ -53,7 +53,9 @@ export const Header = {
   EXPRESSIONS: 27,
   /** 1 when some condition asks for the client's address. */
   NEEDS_CLIENT: 28,
-  WORDS: 29,
+  /** Index of the host that stands for "any host", by listener. */
+  LISTENER_HOSTS: 29,
+  WORDS: 30,
 } as const;
 
 /** Words of one rule. Times are milliseconds, 0: no limit. */
@@ -92,7 +94,8 @@ export const Ref = {
 } as const;
 
 /**
- * Words of one host. Host 0 is "any host" and has no key. The key of an exact hostname is its
+ * Words of one host. Host 0 is "any host" and has no key, and so is that of a listener which shares no route with
+ * others (LISTENER_HOSTS). The key of an exact hostname is its
  * lower-case bytes; the key of `*.example.com` is `.example.com`, which no exact hostname equals.
  */
 export const Host = {

@@ -29,8 +29,8 @@ import {
 const SLASH = 47;
 const DOT = 46;
 
-/** Index of "any host". */
-const ANY_HOST = 0;
+/** What a search for a hostname gives that is not there. */
+const NO_HOST = 0;
 
 /** Reader over one compiled table. */
 export class RouteTable {
@@ -52,6 +52,7 @@ export class RouteTable {
   private readonly pathSlotMask: number;
   private readonly candidates: number;
   private readonly listenerSets: number;
+  private readonly listenerHosts: number;
   private readonly listenerSetWords: number;
   private readonly hostBytesMax: number;
   private readonly hostDotsMax: number;
@@ -87,6 +88,7 @@ export class RouteTable {
     this.pathSlotMask = words[Header.PATH_SLOT_MASK]!;
     this.candidates = words[Header.CANDIDATES]!;
     this.listenerSets = words[Header.LISTENER_SETS]!;
+    this.listenerHosts = words[Header.LISTENER_HOSTS]!;
     this.listenerSetWords = words[Header.LISTENER_SET_WORDS]!;
     this.hostBytesMax = words[Header.HOST_BYTES_MAX]!;
     this.hostDotsMax = words[Header.HOST_DOTS_MAX]!;
@@ -160,7 +162,7 @@ export class RouteTable {
         if (rule >= 0) return rule;
       }
     }
-    return this.matchPath(request, ANY_HOST, pathHash, depth);
+    return this.matchPath(request, this.words[this.listenerHosts + request.listener]!, pathHash, depth);
   }
 
   /** Index of the host with this key, or 0. */
@@ -171,7 +173,7 @@ export class RouteTable {
       const at = this.hostSlots + slot * Slot.WORDS;
       const entry = words[at + Slot.ENTRY]!;
       // Half of the slots are free, so the walk ends.
-      if (entry === 0) return ANY_HOST;
+      if (entry === 0) return NO_HOST;
       if (words[at + Slot.HASH] !== mixed) continue;
       const host = this.hosts + (entry - 1) * Host.WORDS;
       if (words[host + Host.KEY_LENGTH] !== length) continue;

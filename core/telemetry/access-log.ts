@@ -6,7 +6,14 @@
 // ring; only one that might cross its end is made in a buffer aside first.
 // Hot module: no strings, objects or system calls per line (see byte-ring.ts for the one exception).
 
-import { DETAIL_LIMIT, DETAIL_PARSE, DETAIL_TLS, REASON_COUNT, reasonText } from '../exchange/reasons.ts';
+import {
+  DETAIL_LIMIT,
+  DETAIL_PARSE,
+  DETAIL_POLICY,
+  DETAIL_TLS,
+  REASON_COUNT,
+  reasonText,
+} from '../exchange/reasons.ts';
 import { attemptFailureName, retryEndNames } from '../exchange/retry-outcome.ts';
 import { type CompiledFormat, compileAccessLogFormat, LogField } from './access-log-format.ts';
 import { RingProducer } from './byte-ring.ts';
@@ -52,6 +59,18 @@ function limitWord(id: number): Uint8Array {
   if (word === undefined) {
     word = encode(detailName(DETAIL_LIMIT + id));
     limitWords[id] = word;
+  }
+  return word;
+}
+
+/** Words of policies, made when first logged: of any length, unlike the others. */
+const policyWords = new Map<number, Uint8Array>();
+
+function policyWord(detail: number): Uint8Array {
+  let word = policyWords.get(detail);
+  if (word === undefined) {
+    word = encode(detailName(detail));
+    policyWords.set(detail, word);
   }
   return word;
 }
@@ -320,7 +339,8 @@ function textBytes(source: LogSource): number {
     source.clientSubject.length +
     source.route.length +
     source.backend.length +
-    source.endpoint.length
+    source.endpoint.length +
+    (source.detail >= DETAIL_POLICY ? policyWord(source.detail).length : 0)
   );
 }
 
@@ -331,6 +351,7 @@ function reasonBytes(reason: number): Uint8Array {
 function detailBytes(detail: number): Uint8Array {
   if (detail >= DETAIL_PARSE && detail < DETAIL_PARSE + PARSE_ERROR_CAPACITY) return parseWords[detail - DETAIL_PARSE];
   if (detail >= DETAIL_TLS && detail < DETAIL_TLS + TLS_FAILURE_CAPACITY) return tlsWords[detail - DETAIL_TLS];
+  if (detail >= DETAIL_POLICY) return policyWord(detail);
   if (detail >= DETAIL_LIMIT) return limitWord(detail - DETAIL_LIMIT);
   return detail > 0 && detail < detailWords.length ? detailWords[detail] : noBytes;
 }

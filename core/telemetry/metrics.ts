@@ -7,6 +7,7 @@
 // backwards; it must call `resetGauges()` first.
 // Hot module: every method is plain indexed arithmetic and allocates nothing.
 
+import { POLICY_SLOTS } from '../authorization/policy-numbers.ts';
 import { REASON_COUNT } from '../exchange/reasons.ts';
 
 /** Counters (growing) and gauges (current values), by index in `WorkerMetrics.counters`. */
@@ -192,6 +193,15 @@ const CLOSE_CAPACITY = 16;
 /** TLS failures (core/tls/errors.ts) that are told apart; codes beyond are counted under the last one. */
 export const TLS_FAILURE_CAPACITY = 64;
 
+/** Words of all sections before those of policies. */
+const BASE_WORDS =
+  SCALAR_CAPACITY +
+  REASON_CAPACITY +
+  PARSE_ERROR_CAPACITY +
+  CLOSE_CAPACITY +
+  2 * HISTOGRAM_WORDS +
+  2 * TLS_FAILURE_CAPACITY;
+
 /** First index of each section of the buffer. */
 export const MetricSection = {
   SCALARS: 0,
@@ -211,10 +221,13 @@ export const MetricSection = {
   REQUEST_LATENCY: SCALAR_CAPACITY + REASON_CAPACITY + PARSE_ERROR_CAPACITY + CLOSE_CAPACITY,
   /** From upstream connection ready to its first response byte. */
   UPSTREAM_LATENCY: SCALAR_CAPACITY + REASON_CAPACITY + PARSE_ERROR_CAPACITY + CLOSE_CAPACITY + HISTOGRAM_WORDS,
+  /** By policy (authorization/policy-numbers.ts): what it has refused, and would have refused if it were not on trial. */
+  POLICY_DENIALS: BASE_WORDS,
+  POLICY_TRIALS: BASE_WORDS + POLICY_SLOTS,
 } as const;
 
 /** Values of one buffer. */
-export const METRIC_WORDS: number = MetricSection.UPSTREAM_TLS_FAILURES + TLS_FAILURE_CAPACITY;
+export const METRIC_WORDS: number = MetricSection.POLICY_TRIALS + POLICY_SLOTS;
 
 const gauges: readonly number[] = [
   Counter.REQUESTS_IN_FLIGHT,

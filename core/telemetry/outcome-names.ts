@@ -1,7 +1,16 @@
 // Words for outcomes, the same in the access log, in metric labels and in flight records.
 // Pure functions over the tables of exchange/reasons.ts and http1/errors.ts; not for the packet path.
 
-import { DETAIL_LIMIT, DETAIL_PARSE, DETAIL_TLS, Detail, detailSentence, reasonText } from '../exchange/reasons.ts';
+import { policySentence, policyWord } from '../authorization/policy-numbers.ts';
+import {
+  DETAIL_LIMIT,
+  DETAIL_PARSE,
+  DETAIL_POLICY,
+  DETAIL_TLS,
+  Detail,
+  detailSentence,
+  reasonText,
+} from '../exchange/reasons.ts';
 import { parseErrorName, parseErrorSentence } from '../http1/errors.ts';
 import { limitName } from '../limits/limit-names.ts';
 import { type TlsFailure, tlsFailureName, tlsFailureSentence, tlsFailures } from '../tls/errors.ts';
@@ -20,6 +29,7 @@ export function parseErrorWord(code: number): string {
 
 /** Word for a detail: `upstream_fin`, for parse errors `bare_lf`; empty for none. */
 export function detailName(detail: number): string {
+  if (detail >= DETAIL_POLICY) return policyWord(detail - DETAIL_POLICY);
   if (detail >= DETAIL_LIMIT) return `limit_${limitName(detail - DETAIL_LIMIT)}`;
   if (detail >= DETAIL_TLS) return `tls_${tlsWord(detail - DETAIL_TLS)}`;
   if (detail >= DETAIL_PARSE) return parseErrorWord(detail - DETAIL_PARSE);
@@ -28,6 +38,7 @@ export function detailName(detail: number): string {
 
 /** One plain sentence for a detail, parse errors included; empty for none. */
 export function detailText(detail: number): string {
+  if (detail >= DETAIL_POLICY) return policySentence(detail - DETAIL_POLICY);
   if (detail >= DETAIL_LIMIT) return `The limit is "${limitName(detail - DETAIL_LIMIT)}".`;
   if (detail >= DETAIL_TLS) return `TLS: ${tlsSentence(detail - DETAIL_TLS)}.`;
   return detail >= DETAIL_PARSE ? parseErrorSentence(detail - DETAIL_PARSE) : detailSentence(detail);

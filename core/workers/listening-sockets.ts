@@ -5,7 +5,9 @@
 // that cannot be had whole leaves everything as it was.
 // Owned by the control thread. Invariant: `current` has exactly `workerCount` sockets per address.
 
+import { fstatSync } from 'node:fs';
 import { addressInUse, closeDescriptor, localPort, openListeningSocket } from '../ffi/listen.ts';
+import { NamespaceSwitch } from '../ffi/namespace-switch.ts';
 
 /** An address to listen on. */
 export interface ListenAddress {
@@ -15,6 +17,10 @@ export interface ListenAddress {
   host: string;
   /** 0 to 65535; 0 lets the kernel choose. */
   port: number;
+  /** Descriptor of the network namespace to listen in; absent: that of the process. */
+  namespaceFd?: number;
+  /** It has no socket: other listeners hand connections to it. */
+  virtual?: boolean;
 }
 
 /** An address that is listened on. */
@@ -24,7 +30,7 @@ export interface OpenListener {
   host: string;
   /** The port in use, also where 0 was asked for. */
   port: number;
-  /** One descriptor per worker, by worker index. */
+  /** One descriptor per worker, by worker index. A virtual listener has negative numbers of its own. */
   fds: number[];
 }
 
@@ -50,6 +56,8 @@ export class ListeningSockets {
   /** Listeners in use. */
   current: OpenListener[] = [];
   private readonly workerCount: number;
+  private nextVirtual = -2;
+  private namespaces: NamespaceSwitch | undefined;
 
   constructor(workerCount: number) {
     this.workerCount = workerCount;
@@ -61,19 +69,16 @@ export class ListeningSockets {
    */
   plan(addresses: readonly ListenAddress[]): ListenPlan | { failure: ListenFailure } {
     const plan: ListenPlan = { listeners: [], added: [], kept: [], removed: [] };
+    const current = new Map(this.current.map((listener) => [listener.key, listener]));
     for (const address of addresses) {
       const key = keyOf(address);
-      const existing = this.current.find((listener) => listener.key === key);
+      const existing = current.get(key);
       if (existing !== undefined) {
         plan.kept.push(existing);
         plan.listeners.push(existing);
         continue;
       }
-      const ownFds = [...this.current, ...plan.added].filter(({ port }) => port === address.port);
-      const opened = this.open(
-        address,
-        ownFds.flatMap(({ fds }) => fds),
-      );
+      const opened = address.virtual ? this.virtual(key) : this.open(address, [...this.current, ...plan.added]);
       if (typeof opened === 'number') {
         this.abandon(plan);
         return { failure: { address, errno: -opened } };
@@ -81,7 +86,8 @@ export class ListeningSockets {
       plan.added.push(opened);
       plan.listeners.push(opened);
     }
-    plan.removed = this.current.filter((listener) => !plan.kept.includes(listener));
+    const kept = new Set(plan.kept);
+    plan.removed = this.current.filter((listener) => !kept.has(listener));
     return plan;
   }
 
@@ -92,7 +98,7 @@ export class ListeningSockets {
 
   /** Closes the sockets that a plan opened. */
   abandon(plan: ListenPlan): void {
-    for (const listener of plan.added) for (const fd of listener.fds) closeDescriptor(fd);
+    for (const listener of plan.added) for (const fd of listener.fds) if (fd >= 0) closeDescriptor(fd);
   }
 
   /** Closes one worker's sockets of the given listeners. */
@@ -105,7 +111,27 @@ export class ListeningSockets {
     }
   }
 
-  private open(address: ListenAddress, ownFds: readonly number[]): OpenListener | number {
+  private virtual(key: string): OpenListener {
+    const fds = Array.from({ length: this.workerCount }, () => this.nextVirtual);
+    this.nextVirtual--;
+    return { key, host: '', port: 0, fds };
+  }
+
+  private open(address: ListenAddress, known: readonly OpenListener[]): OpenListener | number {
+    const { namespaceFd = -1 } = address;
+    if (namespaceFd < 0) return this.openHere(address, known);
+    this.namespaces ??= new NamespaceSwitch();
+    const status = this.namespaces.enter(namespaceFd);
+    if (status < 0) return status;
+    try {
+      return this.openHere(address, known);
+    } finally {
+      this.namespaces.leave();
+    }
+  }
+
+  private openHere(address: ListenAddress, known: readonly OpenListener[]): OpenListener | number {
+    const ownFds = known.filter(({ port }) => port === address.port).flatMap(({ fds }) => fds);
     if (address.port !== 0) {
       const status = addressInUse(address.host, address.port, ownFds);
       if (status < 0) return status;
@@ -127,6 +153,9 @@ export class ListeningSockets {
   }
 }
 
-function keyOf({ name, host, port }: ListenAddress): string {
+function keyOf({ name, host, port, namespaceFd, virtual }: ListenAddress): string {
+  if (virtual) return `virtual|${name}`;
+  // A descriptor's number may stand for another namespace later; the inode is the namespace's as long as it is open.
+  if (namespaceFd !== undefined) return `${host}|${port}|namespace ${fstatSync(namespaceFd).ino}`;
   return port === 0 ? `${host}|0|${name}` : `${host}|${port}`;
 }

@@ -7,9 +7,11 @@ import { Acceptor } from '../exchange/acceptor.ts';
 import type { Compressor } from '../exchange/compression.ts';
 import { Connector } from '../exchange/connector.ts';
 import { ProxyContext } from '../exchange/context.ts';
+import { Detection } from '../exchange/detection.ts';
 import { DownstreamHttp1, DownstreamState } from '../exchange/downstream-http1.ts';
 import { DownstreamHttp2 } from '../exchange/downstream-http2.ts';
 import { DownstreamTcp } from '../exchange/downstream-tcp.ts';
+import { Mesh } from '../exchange/mesh.ts';
 import { Mirrors } from '../exchange/mirror.ts';
 import { Preamble } from '../exchange/preamble.ts';
 import { type RandomWords, RequestIds } from '../exchange/request-id.ts';
@@ -115,6 +117,9 @@ export class PacketWorker {
       log: (level, message) => post({ type: 'log', level, message }),
     };
     this.context.preamble = new Preamble(this.context);
+    this.context.mesh = new Mesh(this.context);
+    this.context.detection = new Detection(this.context);
+    this.reactor.onWorkloadConnectionClosed = (workload, side) => this.context.mesh.closed(workload, side);
     this.context.onEndpoint = ({ address }, backend, detail, errno) => {
       post({ type: 'endpoint', report: { address, backend, detail, errno } });
     };
@@ -293,6 +298,7 @@ export class PacketWorker {
       else if (this.closeIfIdle(connection)) report.closed++;
       else report.drained++;
     });
+    if (runtime.mesh !== null) context.authorizer.recheck();
     report.pauseMs = reactor.kernel.nowMs() - startMs;
     this.post({ type: 'applied', epoch: snapshot.epoch, report });
   }
@@ -323,7 +329,8 @@ export class PacketWorker {
       }
       const listener = new ListenerRuntime(settings, index, fd);
       this.listeners.set(fd, listener);
-      if (this.context.draining) return;
+      // A virtual one has no socket.
+      if (this.context.draining || fd < 0) return;
       const watch = this.reactor.openWatch(fd, this.acceptor);
       if (watch === null) {
         this.post({ type: 'log', level: 'error', message: `cannot watch listener ${settings.name}` });
@@ -332,10 +339,13 @@ export class PacketWorker {
       watch.listener = listener;
       listener.watch = watch;
     });
-    snapshot.listeners.forEach(({ tunnels }, index) => {
+    snapshot.listeners.forEach(({ tunnels, mesh }, index) => {
       const of = (at: number): ListenerRuntime => this.listeners.get(listenerFds[at])!;
-      of(index).tunnels = tunnels?.map(({ port, listener }) => ({ port, target: of(listener) })) ?? null;
+      of(index).tunnels =
+        tunnels?.map(({ port, listener }) => ({ port, target: of(listener) })) ??
+        (mesh?.role === 'tunnels' ? [] : null);
     });
+    this.context.listeners = listenerFds.map((fd) => this.listeners.get(fd)!);
   }
 
   /** Takes all connections that the system has accepted for us, then refuses further ones at once. */

@@ -6,6 +6,7 @@
 
 import type { RateLimitTable } from '../limits/limit-settings.ts';
 import type { RecorderSettings } from '../telemetry/request-recorder.ts';
+import type { ListenerMeshSettings, MeshSettings } from './mesh-settings.ts';
 import type {
   BackendPolicySettings,
   EndpointPolicySettings,
@@ -89,6 +90,8 @@ export interface ListenerSettings {
   tunnels: ListenerTunnelSettings[] | null;
   /** Every request is answered with a redirect to https; null: no. */
   redirectToHttps: RedirectSettings | null;
+  /** What it is on a node proxy; null: a gateway's. */
+  mesh: ListenerMeshSettings | null;
 }
 
 /** Where the tunnels of a listener lead. */
@@ -169,6 +172,8 @@ export interface EndpointSettings {
   /** Place in the node state (core/lb/node-state.ts), given by NodeSlots. */
   slot: number;
   policy: EndpointPolicySettings;
+  /** Node proxies: reached through a tunnel whose other end must have this SPIFFE identity; null: directly. */
+  identity: string | null;
 }
 
 /** One backend. Its index in `Snapshot.backends` is what the route table refers to. */
@@ -193,6 +198,8 @@ export interface BackendSettings {
   /** PROXY protocol header at the start of each connection: its version, or 0 for none. */
   proxyProtocol: 0 | 1 | 2;
   http2: BackendHttp2Settings;
+  /** Its endpoints are the addresses that captured connections were for (core/exchange/mesh.ts). */
+  originalDestination: boolean;
 }
 
 /** Tunnels to the endpoints of a backend (core/exchange/upstream-tunnels.ts). */
@@ -281,4 +288,6 @@ export interface Snapshot {
   flightRecords: FlightRecordSettings;
   /** Null: requests are not recorded. */
   recorder: RecorderSettings | null;
+  /** Null: this is a gateway. */
+  mesh: MeshSettings | null;
 }

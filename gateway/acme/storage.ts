@@ -13,9 +13,9 @@ import { createHash, createPrivateKey, type KeyObject } from 'node:crypto';
 import { readdir, rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../../core/process/clock.ts';
+import { makePrivateDirectory, readText, removeFile, replaceFile, TEMPORARY_MARK } from '../../core/process/files.ts';
 import type { Log } from '../../core/workers/log.ts';
 import { storageError } from './errors.ts';
-import { makePrivateDirectory, readText, removeFile, replaceFile, TEMPORARY_MARK } from './files.ts';
 import { type CertificateFacts, type KeyedCertificate, keyToPem, readCertificate } from './x509.ts';
 
 /** An account at the CA. */

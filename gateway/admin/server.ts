@@ -37,6 +37,7 @@ const index = `Portcullis admin port (read-only)
 /requests?limit=N   the last failed and slow requests, newest first
 /explain?id=ID      what happened to one of them
 /recorded-requests  heads of the last requests, for \`portcullis check --replay\`
+/mesh               node proxies: workloads, certificates, and what is wrong
 `;
 
 /** Starts the admin port; rejects with the system's error (EADDRINUSE, EACCES ...) when it cannot listen. */
@@ -65,6 +66,8 @@ async function pageOf(url: URL, state: AdminState, metrics: MetricsPage): Promis
       return requests(state, url.searchParams.get('limit'));
     case '/recorded-requests':
       return recordedRequests(state);
+    case '/mesh':
+      return state.mesh === undefined ? undefined : json(200, state.mesh.page());
     case '/explain':
       return explain(state, url.searchParams.get('id'));
     default:
@@ -83,7 +86,7 @@ function unhealthy(state: AdminState): string[] {
 
 /** Why the gateway should get no traffic. */
 function unready(state: AdminState): string[] {
-  const causes: string[] = [];
+  const causes = state.mesh?.unready() ?? [];
   if (state.draining) causes.push('shutting down');
   if (state.epoch === 0) causes.push('no configuration has been applied yet');
   if (state.workers.length === 0) causes.push('no worker has been started yet');
@@ -112,7 +115,7 @@ function configOf(state: AdminState): object {
 const HIDDEN = '(hidden)';
 
 /** Keys of the configuration whose values are not to be shown, wherever they are. */
-const secretKeys = ['hmacKey', 'password', 'secret'];
+const secretKeys = ['hmacKey', 'keyPem', 'password', 'secret'];
 
 /** Something with a text that may hold a token or an API key. */
 type Valued = { value: string };
@@ -120,7 +123,10 @@ type Valued = { value: string };
 /** The configuration as it may be shown: a copy without what might let its reader in somewhere. */
 function withoutSecrets(config: unknown): unknown {
   const copy: Partial<Config> | null = JSON.parse(
-    JSON.stringify(config, (key, value) => (secretKeys.includes(key) ? HIDDEN : value)),
+    JSON.stringify(config, (key, value) => {
+      if (secretKeys.includes(key)) return HIDDEN;
+      return value instanceof Map ? Object.fromEntries(value) : value;
+    }),
   );
   for (const { healthCheck } of copy?.backends ?? []) hideValues(healthCheck?.headers);
   for (const { rules } of copy?.routes ?? []) {

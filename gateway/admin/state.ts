@@ -137,6 +137,14 @@ export interface OverloadState {
   readonly shedOthers: number;
 }
 
+/** What a node proxy adds to the admin port. */
+export interface MeshState {
+  /** Why it should not be counted on yet; none: it serves. */
+  unready(): string[];
+  /** Workloads, certificates and what is wrong, to be shown as JSON. */
+  page(): object;
+}
+
 /** Read-only view of the running gateway. */
 export interface AdminState {
   readonly version: string;
@@ -167,6 +175,8 @@ export interface AdminState {
   /** Shared areas by worker index, see core/telemetry/. */
   readonly metrics: readonly SharedArrayBuffer[];
   readonly flightRecords: readonly SharedArrayBuffer[];
+  /** Absent: this is no node proxy. */
+  readonly mesh?: MeshState | undefined;
   /** What requests are recorded with; null: they are not. */
   readonly recorder: RecorderSettings | null;
   /** Null: there is no gateway to ask. */

@@ -24,7 +24,7 @@ import {
   workloadStatus,
 } from '../control/status.ts';
 import type { RotationStatus } from '../identity/rotation-keeper.ts';
-import { bundleToPem } from '../identity/trust-bundle.ts';
+import { bundleToPem, type TrustBundle } from '../identity/trust-bundle.ts';
 import type { ListenAddress } from './control-config.ts';
 import type { ControlPlane } from './control-plane.ts';
 
@@ -37,9 +37,18 @@ export interface ControlStatus {
   /** Why node proxies should not come here; none: they should. */
   unready: string[];
   source: { name: string; problems: string[] };
-  ca: RotationStatus;
+  ca: RotationStatus & { roots: RootStatus[] };
   certificates: { issued: number; refused: Record<string, number> };
   mesh: MeshStatus;
+}
+
+/** A root that is trusted. */
+export interface RootStatus {
+  id: string;
+  /** End of its validity, ISO 8601. */
+  expires: string;
+  /** New certificates lead to it. */
+  signs: boolean;
 }
 
 /** Answers to /services, /workloads and /policies. */
@@ -109,8 +118,16 @@ function statusOf(plane: ControlPlane): ControlStatus {
     address: plane.address ?? null,
     unready: plane.unready,
     source: { name: plane.sourceName, problems: plane.sourceProblems },
-    ca: authority.rotationStatus(),
+    ca: { ...authority.rotationStatus(), roots: rootsOf(authority.bundle) },
     certificates: { issued: counts.issued, refused: { ...counts.refused } },
     mesh: meshStatus(discovery),
   };
+}
+
+function rootsOf({ roots, issuer }: TrustBundle): RootStatus[] {
+  return roots.map(({ id, facts }) => ({
+    id,
+    expires: new Date(facts.notAfterMs).toISOString(),
+    signs: id === issuer,
+  }));
 }

@@ -13,6 +13,7 @@ import { endOnDefects } from '../../core/process/defects.ts';
 import { ExitCode, ExitError } from '../../core/process/exit-codes.ts';
 import { Logger } from '../../core/process/log.ts';
 import { version } from '../../core/process/version.ts';
+import type { Log } from '../../core/workers/log.ts';
 import { IdentityError } from '../identity/errors.ts';
 import { ApiError } from '../kubernetes/api-error.ts';
 import { startControlAdmin } from './control-admin.ts';
@@ -36,7 +37,7 @@ export async function runControl(file: string, io: MeshIo): Promise<number> {
   const config = load(file, io);
   logger.level = config.logLevel;
   const { log } = logger;
-  const plane = await ControlPlane.open(config, log).catch((error: unknown) => {
+  const plane = await ControlPlane.open(config, log, () => lockLost(log)).catch((error: unknown) => {
     throw beginFailure(error);
   });
   const admin = config.admin === null ? null : await startControlAdmin(config.admin, plane);
@@ -70,6 +71,15 @@ function load(file: string, io: MeshIo): ControlConfig {
   if ('config' in loaded) return loaded.config;
   for (const line of formatConfigErrors(loaded.errors, SHOWN_ERRORS_MAX)) io.err(`${line}\n`);
   throw new ExitError(ExitCode.CONFIG_INVALID, 'the configuration is not valid, and nothing was started.');
+}
+
+/** Whoever took the lock signs now: nothing may be signed or written here, not even at the end. */
+function lockLost(log: Log): void {
+  log(
+    'error',
+    "another control plane has taken over the CA's directory, because this process stood still for too long",
+  );
+  exitNow(ExitCode.CUT_SHORT);
 }
 
 /** What an operator has to change, as one sentence; anything else is a defect and stays what it is. */

@@ -49,7 +49,7 @@ export interface ControlConfig {
   serviceAccount: { namespace: string; name: string };
   admin: ListenAddress | null;
   logLevel: LogLevel;
-  ca: { directory: string; files: IssuerFiles | null; certificateLifetimeMs: number };
+  ca: { directory: string; files: IssuerFiles | null; nextFiles: IssuerFiles | null; certificateLifetimeMs: number };
   source: SourceConfig;
   attestation: AttestationConfig;
 }
@@ -71,7 +71,15 @@ function normalise(input: ControlInput, file: string): ControlConfig {
   const absolute = (path: string): string => resolve(dirname(file), path);
   const listen = address(input.listen ?? ':15012');
   const caDirectory = absolute(input.ca.directory);
-  const { files } = input.ca;
+  const { files, nextFiles } = input.ca;
+  const issuerFiles = (given: typeof files): IssuerFiles | null =>
+    given === undefined
+      ? null
+      : {
+          rootCertificate: absolute(given.rootCertificate),
+          certificate: absolute(given.certificate),
+          key: absolute(given.key),
+        };
   const [namespace = '', name = ''] = (input.serviceAccount ?? 'portcullis/portcullis-control').split('/');
   const { admin = {} } = input;
   return {
@@ -84,14 +92,8 @@ function normalise(input: ControlInput, file: string): ControlConfig {
     logLevel: input.log?.level ?? 'info',
     ca: {
       directory: caDirectory,
-      files:
-        files === undefined
-          ? null
-          : {
-              rootCertificate: absolute(files.rootCertificate),
-              certificate: absolute(files.certificate),
-              key: absolute(files.key),
-            },
+      files: issuerFiles(files),
+      nextFiles: issuerFiles(nextFiles),
       certificateLifetimeMs: parseDurationMs(String(input.ca.certificateLifetime ?? '24h'))!,
     },
     source: sourceOf(input.source, absolute, join(dirname(caDirectory), 'last-good')),

@@ -5,6 +5,7 @@
 import { type MetricDefinition, registryOf, type Sample } from '../../core/process/exposition.ts';
 import { processMetrics } from '../../core/process/process-metrics.ts';
 import { meshStatus } from '../control/status.ts';
+import { ROTATION_PHASES } from '../identity/rotation.ts';
 import type { ControlPlane } from './control-plane.ts';
 
 /** Every metric of the control plane, in the order of the exposition. */
@@ -53,6 +54,18 @@ export const controlMetrics: readonly MetricDefinition<ControlPlane>[] = [
     'What is wrong with the source at the moment: mistakes in files, collections that cannot be followed.',
     (plane) => [one(plane.sourceProblems.length)],
   ),
+  gauge(
+    'mesh_rotation_phase',
+    'Phase of the rotation of the root: 1 for the present one; idle: there is none.',
+    ({ authority }) => {
+      const { phase } = authority.rotationStatus();
+      return ROTATION_PHASES.map((one) => ({ labels: { phase: one }, value: one === phase ? 1 : 0 }));
+    },
+    ['phase'],
+  ),
+  gauge('mesh_rotation_waiting_proxies', 'Nodes that hold the rotation up, those that are gone included.', (plane) => [
+    one(plane.authority.rotationStatus().waiting.length),
+  ]),
   counter('mesh_certificates_issued_total', 'Certificates that were signed.', ({ counts }) => [one(counts.issued)]),
   counter(
     'mesh_certificates_refused_total',

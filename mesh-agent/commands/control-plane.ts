@@ -11,10 +11,12 @@ import { constants } from 'node:os';
 import type { Server } from '@grpc/grpc-js';
 import { formatAddress } from '../../config/names.ts';
 import { cannotListen } from '../../core/process/listen-failure.ts';
+import type { LockFile } from '../../core/process/lock-file.ts';
 import type { Log } from '../../core/workers/log.ts';
 import { DirectorySource } from '../control/directory-source.ts';
 import { Discovery } from '../control/discovery.ts';
 import { RpcCode } from '../control/protocol.ts';
+import { TrustFeed } from '../control/trust-feed.ts';
 import { addDiscoveryService, xdsServerOptions } from '../control/xds-service.ts';
 import {
   type Attestor,
@@ -26,8 +28,10 @@ import {
 } from '../identity/attestation.ts';
 import { MeshAuthority } from '../identity/authority.ts';
 import { addCertificateService, type CertificateServiceCounts } from '../identity/certificate-service.ts';
+import { lockDirectory } from '../identity/directory-lock.ts';
 import { JoinTokens } from '../identity/join-tokens.ts';
 import { makePrivateDirectory } from '../identity/private-files.ts';
+import { RotationOrders } from '../identity/rotation-orders.ts';
 import { ServerTls } from '../identity/server-tls.ts';
 import { formatWorkloadIdentity } from '../identity/spiffe.ts';
 import type { KubernetesSource } from '../kubernetes/source.ts';
@@ -60,6 +64,9 @@ export class ControlPlane {
   private readonly config: ControlConfig;
   private readonly log: Log;
   private readonly source: Source;
+  private readonly lock: LockFile;
+  private readonly trust: TrustFeed;
+  private orders: RotationOrders | undefined;
   /** In the order in which they are asked; replaced by a reload. */
   private readonly attestors: Attestor[] = [];
   private tokens: { directory: string; attestor: JoinTokens } | undefined;
@@ -68,16 +75,33 @@ export class ControlPlane {
   private listening: ListenAddress | undefined;
   private stopping: Promise<void> | undefined;
 
-  private constructor(config: ControlConfig, log: Log, authority: MeshAuthority, source: Source) {
+  private constructor(config: ControlConfig, log: Log, lock: LockFile, authority: MeshAuthority, source: Source) {
     this.config = config;
     this.log = log;
+    this.lock = lock;
     this.authority = authority;
     this.source = source;
-    this.discovery = new Discovery(log, config.trustDomain);
+    this.trust = new TrustFeed(authority);
+    this.discovery = new Discovery(log, config.trustDomain, undefined, this.trust);
   }
 
-  /** Opens the CA, and the source without starting it. Rejects with an IdentityError. */
-  static async open(config: ControlConfig, log: Log): Promise<ControlPlane> {
+  /**
+   * Opens the CA, and the source without starting it. Rejects with an IdentityError, `in-use` when another control
+   * plane has the CA's directory. `lost`: another one took it, because this process stood still: it has to end at once.
+   */
+  static async open(config: ControlConfig, log: Log, lost: () => void): Promise<ControlPlane> {
+    const { directory } = config.ca;
+    await makePrivateDirectory(directory);
+    const lock = await lockDirectory(directory, { log, lost });
+    try {
+      return await ControlPlane.openLocked(config, log, lock);
+    } catch (error) {
+      await lock.release();
+      throw error;
+    }
+  }
+
+  private static async openLocked(config: ControlConfig, log: Log, lock: LockFile): Promise<ControlPlane> {
     const { ca, trustDomain } = config;
     const authority = await MeshAuthority.open({
       directory: ca.directory,
@@ -85,12 +109,15 @@ export class ControlPlane {
       log,
       leafLifetimeMs: ca.certificateLifetimeMs,
       ...(ca.files === null ? {} : { files: ca.files }),
+      ...(ca.nextFiles === null ? {} : { nextFiles: ca.nextFiles }),
     });
     const box: { plane?: ControlPlane } = {};
     const source = await openSource(config, log, () => box.plane!.discovery);
-    box.plane = new ControlPlane(config, log, authority, source);
-    await box.plane.attest(config.attestation);
-    return box.plane;
+    const plane = new ControlPlane(config, log, lock, authority, source);
+    box.plane = plane;
+    await plane.attest(config.attestation);
+    plane.orders = await RotationOrders.start(ca.directory, authority, log);
+    return plane;
   }
 
   /** Name of the source, for people. */
@@ -200,10 +227,14 @@ export class ControlPlane {
   }
 
   private async stopNow(): Promise<void> {
+    await this.orders?.close();
+    // Nothing may be written any more when the lock is given back.
+    this.trust.close();
     this.server?.forceShutdown();
     this.tls?.close();
     await this.source.source.close();
     await this.authority.close();
+    await this.lock.release();
   }
 
   private async listen(server: Server): Promise<void> {

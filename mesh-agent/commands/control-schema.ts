@@ -72,22 +72,28 @@ const adminSchema = union(
   },
 );
 
+const caFilesSchema = (description: string) =>
+  mapping(
+    {
+      rootCertificate: filePath('Certificate of the root, PEM.'),
+      certificate: filePath(
+        'Certificate that signs, with further intermediates up to the root behind it, PEM; may be the root itself.',
+      ),
+      key: filePath('Key of the certificate that signs, PEM, not encrypted.'),
+    },
+    { description },
+  );
+
 const caSchema = mapping(
   {
     directory: filePath(
       "Private directory of the CA's state, and of its keys where they are generated; made when it is not there. One control plane at a time uses it: back it up.",
       true,
     ),
-    files: maybe(
-      mapping(
-        {
-          rootCertificate: filePath('Certificate of the root, PEM.'),
-          certificate: filePath(
-            'Certificate that signs, with further intermediates up to the root behind it, PEM; may be the root itself.',
-          ),
-          key: filePath('Key of the certificate that signs, PEM, not encrypted.'),
-        },
-        { description: "An operator's own CA. Absent: a root and an intermediate are generated." },
+    files: maybe(caFilesSchema("An operator's own CA. Absent: a root and an intermediate are generated.")),
+    nextFiles: maybe(
+      caFilesSchema(
+        'The CA that `portcullis mesh rotate` moves to from that of `files`; stays until `files` names it. Absent: `files` cannot be rotated away from.',
       ),
     ),
     certificateLifetime: maybe(
@@ -285,14 +291,21 @@ function checkSource(root: Mapping, file: string, violations: Violation[]): void
   }
 }
 
-function checkCaFiles(root: Mapping, file: string, violations: Violation[]): void {
-  const files = isMapping(root.ca) ? root.ca.files : undefined;
-  if (!isMapping(files)) return;
-  for (const key of ['rootCertificate', 'certificate', 'key']) {
-    const value = files[key];
-    if (typeof value !== 'string' || !isNot('file', resolve(dirname(file), value))) continue;
-    const report = (violation: Violation): void => void violations.push(violation);
-    refuse(report, ['ca', 'files', key], `${describeValue(value)} is not a file that there is`, 'a PEM file');
+function checkCaFiles({ ca }: Mapping, file: string, violations: Violation[]): void {
+  if (!isMapping(ca)) return;
+  const report = (violation: Violation): void => void violations.push(violation);
+  if (ca.nextFiles !== undefined && ca.files === undefined) {
+    const problem = 'is for a CA of files, and there is no ca.files';
+    refuse(report, ['ca', 'nextFiles'], problem, 'ca.files', undefined, 'key');
+  }
+  for (const name of ['files', 'nextFiles']) {
+    const files = ca[name];
+    if (!isMapping(files)) continue;
+    for (const key of ['rootCertificate', 'certificate', 'key']) {
+      const value = files[key];
+      if (typeof value !== 'string' || !isNot('file', resolve(dirname(file), value))) continue;
+      refuse(report, ['ca', name, key], `${describeValue(value)} is not a file that there is`, 'a PEM file');
+    }
   }
 }
 

@@ -16,17 +16,31 @@ SIGINT ends at once. Exit codes are those of \`portcullis --help\`.
 export const MESH_HELP = `The mesh: how it stands, who may join, whose traffic it carries.
 
 Usage:
+  portcullis mesh node --config FILE     the node proxy: see \`portcullis mesh node --help\`
   portcullis mesh status                 the control plane, its source, and every node proxy
   portcullis mesh services               services and how many of their endpoints take traffic
   portcullis mesh workloads              workloads, their identities and policies
   portcullis mesh policies               authorisation policies and how many workloads they apply to
-  portcullis mesh roots                  certificates of the roots that a joining node is to trust, PEM
+  portcullis mesh roots                  certificates of the roots that a joining node is to trust, PEM; and on
+                                         standard error, how far a rotation of the root is
+  portcullis mesh rotate ...             rotation of the root: see \`portcullis mesh rotate --help\`
   portcullis mesh token ...              join tokens: see \`portcullis mesh token --help\`
   portcullis mesh capture ...            traffic of workloads: see \`portcullis mesh capture --help\`
 
 Options of the first five:
   --admin HOST:PORT        admin port of the control plane (${CONTROL_ADMIN_DEFAULT})
   --json                   what the admin port says, as JSON (not of roots)
+`;
+
+/** Help of `portcullis mesh node`. */
+export const NODE_HELP = `The node proxy: carries the traffic of every workload of this node.
+
+Usage:
+  portcullis mesh node --config FILE     serve (docs/mesh/node-configuration.md, \`portcullis schema node\`)
+
+Needs root, or CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE. Signals: SIGHUP re-reads mode, egress, limits,
+log, access log and admin port; SIGTERM finishes what runs and ends, SIGINT ends at once; SIGUSR1 reopens the
+access log. Captures that fail closed stay when it ends. Exit codes are those of \`portcullis --help\`.
 `;
 
 /** Help of `portcullis mesh token`. */
@@ -49,4 +63,17 @@ Options of create; at least one of --node, --namespace and --service-account is 
   --expires DURATION       how long it can be used (24h)
   --uses N|unlimited       how many certificates it is good for (1; a node needs one)
   --json                   id and text as JSON
+`;
+
+/** Help of `portcullis mesh rotate`. */
+export const ROTATE_HELP = `Rotates the root of the mesh: to a new one, or to ca.nextFiles of the configuration.
+
+Usage:
+  portcullis mesh rotate --config FILE                 begins a rotation
+  portcullis mesh rotate --config FILE --abort         turns it back, while the old root is still trusted
+  portcullis mesh rotate --config FILE --forget NODE   does not wait for that node's proxy any more
+
+FILE is the configuration of the control plane, which has to run. Run this on its machine and as its user. The
+rotation goes on by itself, as node proxies confirm its steps; \`portcullis mesh roots\` shows how far it is and
+which nodes it waits for. Nodes that are gone are waited for as long as their certificates could be valid.
 `;

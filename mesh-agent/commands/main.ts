@@ -4,10 +4,11 @@
 
 import { ExitCode, ExitError } from '../../core/process/exit-codes.ts';
 import { parseArguments, unknown } from '../../core/process/options.ts';
-import { CONTROL_HELP, MESH_HELP } from './help.ts';
+import { CONTROL_HELP, MESH_HELP, NODE_HELP } from './help.ts';
 import type { MeshIo } from './io.ts';
 
 const VIEWS = ['status', 'services', 'workloads', 'policies', 'roots'];
+const OTHERS = ['node', 'rotate', 'token', 'capture'];
 
 /** Runs `portcullis control` with the arguments after the word; resolves to the exit code. Throws an ExitError. */
 export async function controlCommand(args: string[], io: MeshIo): Promise<number> {
@@ -33,6 +34,7 @@ export async function meshCommand(args: string[], io: MeshIo): Promise<number> {
     io.out(MESH_HELP);
     return command === undefined ? ExitCode.USAGE : ExitCode.OK;
   }
+  if (command === 'node') return nodeCommand(rest, io);
   if (command === 'capture') {
     const { captureCommand } = await import('../capture/command.ts');
     return captureCommand(rest, io);
@@ -41,8 +43,12 @@ export async function meshCommand(args: string[], io: MeshIo): Promise<number> {
     const { tokenCommand } = await import('./token-command.ts');
     return tokenCommand(rest, io);
   }
+  if (command === 'rotate') {
+    const { rotateCommand } = await import('./rotate-command.ts');
+    return rotateCommand(rest, io);
+  }
   if (!VIEWS.includes(command)) {
-    throw unknown(command.startsWith('-') ? 'option' : 'command', command, [...VIEWS, 'token', 'capture', '--help']);
+    throw unknown(command.startsWith('-') ? 'option' : 'command', command, [...VIEWS, ...OTHERS, '--help']);
   }
   if (rest.includes('--help')) {
     io.out(MESH_HELP);
@@ -50,6 +56,29 @@ export async function meshCommand(args: string[], io: MeshIo): Promise<number> {
   }
   const { statusCommand } = await import('./status-command.ts');
   return statusCommand(command, rest, io);
+}
+
+async function nodeCommand(args: string[], io: MeshIo): Promise<number> {
+  if (args.includes('--help')) {
+    io.out(NODE_HELP);
+    return ExitCode.OK;
+  }
+  const { options, positional } = parseArguments(args, { '--config': 'value' });
+  if (positional.length > 0) {
+    const hint = `a file is given as --config ${positional[0]}`;
+    throw new ExitError(ExitCode.USAGE, `mesh node takes no argument ${positional[0]} (${hint}).`);
+  }
+  const file = options.get('--config');
+  if (file === undefined) throw new ExitError(ExitCode.USAGE, 'mesh node needs --config FILE.');
+  const { runNode } = await import('../node/node-command.ts');
+  return runNode(file, io);
+}
+
+/** JSON Schema of the node proxy's configuration. */
+export async function nodeJsonSchema(): Promise<object> {
+  const { jsonSchemaOf } = await import('../../config/json-schema.ts');
+  const { nodeSchema } = await import('../node/node-schema.ts');
+  return jsonSchemaOf(nodeSchema, 'Portcullis node proxy configuration');
 }
 
 /** JSON Schema of the control plane's configuration. */

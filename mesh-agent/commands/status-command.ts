@@ -30,6 +30,8 @@ export async function statusCommand(view: string, args: string[], io: MeshIo): P
   const admin = adminOption(options.get('--admin') ?? CONTROL_ADMIN_DEFAULT);
   const body = await ask(admin, `/${view}`);
   if (view === 'roots') {
+    // Standard output is for files: what is for people goes beside it.
+    io.err(formatRotation(parse(await ask(admin, '/status'), admin) as ControlStatus));
     io.out(body);
     return ExitCode.OK;
   }
@@ -77,7 +79,8 @@ export function formatStatus(status: ControlStatus, nowMs: number): string {
     `mesh           ${mesh.trustDomain}, version ${mesh.version}: ${count(mesh.workloads, 'workload')}, ${count(mesh.services, 'service')}, ${mesh.policies === 1 ? '1 policy' : `${mesh.policies} policies`}`,
     `source         ${source.name}${source.problems.length === 0 ? '' : `, ${count(source.problems.length, 'problem')}:`}`,
     ...source.problems.map((problem) => `                 ${problem}`),
-    `CA             root ${ca.activeRoot}${ca.phase === 'idle' ? '' : `, rotation: ${ca.phase}`}`,
+    `CA             root ${ca.activeRoot}${ca.phase === 'idle' ? '' : `, rotation to ${ca.nextRoot}: ${ca.phase}`}`,
+    ...ca.waiting.map(({ proxy, reason }) => `                 waits for ${proxy}: ${reason}`),
     `certificates   ${certificates.issued} issued${refused.length === 0 ? '' : `, refused: ${refused.join(', ')}`}`,
   ];
   const proxies = mesh.proxies.map(
@@ -94,6 +97,18 @@ export function formatStatus(status: ControlStatus, nowMs: number): string {
     list.map(({ reason, resources }) => `${proxy} refuses ${resources.join(', ') || 'a response'}: ${reason}`),
   );
   return `${[...lines, '', ''].map(printable).join('\n')}${table}${refusals.map((line) => `${printable(line)}\n`).join('')}`;
+}
+
+/** The roots and where their rotation stands, for people. */
+export function formatRotation({ ca }: ControlStatus): string {
+  const since = new Date(ca.sinceMs).toISOString();
+  const lines = [
+    ca.phase === 'idle' ? 'phase    idle: no rotation' : `phase    ${ca.phase} since ${since}`,
+    `bundle   ${ca.sequence}`,
+    ...ca.roots.map(({ id, expires, signs }) => `root     ${id}, until ${expires}, ${signs ? 'signs' : 'trusted'}`),
+    ...ca.waiting.map(({ proxy, reason }) => `waiting  ${proxy}: ${reason}`),
+  ];
+  return lines.map((line) => `${printable(line)}\n`).join('');
 }
 
 function formatServices({ services }: ControlLists): string {

@@ -2,14 +2,11 @@
 //
 // A short process of its own, run as the control plane's user: tokens lie in a private directory.
 
-import { statSync } from 'node:fs';
-import { formatConfigErrors } from '../../config/errors.ts';
 import { parseDurationMs } from '../../config/units.ts';
 import { ExitCode, ExitError } from '../../core/process/exit-codes.ts';
 import { type OptionShapes, parseArguments, unknown } from '../../core/process/options.ts';
-import { IdentityError } from '../identity/errors.ts';
 import { JoinTokens, type TokenGrant, type TokenInfo } from '../identity/join-tokens.ts';
-import { loadControl } from './control-config.ts';
+import { asExitError, controlConfigOf, requireControlUser } from './ca-access.ts';
 import { TOKEN_HELP } from './help.ts';
 import type { MeshIo } from './io.ts';
 import { formatAge, formatTable } from './table.ts';
@@ -52,10 +49,7 @@ export async function tokenCommand(args: string[], io: MeshIo): Promise<number> 
     if (action === 'list') return await list(tokens, options.has('--json'), io);
     return await revoke(tokens, positional[0]!, io);
   } catch (error) {
-    if (!(error instanceof IdentityError)) throw error;
-    const advice = error.advice === '' ? '' : `; ${error.advice}`;
-    const code = error.code === 'spiffe-id' ? ExitCode.USAGE : ExitCode.CONFIG_INVALID;
-    throw new ExitError(code, `${error.message}${advice}.`);
+    throw asExitError(error);
   }
 }
 
@@ -103,12 +97,7 @@ async function revoke(tokens: JoinTokens, id: string, io: MeshIo): Promise<numbe
 
 function openTokens(file: string | undefined, action: string, io: MeshIo): JoinTokens {
   if (file === undefined) throw usage(`mesh token ${action} needs --config FILE, the control plane's.`);
-  const loaded = loadControl(file, process.env);
-  if ('errors' in loaded) {
-    for (const line of formatConfigErrors(loaded.errors, 100)) io.err(`${line}\n`);
-    throw new ExitError(ExitCode.CONFIG_INVALID, 'the configuration is not valid.');
-  }
-  const { attestation, ca, trustDomain } = loaded.config;
+  const { attestation, ca, trustDomain } = controlConfigOf(file, io);
   const directory = attestation.joinTokenDirectory;
   if (directory === null) {
     throw new ExitError(
@@ -116,18 +105,8 @@ function openTokens(file: string | undefined, action: string, io: MeshIo): JoinT
       'the control plane takes no join tokens (attestation.joinTokens: off).',
     );
   }
-  // Files of another user would be there, and the control plane could not read them.
-  const owner = ownerOf(directory) ?? ownerOf(ca.directory);
-  const own = process.geteuid!();
-  if (owner !== undefined && owner !== own) {
-    const who = `${directory} is for user ${owner}, and this runs as user ${own}`;
-    throw new ExitError(ExitCode.CONFIG_INVALID, `${who}: run it as the control plane's user.`);
-  }
+  requireControlUser(directory, ca.directory);
   return new JoinTokens(directory, trustDomain);
-}
-
-function ownerOf(path: string): number | undefined {
-  return statSync(path, { throwIfNoEntry: false })?.uid;
 }
 
 function readGrant(options: ReadonlyMap<string, string>, nowMs: number): TokenGrant {

@@ -3,6 +3,8 @@
 // Control thread of the control plane. A file that clashes with others (a name or an address that is taken,
 // a service that does not exist) is refused, and its last good content stands in for it. Who was there
 // first stays: a file that is in use as it is goes before one that has changed.
+// Beside another source, which has the services and workloads, files hold policies only; a traffic policy whose services
+// are not there waits for them, and is no mistake: services of a cluster come and go without the files.
 // Invariant: a file that was good and has not changed is never dropped because of another one; only a
 // traffic policy in it whose service has gone is.
 
@@ -33,6 +35,7 @@ export interface Candidate {
 
 /** What files come to. */
 export interface Assembly {
+  /** Beside another source: its services that have a traffic policy, with that, and nothing but them. */
   state: MeshState;
   /** What is used of each file; null: nothing. */
   used: Map<string, MeshFile | null>;
@@ -46,6 +49,11 @@ export interface AssemblySettings {
   trustDomain: string;
   /** Ends the names of services, such as `cluster.local`. */
   domain: string;
+  /**
+   * Services of another source, which traffic policies are about; files then hold policies only. `unknown`: there is one,
+   * and what it has cannot be told. Absent: services and workloads come from the files.
+   */
+  services?: ReadonlyMap<string, Service> | 'unknown';
 }
 
 interface Item {
@@ -99,6 +107,8 @@ class Round {
   private readonly policies = new Map<string, Item & { policy: AuthorizationPolicy }>();
   private readonly traffic = new Map<string, Traffic>();
   private readonly trafficOwners = new Map<string, Item>();
+  /** What waits for services of another source. */
+  private readonly waiting: ConfigError[] = [];
   private readonly hostOwners = new Map<string, Item>();
 
   constructor(files: readonly MeshFile[], settings: AssemblySettings, dropped: ReadonlySet<MeshDocument>) {
@@ -116,8 +126,11 @@ class Round {
 
   /** The state, when there was no mistake. */
   state(): MeshState {
-    const { trustDomain, domain } = this.settings;
+    const { trustDomain, domain, services: others } = this.settings;
     const services = new Map<string, Service>();
+    if (others !== undefined && others !== 'unknown') {
+      for (const [key, traffic] of this.traffic) services.set(key, { ...others.get(key)!, ...traffic });
+    }
     const bySelector = new Map<string, ServiceItem[]>();
     for (const [key, item] of this.services) {
       services.set(key, serviceOf(item.value, domain, this.traffic.get(key)));
@@ -140,10 +153,10 @@ class Round {
     return { workloads, services, policies, trustDomain };
   }
 
-  /** Policies of which one allows exactly what another denies. */
+  /** Policies of which one allows exactly what another denies, and what waits for services. */
   warnings(): ConfigError[] {
     const seen = new Map<string, Item>();
-    const warnings: ConfigError[] = [];
+    const warnings: ConfigError[] = [...this.waiting];
     for (const { policy, file, document } of this.policies.values()) {
       if (policy.dryRun || policy.rules.length === 0) continue;
       const { namespace, scope, selector, rules } = policy;
@@ -163,8 +176,12 @@ class Round {
   }
 
   private add(item: Item): void {
-    const { document } = item;
-    if (document.kind === 'Workload') {
+    const { file, document } = item;
+    if (this.settings.services !== undefined && (document.kind === 'Workload' || document.kind === 'Service')) {
+      const problem = `${document.kind}s of this mesh come from its other source`;
+      const error = { problem, expected: 'AuthorizationPolicy or TrafficPolicy' };
+      this.mistakes.push({ ...item, error: errorIn(file, document, ['kind'], error) });
+    } else if (document.kind === 'Workload') {
       this.workloads.push({ ...item, value: document.value });
     } else if (document.kind === 'AuthorizationPolicy') {
       const policy = policyOf(document.value);
@@ -198,6 +215,10 @@ class Round {
     if (document.kind !== 'TrafficPolicy') return;
     const { spec } = document.value;
     const key = this.serviceNamed(spec.service, document.namespace);
+    if (key === undefined && this.settings.services !== undefined) {
+      this.wait(item, spec.service);
+      return;
+    }
     if (key === undefined) {
       const known = [...this.services.values()].filter((one) => one.document.namespace === document.namespace);
       const hint = suggest(
@@ -210,6 +231,10 @@ class Round {
     }
     if (this.taken(this.trafficOwners, key, item, ['spec', 'service'], `a traffic policy for ${key}`)) return;
     const result = this.parse(document.value, key, document.namespace);
+    if ('violations' in result && this.settings.services !== undefined && result.missing.length > 0) {
+      this.wait(item, result.missing[0]!);
+      return;
+    }
     if ('violations' in result) {
       for (const { path, part, problem, expected, hint } of result.violations) {
         const error = { problem: `spec.${problem}`, expected, hint };
@@ -218,6 +243,12 @@ class Round {
       return;
     }
     this.traffic.set(key, result);
+  }
+
+  /** A traffic policy needs a service that the other source does not have now. */
+  private wait({ file, document }: Item, service: string): void {
+    const problem = `${document.name} is not in use: there is no service ${JSON.stringify(service)} now`;
+    this.waiting.push(errorIn(file, document, ['spec', 'service'], { problem }));
   }
 
   /** Parses a traffic policy, unless it was parsed before with the same services behind its names. */
@@ -241,13 +272,16 @@ class Round {
   private serviceNamed(name: string, namespace: string): string | undefined {
     const { domain } = this.settings;
     const text = name.toLowerCase().replace(/\.$/, '');
+    const others = this.settings.services;
+    if (others === 'unknown') return text.includes('/') ? undefined : `${namespace}/${text}`;
     const candidates = [
       `${namespace}/${text}.${namespace}.svc.${domain}`,
       `${text.slice(text.indexOf('.') + 1)}/${text}.svc.${domain}`,
       `${namespace}/${text}`,
     ];
-    const direct = candidates.find((key) => this.services.has(key));
+    const direct = candidates.find((key) => this.services.has(key) || others?.has(key));
     if (direct !== undefined) return direct;
+    for (const key of others?.keys() ?? []) if (key.endsWith(`/${text}`)) return key;
     for (const [key, { value, document }] of this.services) {
       if (key.endsWith(`/${text}`)) return key;
       if (document.namespace === namespace && value.metadata.name === text) return key;

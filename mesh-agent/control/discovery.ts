@@ -8,6 +8,7 @@ import type { MeshIndex } from '../model/mesh-index.ts';
 import type { MeshState, MeshUpdate } from '../model/mesh-state.ts';
 import { type ProxyIdentity, ProxyStream, type ProxyTransport, type StreamContext } from './proxy-stream.ts';
 import { Resources } from './resources.ts';
+import type { TrustFeed } from './trust-feed.ts';
 
 /** What became of a version that was waited for. */
 export interface Applied {
@@ -40,12 +41,19 @@ export class Discovery {
   private readonly streams = new Set<ProxyStream>();
   private readonly waiters = new Set<Waiter>();
   private readonly versionMs = new Map<number, number>();
+  private readonly trust: TrustFeed | null;
   private latest = 0;
 
-  /** `now`: milliseconds of a clock that never goes back. */
-  constructor(log: Log, trustDomain: string, now: () => number = () => performance.now()) {
+  /** `now`: milliseconds of a clock that never goes back. `trust`: sends trust bundles; null: none are sent. */
+  constructor(
+    log: Log,
+    trustDomain: string,
+    now: () => number = () => performance.now(),
+    trust: TrustFeed | null = null,
+  ) {
     this.log = log;
     this.now = now;
+    this.trust = trust;
     this.resources = new Resources(log, {
       workloads: new Map(),
       services: new Map(),
@@ -98,7 +106,10 @@ export class Discovery {
       version: () => this.latest,
       changed: () => this.checkWaiters(),
     };
-    const stream = new ProxyStream(identity, transport, context);
+    // The CA knows of the proxy before it is sent anything.
+    const trust =
+      identity.node === null ? undefined : this.trust?.connect(identity.node, (bytes) => transport.send(bytes));
+    const stream = new ProxyStream(identity, transport, context, trust ?? null);
     this.streams.add(stream);
     return stream;
   }
@@ -106,6 +117,7 @@ export class Discovery {
   /** The stream of a proxy has ended. */
   disconnect(stream: ProxyStream): void {
     stream.close();
+    if (stream.trust !== null) this.trust?.disconnect(stream.trust);
     this.streams.delete(stream);
     this.checkWaiters();
   }

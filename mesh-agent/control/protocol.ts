@@ -13,6 +13,12 @@ export const ADDRESS_TYPE = 'type.googleapis.com/istio.workload.Address';
 /** Type of the resources that are authorisation policies. */
 export const AUTHORIZATION_TYPE = 'type.googleapis.com/istio.security.Authorization';
 
+/** Type of the resource that is the trust bundle; ours. */
+export const TRUST_TYPE = 'type.googleapis.com/portcullis.mesh.v1.TrustBundle';
+
+/** Node metadata in which a proxy says which roots its certificates lead to: ids, separated by commas. */
+export const ISSUERS_METADATA = 'PORTCULLIS_ISSUERS';
+
 /** Names of our extensions of public messages. */
 export const Extension = {
   CONFIGURATION: 'portcullis.dev/configuration',
@@ -121,6 +127,7 @@ export const requestCodec: Codec<DeltaRequest> = codec('envoy.service.discovery.
 export const responseCodec: Codec<DeltaResponse> = codec('envoy.service.discovery.v3.DeltaDiscoveryResponse');
 export const resourceCodec: Codec<ResourceMessage> = codec('envoy.service.discovery.v3.Resource');
 export const refusedCodec: Codec<{ names: string[] }> = codec('portcullis.mesh.v1.Refused');
+export const trustCodec: Codec<{ json: Uint8Array }> = codec('portcullis.mesh.v1.TrustBundle');
 
 /** Type of `Refused` in the details of a status. */
 export const REFUSED_TYPE = 'type.googleapis.com/portcullis.mesh.v1.Refused';

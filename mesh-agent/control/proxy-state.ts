@@ -14,7 +14,14 @@ import {
   serviceKey,
   type Workload,
 } from '../model/mesh-state.ts';
-import { ADDRESS_TYPE, AUTHORIZATION_TYPE, codec, type DeltaResponse, type ResourceMessage } from './protocol.ts';
+import {
+  ADDRESS_TYPE,
+  AUTHORIZATION_TYPE,
+  codec,
+  type DeltaResponse,
+  type ResourceMessage,
+  TRUST_TYPE,
+} from './protocol.ts';
 import { decodeAddress } from './wire-address.ts';
 import { decodePolicy, denyInstead } from './wire-policy.ts';
 
@@ -125,29 +132,35 @@ export class ProxyState {
     return [...this.denied].sort(compareTexts);
   }
 
-  /** Everything, for `load` of a later process; `subscriptions` are the names that were asked for. */
-  save(subscriptions: readonly string[]): Buffer {
-    return savedCodec.encode({
-      format: FORMAT,
-      trustDomain: this.state.trustDomain,
-      types: TYPES.map((typeUrl) => ({
-        typeUrl,
-        subscriptions: typeUrl === ADDRESS_TYPE ? [...subscriptions] : [],
-        resources: [...this.resources.get(typeUrl)!.values()],
-      })),
-    });
+  /**
+   * Everything, for `load` of a later process; `subscriptions` are the names that were asked for, `trust` is the
+   * trust bundle, which is kept with the rest.
+   */
+  save(subscriptions: readonly string[], trust: ResourceMessage | null = null): Buffer {
+    const types = TYPES.map((typeUrl) => ({
+      typeUrl: typeUrl as string,
+      subscriptions: typeUrl === ADDRESS_TYPE ? [...subscriptions] : [],
+      resources: [...this.resources.get(typeUrl)!.values()],
+    }));
+    if (trust !== null) types.push({ typeUrl: TRUST_TYPE, subscriptions: [], resources: [trust] });
+    return savedCodec.encode({ format: FORMAT, trustDomain: this.state.trustDomain, types });
   }
 
   /**
-   * Takes in what `save` gave, into a state that is empty. Returns the names that were asked for, and what
-   * the state is. Throws an Error when the bytes are no saved state of this trust domain.
+   * Takes in what `save` gave, into a state that is empty. Returns the names that were asked for, what
+   * the state is, and the trust bundle if it was kept there. Throws an Error when the bytes are no saved state of this trust domain.
    */
-  load(bytes: Uint8Array): { subscriptions: string[]; update: MeshUpdate } {
+  load(bytes: Uint8Array): { subscriptions: string[]; update: MeshUpdate; trust: ResourceMessage | null } {
     const saved = savedCodec.decode(bytes);
     if (saved.format !== FORMAT) throw new Error(`its format is ${saved.format}, not ${FORMAT}`);
     if (saved.trustDomain !== this.state.trustDomain) throw new Error(`it is of trust domain ${saved.trustDomain}`);
     const subscriptions: string[] = [];
+    let trust: ResourceMessage | null = null;
     for (const { typeUrl, subscriptions: names, resources } of saved.types) {
+      if (typeUrl === TRUST_TYPE) {
+        trust = resources[0] ?? null;
+        continue;
+      }
       this.apply({ typeUrl, resources, removedResources: [] });
       subscriptions.push(...names);
     }
@@ -157,7 +170,7 @@ export class ProxyState {
       services: new Set(services.keys()),
       policies: new Set(policies.keys()),
     };
-    return { subscriptions, update: { state: this.state, changes } };
+    return { subscriptions, update: { state: this.state, changes }, trust };
   }
 }
 

@@ -15,9 +15,11 @@ import {
   REFUSED_TYPE,
   RpcCode,
   refusedCodec,
+  TRUST_TYPE,
 } from './protocol.ts';
 import { nodeToken, type ResourceChange, type Resources, type ResourceType } from './resources.ts';
 import { type Refusal, Subscription } from './subscription.ts';
+import type { TrustStream } from './trust-feed.ts';
 
 /** Above so many tokens a change is taken to concern everybody, which is cheaper than to find out. */
 const TOKENS_MAX = 2000;
@@ -77,9 +79,17 @@ export class ProxyStream {
   private readonly reached: { version: number; atMs: number }[] = [];
   private readonly context: StreamContext;
   private readonly transport: ProxyTransport;
+  /** Its trust bundle; null: none is sent to it. */
+  readonly trust: TrustStream | null;
 
-  constructor(identity: ProxyIdentity, transport: ProxyTransport, context: StreamContext) {
+  constructor(
+    identity: ProxyIdentity,
+    transport: ProxyTransport,
+    context: StreamContext,
+    trust: TrustStream | null = null,
+  ) {
     this.identity = identity;
+    this.trust = trust;
     this.transport = transport;
     this.context = context;
     this.connectedMs = context.now();
@@ -127,6 +137,10 @@ export class ProxyStream {
   recvRequest(request: DeltaRequest): void {
     if (this.closed) return;
     if (request.node !== null && this.id === '' && !this.introduce(request.node)) return;
+    if (request.typeUrl === TRUST_TYPE && this.trust !== null) {
+      this.trust.recvRequest(request);
+      return;
+    }
     const type = ORDER.find((one) => one === request.typeUrl);
     if (type === undefined) {
       this.context.log('debug', 'proxy asks for a type that is not served', {

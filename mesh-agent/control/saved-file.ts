@@ -5,12 +5,13 @@
 // Layout: 8 bytes of magic, 32 bytes SHA-256 of the rest, the rest.
 
 import { createHash } from 'node:crypto';
-import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
+import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Log } from '../../core/workers/log.ts';
 
 const MAGIC = Buffer.from('PCMESH1\n');
 const DIGEST_BYTES = 32;
+const OTHERS_WRITE = 0o022;
 
 /** Time that changes are gathered before the file is written. */
 const QUIET_MS = 200;
@@ -29,9 +30,14 @@ export class SavedFile {
     this.log = log;
   }
 
-  /** The content; undefined when there is no file, or none that is whole, which is logged. */
+  /** The content; undefined when there is no file, or none that is whole and this user's, which is logged. */
   async read(): Promise<Uint8Array | undefined> {
     try {
+      if (((await stat(this.path)).mode & OTHERS_WRITE) !== 0) {
+        // It says whom to trust.
+        this.log('warn', 'saved state of the mesh can be changed by others and is not used', { file: this.path });
+        return undefined;
+      }
       const bytes = await readFile(this.path);
       const content = bytes.subarray(MAGIC.length + DIGEST_BYTES);
       const digest = bytes.subarray(MAGIC.length, MAGIC.length + DIGEST_BYTES);

@@ -50,6 +50,8 @@ export interface Traffic {
 /** What is wrong with a traffic policy; paths start with `rules` or `backend`. */
 export interface TrafficProblems {
   violations: Violation[];
+  /** Names of services that do not exist. */
+  missing: string[];
 }
 
 /**
@@ -62,15 +64,18 @@ export function parseTraffic(
   resolve: (name: string) => string | undefined,
 ): Traffic | TrafficProblems {
   const violations = validate(trafficSchema, written);
-  if (violations.length > 0) return { violations };
+  const missing: string[] = [];
+  if (violations.length > 0) return { violations, missing };
   const traffic = structuredClone(written) as Mapping;
   const services = new Set<string>([service]);
   const report = (violation: Violation): void => void violations.push(violation);
   for (const [holder, path] of namedServices(traffic)) {
     const name = holder.name as string;
     const key = resolve(name);
-    if (key === undefined) refuse(report, [...path, 'name'], `there is no service ${JSON.stringify(name)}`);
-    else {
+    if (key === undefined) {
+      missing.push(name);
+      refuse(report, [...path, 'name'], `there is no service ${JSON.stringify(name)}`);
+    } else {
       holder.name = key;
       services.add(key);
     }
@@ -85,7 +90,7 @@ export function parseTraffic(
   const configuration = JSON.stringify(traffic);
   const input = gatewayInput(traffic, service, services);
   if (violations.length === 0) violations.push(...checkSemantics(input).map(asWritten));
-  if (violations.length > 0) return { violations };
+  if (violations.length > 0) return { violations, missing };
   const config = normalise(input as unknown as ConfigInput, '/');
   return {
     rules: traffic.rules === undefined ? null : config.routes[0]!.rules,

@@ -16,13 +16,17 @@ import {
   DELTA_PATH,
   type DeltaRequest,
   type DeltaResponse,
+  ISSUERS_METADATA,
+  type NodeMessage,
   REFUSED_TYPE,
   RpcCode,
   refusedCodec,
   requestCodec,
   responseCodec,
+  TRUST_TYPE,
 } from './protocol.ts';
 import { ProxyState, type RefusedResource } from './proxy-state.ts';
+import { type ProxyTrust, TrustReceiver } from './proxy-trust.ts';
 import { SavedFile } from './saved-file.ts';
 
 /** How long to wait before connecting again: from the first, doubling, to the longest; in milliseconds. */
@@ -56,6 +60,8 @@ export interface XdsClientOptions {
   reconnect?: ReconnectTimes;
   /** How often a silent control plane is asked whether it is there, and how long it has to say so. */
   keepalive?: KeepaliveTimes;
+  /** Where trust bundles go; absent: none are asked for. */
+  trust?: ProxyTrust;
 }
 
 /** Times of HTTP/2 pings, in milliseconds. */
@@ -112,9 +118,11 @@ export class XdsClient {
   private readonly syncedTypes = new Set<string>();
   private readonly refused = new Map<string, RefusedResource[]>();
   private readonly syncWaiters = new Set<() => void>();
+  private readonly trust: TrustReceiver | null;
 
   constructor(options: XdsClientOptions) {
     this.options = options;
+    this.trust = options.trust === undefined ? null : this.newTrust(options.trust);
     this.proxy = new ProxyState(options.trustDomain);
     this.file = options.stateFile === null ? null : new SavedFile(options.stateFile, options.log);
   }
@@ -141,8 +149,9 @@ export class XdsClient {
     const bytes = await this.file?.read();
     if (bytes !== undefined) {
       try {
-        const { subscriptions, update } = this.proxy.load(bytes);
+        const { subscriptions, update, trust } = this.proxy.load(bytes);
         for (const name of subscriptions) this.asked.add(name);
+        if (trust !== null) await this.trust?.load(trust);
         this.options.onUpdate(update);
         this.options.log('info', 'last known state of the mesh loaded', {
           workloads: update.state.workloads.size,
@@ -193,6 +202,7 @@ export class XdsClient {
   /** Disconnects, and writes down what is known. */
   async close(): Promise<void> {
     this.closed = true;
+    this.trust?.close();
     clearTimeout(this.timer);
     this.call?.cancel();
     this.client?.close();
@@ -203,7 +213,7 @@ export class XdsClient {
   }
 
   private async connect(): Promise<void> {
-    const { address, serverName, credentials, headers, id, node, scope, keepalive = KEEPALIVE, log } = this.options;
+    const { address, serverName, credentials, headers, keepalive = KEEPALIVE, log } = this.options;
     try {
       const grpc = await import('@grpc/grpc-js');
       const metadata = new grpc.Metadata();
@@ -233,11 +243,11 @@ export class XdsClient {
       call.on('data', (response: DeltaResponse) => this.recvResponse(response));
       call.on('error', (error) => end((error as { details?: string }).details || error.message));
       call.on('end', () => end('the control plane ended the stream'));
-      const fields = { NODE_NAME: { stringValue: node }, PORTCULLIS_SCOPE: { stringValue: scope ?? 'node' } };
-      const self = { id, metadata: { fields }, userAgentName: 'portcullis' };
+      // Before anybody is met whose certificate leads to another root.
+      if (this.trust !== null) this.send({ node: this.self(), typeUrl: TRUST_TYPE, resourceNamesSubscribe: ['*'] });
       for (const typeUrl of [AUTHORIZATION_TYPE, ADDRESS_TYPE]) {
         this.send({
-          node: self,
+          node: this.self(),
           typeUrl,
           resourceNamesSubscribe: typeUrl === ADDRESS_TYPE ? ['*', ...this.asked] : ['*'],
           initialResourceVersions: this.proxy.versions(typeUrl),
@@ -255,6 +265,7 @@ export class XdsClient {
     this.client = undefined;
     this.syncedTypes.clear();
     this.absent.clear();
+    this.trust?.lost();
     if (this.closed) return;
     // Said once for each time that it goes away, not for every attempt.
     const level = this.problem === '' || this.failures === 0 ? 'warn' : 'debug';
@@ -271,12 +282,16 @@ export class XdsClient {
     this.problem = '';
     this.failures = 0;
     const { typeUrl, nonce, removedResources, systemVersionInfo } = response;
+    if (typeUrl === TRUST_TYPE && this.trust !== null) {
+      this.trust.receive(response);
+      return;
+    }
     const { update, refused } = this.proxy.apply(response);
     this.refused.set(typeUrl, this.stillRefused(response, refused));
     const { workloads, services, policies } = update.changes;
     if (workloads.size + services.size + policies.size > 0) {
       this.options.onUpdate(update);
-      this.file?.write(() => this.proxy.save([...this.asked].filter((name) => !this.absent.has(name))));
+      this.save();
     }
     this.send({ typeUrl, responseNonce: nonce, errorDetail: this.refusal(typeUrl, refused) });
     if (typeUrl === ADDRESS_TYPE) this.answerLookups(removedResources);
@@ -286,6 +301,40 @@ export class XdsClient {
       for (const resolve of this.syncWaiters) resolve();
       this.syncWaiters.clear();
     }
+  }
+
+  private save(): void {
+    this.file?.write(() =>
+      this.proxy.save(
+        [...this.asked].filter((name) => !this.absent.has(name)),
+        this.trust?.saved() ?? null,
+      ),
+    );
+  }
+
+  private newTrust(trust: ProxyTrust): TrustReceiver {
+    const { trustDomain, log } = this.options;
+    return new TrustReceiver({
+      ...{ trust, trustDomain, log },
+      say: (issuers, responseNonce, reason) => {
+        const errorDetail = reason === null ? null : { code: RpcCode.INVALID_ARGUMENT, message: reason, details: [] };
+        this.send({ node: this.self(issuers), typeUrl: TRUST_TYPE, responseNonce, errorDetail });
+      },
+      taken: (reason) => {
+        this.refused.set(TRUST_TYPE, reason === null ? [] : [{ name: trustDomain, reason }]);
+        if (reason === null) this.save();
+      },
+    });
+  }
+
+  private self(issuers?: string): NodeMessage {
+    const { id, node, scope } = this.options;
+    const fields: Record<string, { stringValue: string }> = {
+      NODE_NAME: { stringValue: node },
+      PORTCULLIS_SCOPE: { stringValue: scope ?? 'node' },
+    };
+    if (issuers !== undefined) fields[ISSUERS_METADATA] = { stringValue: issuers };
+    return { id, metadata: { fields }, userAgentName: 'portcullis' };
   }
 
   private refusal(typeUrl: string, refused: readonly RefusedResource[]): DeltaRequest['errorDetail'] {

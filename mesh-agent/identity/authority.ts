@@ -9,6 +9,7 @@
 import { type Clock, systemClock } from '../../core/process/clock.ts';
 import type { Log } from '../../core/workers/log.ts';
 import { buildCertificate, certificateToPem, keyToPem } from './certificate.ts';
+import { IdentityError } from './errors.ts';
 import {
   generateIssuer,
   type Issuer,
@@ -221,6 +222,13 @@ export class MeshAuthority {
       const { nextFiles, directory } = this.options;
       // Throws before anything is made.
       startRotation(state, 'new', nowMs);
+      if (nextFiles === undefined && this.options.files !== undefined) {
+        throw new IdentityError(
+          'rotation',
+          'the CA is given as files (ca.files), and there are none of the next one',
+          'give them as ca.nextFiles, restart the control plane, then rotate',
+        );
+      }
       const old = this.issuers.get(state.activeId)!;
       const made = nextFiles === undefined ? generateIssuer(this.trustDomain, nowMs) : loadIssuerFiles(nextFiles);
       const next = withLink(await made, old, this.trustDomain, nowMs);
@@ -265,9 +273,11 @@ export class MeshAuthority {
     this.keeper.note((state) => proxyGone(state, proxy, this.clock.nowMs()));
   }
 
-  /** An operator says that a proxy will not come back, so that a rotation need not wait for it. */
-  forgetProxy(proxy: string): void {
+  /** An operator says that a proxy will not come back, so that a rotation need not wait for it; whether it was known. */
+  forgetProxy(proxy: string): boolean {
+    const known = Object.hasOwn(this.keeper.state.proxies, proxy);
     this.keeper.note((state) => forgetProxy(state, proxy));
+    return known;
   }
 
   /** Resolves when everything that was called for is done and on disk, or has failed. */

@@ -34,6 +34,8 @@ export type IdentityErrorCode =
   | 'unsafe-permissions'
   /** The disk refused. */
   | 'storage'
+  /** Another process uses the CA's directory. */
+  | 'in-use'
   /** A trust bundle that cannot be read. */
   | 'bundle-malformed'
   /** A trust bundle that is older than the one in use. */

@@ -6,10 +6,9 @@
 import { join } from 'node:path';
 import { IdentityError } from './errors.ts';
 import { readPrivateFile, writePrivateFile } from './private-files.ts';
-import type { ProxyRecord, RotationPhase, RotationState } from './rotation.ts';
+import { type ProxyRecord, ROTATION_PHASES, type RotationState } from './rotation.ts';
 
 const FORMAT = 1;
-const PHASES: readonly RotationPhase[] = ['idle', 'distributing', 'renewing', 'removing', 'reverting'];
 
 /** Where the state of a rotation outlives the process. */
 export interface RotationStore {
@@ -51,7 +50,7 @@ function parseState(text: string, path: string): RotationState {
   const { format, trustDomain, phase, sequence, activeId, nextId, phaseSinceMs, proxies } = json;
   if (format !== FORMAT) throw damaged(path, `its format is ${format}, not ${FORMAT}`);
   if (typeof trustDomain !== 'string' || typeof activeId !== 'string') throw damaged(path, 'it lacks a name');
-  if (phase === undefined || !PHASES.includes(phase)) throw damaged(path, `its phase is ${phase}`);
+  if (phase === undefined || !ROTATION_PHASES.includes(phase)) throw damaged(path, `its phase is ${phase}`);
   if (!Number.isSafeInteger(sequence) || !Number.isFinite(phaseSinceMs)) throw damaged(path, 'it lacks a number');
   const rotating = phase !== 'idle';
   if (rotating ? typeof nextId !== 'string' : nextId !== null)

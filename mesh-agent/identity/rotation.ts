@@ -24,7 +24,10 @@ import { isDeepStrictEqual } from 'node:util';
 import { IdentityError } from './errors.ts';
 
 /** Phases, see the diagram. */
-export type RotationPhase = 'idle' | 'distributing' | 'renewing' | 'removing' | 'reverting';
+export const ROTATION_PHASES = ['idle', 'distributing', 'renewing', 'removing', 'reverting'] as const;
+
+/** One of them. */
+export type RotationPhase = (typeof ROTATION_PHASES)[number];
 
 /** What is known of a proxy. */
 export interface ProxyRecord {

@@ -68,9 +68,9 @@ export class Running {
     return this.wait('stderr', pattern, count);
   }
 
-  /** Waits for a match in what the process prints. */
-  printed(pattern: RegExp): Promise<RegExpMatchArray> {
-    return this.wait('stdout', pattern, 1);
+  /** Waits for the `count`-th match in what the process prints. */
+  printed(pattern: RegExp, count = 1): Promise<RegExpMatchArray> {
+    return this.wait('stdout', pattern, count);
   }
 
   private wait(stream: 'stdout' | 'stderr', pattern: RegExp, count: number): Promise<RegExpMatchArray> {

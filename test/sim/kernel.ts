@@ -236,6 +236,14 @@ export class SimKernel implements Kernel {
     return fd;
   }
 
+  connectIn(sockaddr: Uint8Array): number {
+    return this.connect(sockaddr);
+  }
+
+  originalDestination(): number {
+    return -Errno.ENOENT;
+  }
+
   connect(sockaddr: Uint8Array): number {
     this.tick();
     const address = decodeSockaddr(sockaddr, 0);

@@ -217,6 +217,8 @@ class World {
   private extraOpen: boolean;
   private extraWanted: boolean;
   private idleBatches = 0;
+  /** Whether ejections have had their failures has been looked at. */
+  private ejectionsChecked = false;
 
   constructor(seed: number, kind: WorldKind, trace: ((line: string) => void) | undefined) {
     this.random = new Random(seed);
@@ -309,6 +311,9 @@ class World {
     }
     // Upstreams that hang, and kept connections, end now or by the gateway's own timers.
     if (this.random.chance(0.5)) {
+      // What is still in progress for clients that have left fails by that, which no plan says.
+      if (this.features.outliers !== undefined) this.checkEjections(this.features.outliers);
+      this.ejectionsChecked = true;
       for (const upstream of this.upstreams.values()) upstream.closeAll();
       this.shadow?.closeAll();
     }
@@ -553,9 +558,9 @@ class World {
     );
   }
 
-  /** Ejections need their failures, and end. */
-  private checkOutliers(outliers: NonNullable<Features['outliers']>): void {
-    const { judge, troubles, scheduler } = this;
+  /** Ejections need their failures. */
+  private checkEjections(outliers: NonNullable<Features['outliers']>): void {
+    const { judge, troubles } = this;
     const { state } = this.slots;
     // Other troubles may fail requests that their plan says nothing of.
     const exact = !troubles.stale && !troubles.responses && !troubles.early && !troubles.resources;
@@ -571,6 +576,13 @@ class World {
         }
       }
     }
+  }
+
+  /** Ejections need their failures, and end. */
+  private checkOutliers(outliers: NonNullable<Features['outliers']>): void {
+    const { judge, scheduler } = this;
+    const { state } = this.slots;
+    if (!this.ejectionsChecked) this.checkEjections(outliers);
     let nowMs = scheduler.nowMs;
     for (let step = 0; step < 10; step++) {
       nowMs += outliers.maxEjectionMs;

@@ -1,7 +1,7 @@
 // `portcullis control` and `portcullis mesh` as an operator and a node meet them: the real process, the real clients.
 
 import assert from 'node:assert/strict';
-import { renameSync, writeFileSync } from 'node:fs';
+import { readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { credentials } from '@grpc/grpc-js';
@@ -13,71 +13,13 @@ import { generateKey } from '../../../mesh-agent/identity/keys.ts';
 import { TrustStore } from '../../../mesh-agent/identity/trust-store.ts';
 import { configFor, startApi } from '../../support/kube-api/harness.ts';
 import { pod } from '../../support/kube-api/objects.ts';
-import { temporaryDirectory, writeConfig } from '../../unit/mesh-agent/commands/support.ts';
-import { type Running, runToEnd, start } from '../support.ts';
+import { temporaryDirectory } from '../../unit/mesh-agent/commands/support.ts';
+import { runToEnd } from '../support.ts';
+import { CONFIG, Control, createToken, workload } from './control-process.ts';
 
 const NODE = 'spiffe://cluster.local/node/host-a';
 const CART = 'spiffe://cluster.local/ns/shop/sa/cart';
 const silent = (): void => {};
-
-const CONFIG = `trustDomain: cluster.local
-listen: "127.0.0.1:0"
-admin: {address: "127.0.0.1:0"}
-ca: {directory: state/ca}
-source: {directory: mesh}
-`;
-
-function workload(name: string, address: string, extra = ''): string {
-  return `kind: Workload
-metadata: {name: ${name}, namespace: shop, labels: {app: ${name}}}
-spec: {addresses: [${address}], serviceAccount: ${name}, node: host-a${extra}}
----
-kind: Service
-metadata: {name: ${name}, namespace: shop}
-spec: {selector: {app: ${name}}, ports: [{port: 80, targetPort: 8080, protocol: http}]}
-`;
-}
-
-/** A control plane on a directory of YAML. */
-class Control {
-  readonly file: string;
-  readonly process: Running;
-  private readonly t: TestContext;
-  private readonly base: string;
-
-  constructor(t: TestContext, files: Record<string, string>, config = CONFIG, base = temporaryDirectory(t)) {
-    this.t = t;
-    this.base = base;
-    this.file = writeConfig(t, config, ['mesh'], base);
-    for (const [name, text] of Object.entries(files)) this.write(name, text);
-    this.process = start(t, ['control', '--config', this.file]);
-  }
-
-  /** Replaces a file of the mesh at once, as an operator's tools do. */
-  write(name: string, text: string): void {
-    writeFileSync(join(this.base, `.${name}.new`), text);
-    renameSync(join(this.base, `.${name}.new`), join(this.base, 'mesh', name));
-  }
-
-  async address(): Promise<string> {
-    return (await this.process.log(/info serving .*address=(\S+)/))[1]!;
-  }
-
-  async admin(): Promise<string> {
-    return (await this.process.log(/info admin port address=(\S+)$/))[1]!;
-  }
-
-  async mesh(...args: string[]): Promise<string> {
-    const { code, stdout, stderr } = await runToEnd(this.t, 'mesh', ...args);
-    assert.equal(code, 0, stderr);
-    return stdout;
-  }
-
-  async get(path: string): Promise<{ status: number; body: string }> {
-    const response = await fetch(`http://${await this.admin()}${path}`);
-    return { status: response.status, body: await response.text() };
-  }
-}
 
 /** A host that joins with a token, and the clients that its node proxy is made of. */
 class Host {
@@ -151,9 +93,6 @@ class Host {
     return { xds, until };
   }
 }
-
-const createToken = (control: Control, ...options: string[]): Promise<string> =>
-  control.mesh('token', 'create', '--config', control.file, ...options).then((text) => text.trim());
 
 test('a host joins with a token, follows the mesh, and the commands show it', async (t) => {
   const control = new Control(t, {
@@ -296,6 +235,27 @@ test('what cannot begin ends with one sentence and the exit code that says why',
     assert.doesNotMatch(stderr, /internal error/);
   });
   await Promise.all(runs);
+});
+
+test('a second control plane on the same CA is refused, and one that was killed leaves nothing in the way', async (t) => {
+  const base = temporaryDirectory(t);
+  const first = new Control(t, {}, CONFIG, base);
+  await first.address();
+  const second = await new Control(t, {}, CONFIG, base).process.finished;
+  assert.equal(second.code, 1);
+  assert.match(
+    second.stderr,
+    new RegExp(
+      `portcullis: the CA in \\S+state/ca is in use by another control plane \\(\\S+, process ${first.process.pid}, since \\S+\\) \\(in-use\\); stop that one first`,
+    ),
+  );
+  first.process.kill('SIGKILL');
+  await first.process.finished;
+  const third = new Control(t, {}, CONFIG, base);
+  await third.address();
+  third.process.kill('SIGTERM');
+  assert.equal((await third.process.finished).code, 0);
+  assert.deepEqual(readdirSync(join(base, 'state/ca')).includes('lock'), false);
 });
 
 test('with a Kubernetes cluster as its source it is ready when the cluster is known', async (t) => {

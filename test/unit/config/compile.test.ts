@@ -73,7 +73,7 @@ test('a snapshot carries settings, listeners and backends in the order of the fi
       controlFramesPerSecondMax: 1000,
     },
   });
-  const plain = { tcp: false, tls: null, proxyProtocol: false, redirectToHttps: null, tunnels: null };
+  const plain = { tcp: false, tls: null, proxyProtocol: false, redirectToHttps: null, tunnels: null, mesh: null };
   const http = { scheme: 'http', http1: true, http2: true };
   assert.deepEqual(snapshot.listeners, [
     { name: 'a', address: '127.0.0.1:8080', port: 8080, allowConnect: false, ...http, ...plain },
@@ -85,7 +85,18 @@ test('a snapshot carries settings, listeners and backends in the order of the fi
   assert.deepEqual(snapshot.flightRecords, { slowThresholdMs: 250 });
   assert.deepEqual(snapshot.backends[0], {
     name: 'one',
-    endpoints: [{ address: '10.0.0.1:80', host: '10.0.0.1', port: 80, weight: 1, slot: 0, policy: noEndpointPolicy }],
+    endpoints: [
+      {
+        address: '10.0.0.1:80',
+        host: '10.0.0.1',
+        port: 80,
+        weight: 1,
+        slot: 0,
+        policy: noEndpointPolicy,
+        identity: null,
+      },
+    ],
+    originalDestination: false,
     slot: 0,
     policy: noBackendPolicy,
     connectTimeoutMs: 1000,

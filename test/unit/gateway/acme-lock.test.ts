@@ -23,10 +23,10 @@ function acquire(
 
 /** Takes the lock in another process, and returns the process. */
 async function acquireElsewhere(directory: string) {
-  const url = (path: string): string => JSON.stringify(new URL(`../../../gateway/acme/${path}`, import.meta.url).href);
+  const url = (path: string): string => JSON.stringify(new URL(`../../../${path}`, import.meta.url).href);
   const code = `
-    import { StorageLock } from ${url('lock.ts')};
-    import { systemClock } from ${url('clock.ts')};
+    import { StorageLock } from ${url('gateway/acme/lock.ts')};
+    import { systemClock } from ${url('core/process/clock.ts')};
     await StorageLock.acquire(process.argv[1], systemClock, new AbortController().signal, () => {}, () => {});
     process.stdout.write('held');
     process.stdin.resume();

@@ -13,7 +13,7 @@ test('every reason has a flag of its own and a sentence', () => {
   const flags = new Set<string>();
   for (const reason of Object.values(Reason)) {
     const { flag, sentence } = reasonText(reason);
-    assert.match(flag, /^([A-Z]{2,3}|-)$/);
+    assert.match(flag, /^([A-Z]{2,4}|-)$/);
     assert.match(sentence, /^[A-Z].*\.$/);
     flags.add(flag);
   }

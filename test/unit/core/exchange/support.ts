@@ -72,6 +72,7 @@ export const plainListener: ListenerSettings = {
   proxyProtocol: false,
   tunnels: null,
   redirectToHttps: null,
+  mesh: null,
 };
 
 /** A backend without endpoints that speaks HTTP/1.1 without TLS. */
@@ -88,6 +89,7 @@ export const plainBackend: BackendSettings = {
   tls: null,
   proxyProtocol: 0,
   tunnel: null,
+  originalDestination: false,
   http2: { streamsPerConnectionMax: 100, connectionsMax: 4, pingIntervalMs: 0, pingTimeoutMs: 1000 },
 };
 
@@ -109,6 +111,7 @@ export function snapshotOf(http: Partial<HttpSettings>, backends: BackendSetting
     accessLog: { enabled: false, format: 'json' },
     flightRecords: { slowThresholdMs: 1000 },
     recorder: null,
+    mesh: null,
   };
 }
 
@@ -134,7 +137,7 @@ export function openRuntime(
 export function endpointSettings(address: string, weight = 1): EndpointSettings {
   const colon = address.lastIndexOf(':');
   const port = Number(address.slice(colon + 1));
-  return { address, host: address.slice(0, colon), port, weight, slot: 0, policy: noEndpointPolicy };
+  return { address, host: address.slice(0, colon), port, weight, slot: 0, policy: noEndpointPolicy, identity: null };
 }
 
 /** A reactor over memory in which nothing happens. */

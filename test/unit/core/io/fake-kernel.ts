@@ -132,6 +132,14 @@ export class FakeKernel implements Kernel {
   accept(): number {
     return -Errno.EAGAIN;
   }
+  connectIn(): number {
+    return this.connect();
+  }
+
+  originalDestination(): number {
+    return -2;
+  }
+
   connect(): number {
     return this.create();
   }

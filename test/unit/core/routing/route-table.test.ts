@@ -276,5 +276,30 @@ test('a buffer that is not a table of this version is refused', () => {
   assert.throws(() => new RouteTable(new SharedArrayBuffer(8)), /not a compiled route table/);
   const buffer = compileRouteTable({ listeners: [], backends: [], routes: [] });
   new Int32Array(buffer)[Header.VERSION] = 99;
-  assert.throws(() => new RouteTable(buffer), /version 99, expected 4/);
+  assert.throws(() => new RouteTable(buffer), /version 99, expected 5/);
+});
+
+test('listeners that share no route have rules of their own, with names and without', () => {
+  const routes = sketchRoutes([
+    { rules: [['/a'], ['/']], listeners: ['l0'] },
+    { rules: [['/']], listeners: ['l1'] },
+    { hostnames: ['h'], rules: [['/a']], listeners: ['l1'] },
+    { rules: [['/b']], listeners: ['l2', 'l3'] },
+    { rules: [['/b']], listeners: ['l3'] },
+  ]);
+  const table = new RouteTable(
+    compileRouteTable({ listeners: ['l0', 'l1', 'l2', 'l3', 'l4'], backends: ['b'], routes }),
+  );
+  const found = (listener: number) =>
+    ['h /a', 'x /a', 'h /b'].map((text) => {
+      const [host, path] = text.split(' ');
+      return lookup(table, host!, path!, listener);
+    });
+  assert.deepEqual([0, 1, 2, 3, 4].map(found), [
+    [0, 0, 1],
+    [3, 2, 2],
+    [-1, -1, 4],
+    [-1, -1, 4],
+    [-1, -1, -1],
+  ]);
 });

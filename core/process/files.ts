@@ -1,7 +1,7 @@
 // Files that are either whole or not there, and that nobody else reads.
 //
 // Written under another name, flushed, renamed; the directory is flushed too, so that a certificate
-// which the CA has counted survives a power failure. Control thread only.
+// which the CA has counted survives a power failure. Control threads only.
 
 import { randomBytes } from 'node:crypto';
 import { mkdir, open, readFile, rename, stat, unlink } from 'node:fs/promises';

@@ -1,0 +1,37 @@
+// What mirroring costs: latency where there is room for the copies, and CPU time.
+
+import type { LoadSummary } from '../lib/load.ts';
+import { atMost, find } from '../lib/report.ts';
+import { featureScenario } from './feature.ts';
+import type { Scenario } from './scenario.ts';
+
+/** A mirror must not be felt at p99; two equal proxies differ by about as much. */
+const P99_RATIO_MAX = 1.1;
+const WHAT = 'Every request is also sent to a mirror, which is the same backend.';
+
+/** Latency below saturation, and CPU under full load. */
+export const mirror: readonly Scenario[] = [
+  featureScenario({
+    name: 'mirror',
+    title: 'Mirroring, latency',
+    what: `${WHAT} About 2,000 requests a second, whatever the proxy does: both cores are idle most of the time, so that a copy can make a request late only by being in its way, not by taking the core that it needs. "again" has no mirror: the difference to it is chance.`,
+    sets: ['mirror'],
+    again: true,
+    connections: 16,
+    pauseMs: 8,
+    targets: (summaries) => [atMost('p99 with mirror ÷ without', p99Ratio(summaries), P99_RATIO_MAX)],
+  }),
+  featureScenario({
+    name: 'mirror-load',
+    title: 'Mirroring, full load',
+    what: `${WHAT} Proxy and backend have twice the requests to send and to answer, so this is about CPU time; latencies are those of cores that are full.`,
+    sets: ['mirror'],
+  }),
+];
+
+/** p99 with the mirror over that without; null when one is missing. */
+function p99Ratio(summaries: readonly LoadSummary[]): number | null {
+  const above = find(summaries, 'portcullis, mirror');
+  const below = find(summaries, 'portcullis');
+  return above === null || below === null ? null : above.latencyP99Us / below.latencyP99Us;
+}

@@ -1,0 +1,44 @@
+// Paths of a policy, prepared for each form in which a path is compared (path-forms.ts).
+// Immutable. Hot module: no allocation per request.
+
+import { formSteps, Normal, normalise, PATH_FORMS, type PathForms } from './path-forms.ts';
+import { MatchKind, TextList, TextMatch } from './text-match.ts';
+
+/** Paths of which any one will do. */
+export class PathList {
+  /** By form: the values as that form has them. */
+  private readonly forms: readonly TextList[];
+
+  constructor(values: readonly string[]) {
+    const forms: TextList[] = [];
+    for (let form = 0; form < PATH_FORMS; form++) forms.push(new TextList(values.map((value) => matchOf(value, form))));
+    this.forms = forms;
+  }
+
+  /** Whether all forms of a path are in the list; with `lenient`, whether any is, or that cannot be told. */
+  has(path: PathForms, lenient: boolean): boolean {
+    const { count } = path;
+    for (let form = 0; form < count; form++) {
+      const has = this.forms[form]!.has(path.memoryOf(form), path.offset(form), path.length(form), lenient);
+      if (has === lenient) return lenient;
+    }
+    // Too long to be looked at: nobody knows.
+    return count === 0 ? lenient : !lenient;
+  }
+}
+
+/** A value as one form has it; null: its meaning is not known. */
+function matchOf(value: string, form: number): TextMatch | null {
+  if (value.includes('{*}') || value.includes('{**}')) return TextMatch.template(value);
+  const match = TextMatch.of(value);
+  if (match === null || form === 0) return match;
+  const { bytes, kind } = match;
+  let steps = formSteps[form]!;
+  if (form === 2) steps |= Normal.DECODE | Normal.DOTS;
+  // At the open end of a value nothing says where its last segment ends.
+  if (kind !== MatchKind.EXACT) steps &= ~Normal.DOTS;
+  if (kind === MatchKind.SUFFIX) steps &= ~Normal.PARAMETERS;
+  const out = new Uint8Array(bytes.length + 1);
+  const length = normalise(bytes, 0, bytes.length, out, 0, steps);
+  return match.withBytes(out.slice(0, length));
+}

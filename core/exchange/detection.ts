@@ -1,0 +1,212 @@
+// Which protocol is spoken on a connection whose port does not say: found out without a timer.
+//
+//   bytes of the client --HTTP--> HTTP/1.1 or HTTP/2       nothing yet, and the server of this destination
+//                       --else--> TCP                        is known to wait for the client: wait
+//                                                            is known to speak first: TCP
+//                                                            is not known: connect, and see who speaks first
+//
+// In the last case the connection is an exchange of DownstreamTcp already (`exchange.detecting`), whose tunnel begins
+// when it is known to be one; an exchange for a client that then speaks HTTP is given up without a trace. Only who
+// speaks first is remembered, since that is the server's habit; what a client says decides for its connection alone,
+// so no client can have the rules for HTTP passed by for others.
+// Owned by one worker. Works per connection, nothing per request.
+
+import type { Connection, Protocol } from '../io/connection.ts';
+import { FILL_AGAIN, FILL_END } from '../io/reactor.ts';
+import { CloseCause, Counter } from '../telemetry/metrics.ts';
+import { looksLikeHttp } from '../tls/client-hello.ts';
+import type { ProxyContext } from './context.ts';
+import type { Exchange } from './exchange.ts';
+import { Reason } from './reasons.ts';
+
+/** Destinations remembered at most; then all are forgotten, and found out again. */
+const KNOWN_MAX = 16_384;
+
+/** Who speaks first. */
+const CLIENT = 1;
+const SERVER = 2;
+
+/** What the first bytes of a client are: not enough to tell, HTTP, anything else, its end, or a failed connection. */
+const UNDECIDED = 0;
+const HTTP = 1;
+const OTHER = 2;
+const ENDED = 3;
+const FAILED = 4;
+
+export class Detection implements Protocol {
+  private readonly context: ProxyContext;
+  private readonly known = new Map<string, number>();
+  private readonly server: ServerSide;
+
+  constructor(context: ProxyContext) {
+    this.context = context;
+    this.server = new ServerSide(this);
+  }
+
+  /** Takes over a connection of a listener that detects. */
+  accepted(connection: Connection): void {
+    const { reactor, runtime, downstreamTcp } = this.context;
+    const first = this.known.get(connection.destination!) ?? 0;
+    if (first === SERVER) {
+      downstreamTcp.accepted(connection);
+      return;
+    }
+    connection.protocol = this;
+    const { tunnelIdleTimeoutMs } = runtime.http;
+    if (tunnelIdleTimeoutMs > 0) reactor.setTimer(connection, tunnelIdleTimeoutMs);
+    if (first === 0) {
+      // The client may have spoken already, and then nobody needs to be asked.
+      const { generation } = connection;
+      connection.readReady = true;
+      this.readable(connection);
+      const silent =
+        connection.generation === generation && connection.protocol === this && connection.inputLength === 0;
+      // What may not be passed on unread reaches nobody before it is known to be HTTP.
+      if (silent && (connection.access === null || !this.context.authorizer.refusesUnread(connection))) {
+        downstreamTcp.accepted(connection, true);
+      }
+    } else {
+      reactor.resume(connection);
+    }
+  }
+
+  /** A client that waits for nobody has sent something. */
+  readable(connection: Connection): void {
+    const { reactor, downstreamTcp } = this.context;
+    const kind = this.read(connection);
+    if (kind === UNDECIDED) return;
+    if (kind === HTTP) {
+      this.serveHttp(connection);
+    } else if (kind === FAILED) {
+      downstreamTcp.close(connection, CloseCause.CLIENT_RESET, false);
+    } else {
+      reactor.clearTimer(connection);
+      downstreamTcp.accepted(connection);
+    }
+  }
+
+  /** The same for a client whose exchange is connecting, or has connected. */
+  clientSpoke(exchange: Exchange): void {
+    const connection = exchange.downstream!;
+    const kind = this.read(connection);
+    if (kind === UNDECIDED) return;
+    if (kind === HTTP) {
+      this.context.upstream.cancel(exchange);
+      connection.exchange = null;
+      this.context.forgetExchange(exchange);
+      this.serveHttp(connection);
+      return;
+    }
+    exchange.detecting = false;
+    if (kind === FAILED) this.context.downstreamTcp.left(connection);
+    else if (this.isAllowed(exchange) && exchange.upstream?.protocol === this.server) {
+      this.context.tunnel.startConnect(exchange);
+    }
+  }
+
+  /** The server of an exchange is connected, and nobody has said anything. */
+  connected(exchange: Exchange): void {
+    const upstream = exchange.upstream!;
+    upstream.protocol = this.server;
+    this.context.reactor.resume(upstream);
+  }
+
+  /** The server of an exchange speaks before its client, or leaves. */
+  serverSpoke(exchange: Exchange, left: boolean): void {
+    if (!left) this.remember(exchange.downstream!.destination!, SERVER);
+    exchange.detecting = false;
+    if (this.isAllowed(exchange)) this.context.tunnel.startConnect(exchange);
+  }
+
+  /** Whether policies allow an exchange that is passed on unread, as has just turned out. If not, it has ended. */
+  private isAllowed(exchange: Exchange): boolean {
+    const { authorizer, downstreamTcp, upstream } = this.context;
+    const connection = exchange.downstream!;
+    if (connection.access === null) return true;
+    const refused = authorizer.ofConnection(connection);
+    if (refused === 0) return true;
+    upstream.cancel(exchange);
+    downstreamTcp.fail(exchange, 0, Reason.UNAUTHORIZED, refused, 0);
+    return false;
+  }
+
+  /** There is no way to the server: what that means depends on what the client speaks, once it does. */
+  connectFailed(exchange: Exchange): void {
+    const { reactor } = this.context;
+    const connection = exchange.downstream!;
+    connection.exchange = null;
+    this.context.forgetExchange(exchange);
+    connection.protocol = this;
+    reactor.resume(connection);
+  }
+
+  /** Reads the first bytes, keeps them, and says what they are. */
+  private read(connection: Connection): number {
+    const { reactor, memory, counters } = this.context;
+    const before = connection.inputLength;
+    if (!connection.readReady) return UNDECIDED;
+    const status = reactor.fill(connection);
+    if (status === FILL_AGAIN) return UNDECIDED;
+    if (status <= 0) {
+      if (status !== FILL_END) return FAILED;
+      // Whoever is next sees the end as well.
+      connection.readReady = true;
+      connection.readEnded = false;
+      return ENDED;
+    }
+    if (connection.http2Stream === null) counters[Counter.DOWNSTREAM_BYTES_IN] += status - before;
+    const { inputOffset, inputLength } = reactor;
+    const kind = looksLikeHttp(memory, inputOffset, inputLength);
+    if (!reactor.keepInput(connection, inputOffset, inputLength)) return FAILED;
+    this.remember(connection.destination!, CLIENT);
+    return kind < 0 ? OTHER : kind > 0 ? HTTP : UNDECIDED;
+  }
+
+  private serveHttp(connection: Connection): void {
+    const { downstreamHttp1, downstreamHttp2 } = this.context;
+    const { http1 } = connection.listener!.settings;
+    connection.inputScanned = 0;
+    if (http1) {
+      connection.protocol = downstreamHttp1;
+      downstreamHttp1.accepted(connection);
+    } else {
+      downstreamHttp2.accepted(connection);
+    }
+    connection.protocol!.readable(connection);
+  }
+
+  private remember(destination: string, first: number): void {
+    if (this.known.size >= KNOWN_MAX) this.known.clear();
+    this.known.set(destination, first);
+  }
+
+  writable(): void {}
+
+  sendFailed(): void {}
+
+  /** Neither has said anything for so long. */
+  expired(connection: Connection): void {
+    this.context.downstreamTcp.close(connection, CloseCause.IDLE_TIMEOUT, false);
+  }
+}
+
+/** The server's end of an exchange that is not known to be a tunnel yet. */
+class ServerSide implements Protocol {
+  private readonly detection: Detection;
+
+  constructor(detection: Detection) {
+    this.detection = detection;
+  }
+
+  readable(connection: Connection): void {
+    this.detection.serverSpoke(connection.exchange!, connection.readHangup);
+  }
+
+  writable(): void {}
+
+  expired(): void {}
+
+  sendFailed(connection: Connection): void {
+    this.detection.serverSpoke(connection.exchange!, true);
+  }
+}

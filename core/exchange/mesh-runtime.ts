@@ -1,0 +1,166 @@
+// The mesh settings of a snapshot as one worker uses them: workloads of the node, where captured connections go,
+// and the endpoints that original destinations make.
+//
+// A workload is one object for as long as its uid is configured, across snapshots: connections hold it, so that
+// nothing that was begun for one workload can ever be sent with the certificate of another. Its place in the list of
+// a snapshot is nothing but that.
+// Owned by one worker; made between batches, asked once per connection.
+
+import { Authorization } from '../authorization/authorization.ts';
+import { usePolicyNumbers } from '../authorization/policy-numbers.ts';
+import type { AuthorizationSettings } from '../authorization/settings.ts';
+import { decodeSockaddr } from '../ffi/sockaddr.ts';
+import type { Endpoint } from '../lb/endpoint.ts';
+import type { TlsContext } from '../tls/context.ts';
+import type { TlsContexts } from '../tls/contexts.ts';
+import type { DestinationSettings, MeshSettings, WorkloadSettings } from '../workers/mesh-settings.ts';
+import type { BackendTlsSettings, EndpointSettings } from '../workers/snapshot.ts';
+
+/** Port of tunnels. */
+const TUNNEL_PORT = 15_008;
+
+/** Addresses that one workload may have been connected to between two snapshots; a scan of ports must end somewhere. */
+const DESTINATIONS_MAX = 32_768;
+
+/** A workload of this node. */
+export class WorkloadRuntime {
+  settings: WorkloadSettings;
+  nameBytes: Uint8Array;
+  /** What it shows in tunnels, and the context for that; null: it has no certificate. */
+  tls: BackendTlsSettings | null = null;
+  tlsContext: TlsContext | null = null;
+  /** Who may reach it; null: everybody. */
+  authorization: Authorization | null = null;
+  /** Open connections that it has begun, and that have come to it. */
+  outbound = 0;
+  inbound = 0;
+
+  constructor(settings: WorkloadSettings) {
+    this.settings = settings;
+    this.nameBytes = new TextEncoder().encode(settings.name);
+  }
+
+  /** Takes over what a newer snapshot says of it. */
+  update(settings: WorkloadSettings, contexts: TlsContexts): void {
+    const { certificate } = settings;
+    this.settings = settings;
+    this.nameBytes = new TextEncoder().encode(settings.name);
+    this.tls =
+      certificate === null
+        ? null
+        : {
+            key: certificate.key,
+            serverName: '',
+            // No name would do: endpoints say which identity the other end must have.
+            verifyNames: ['spiffe://invalid'],
+            caPem: certificate.caPem,
+            certificate: { chainPem: certificate.chainPem, keyPem: certificate.keyPem },
+            verify: true,
+            minVersion: '1.3',
+            maxVersion: '1.3',
+          };
+    this.tlsContext = this.tls === null ? null : contexts.client(this.tls, 'h2');
+  }
+
+  /** Tells connections of this workload, with its present certificate, from all others. */
+  get key(): string {
+    return `${this.settings.uid} ${this.tls?.key ?? ''}`;
+  }
+}
+
+/** Mesh settings of one snapshot. */
+export class MeshRuntime {
+  readonly settings: MeshSettings;
+  /** In the order of the settings. */
+  readonly workloads: WorkloadRuntime[];
+
+  /** `previous` are the settings of the snapshot before: its workloads go on. */
+  constructor(settings: MeshSettings, contexts: TlsContexts, previous: MeshRuntime | null) {
+    this.settings = settings;
+    usePolicyNumbers(settings.policyNumbers);
+    const compiled = new Map(previous?.workloads.map(({ authorization }) => [authorization?.key, authorization]));
+    // Workloads with the same policies have them from one object.
+    const authorizationOf = (policies: AuthorizationSettings | null): Authorization | null => {
+      if (policies === null) return null;
+      const one = compiled.get(policies.key) ?? new Authorization(policies);
+      compiled.set(policies.key, one);
+      return one;
+    };
+    const known = new Map(previous?.workloads.map((workload) => [workload.settings.uid, workload]));
+    this.workloads = settings.workloads.map((one) => {
+      const workload = known.get(one.uid) ?? new WorkloadRuntime(one);
+      workload.update(one, contexts);
+      workload.authorization = authorizationOf(one.authorization);
+      return workload;
+    });
+  }
+
+  /** Identity of the workload at an address to which connections of `from` go in a tunnel; null: they go directly. */
+  identityAt(host: string, from: WorkloadRuntime): string | null {
+    // To itself it goes directly: that is how what has come for it is delivered.
+    if (from.settings.addresses.includes(host)) return null;
+    return this.settings.destinations.get(host)?.identity ?? null;
+  }
+
+  /** What is known of `ip:port`; null: it is not of the mesh. */
+  destination(address: string): DestinationSettings | null {
+    const { destinations } = this.settings;
+    return destinations.get(address) ?? destinations.get(hostOf(address)) ?? null;
+  }
+}
+
+/** The endpoints of a backend without any of its own: each address that was asked for is one. */
+export class DestinationEndpoints {
+  readonly endpoints: Endpoint[];
+  private readonly indexes = new Map<string, number>();
+  private readonly make: (place: Pick<EndpointSettings, 'address' | 'host' | 'port'>) => Endpoint;
+
+  /** `make` gives the endpoint of a place; all are put into `endpoints`. */
+  constructor(endpoints: Endpoint[], make: DestinationEndpoints['make']) {
+    this.endpoints = endpoints;
+    this.make = make;
+  }
+
+  /** Index of the endpoint of an address; -1: there is none, or there are too many. */
+  endpointOf(address: string | null): number {
+    if (address === null) return -1;
+    const known = this.indexes.get(address);
+    if (known !== undefined) return known;
+    if (this.endpoints.length >= DESTINATIONS_MAX) return -1;
+    const host = hostOf(address);
+    const port = Number(address.slice(address.lastIndexOf(':') + 1));
+    this.indexes.set(address, this.endpoints.length);
+    return this.endpoints.push(this.make({ address, host, port })) - 1;
+  }
+
+  /** Keeps those endpoints of an earlier snapshot that have connections. */
+  keep(before: DestinationEndpoints): void {
+    for (const endpoint of before.endpoints) {
+      const { idleCount, http2, tunnel } = endpoint;
+      if (idleCount > 0 || http2 !== null || (tunnel?.tunnels?.carriers.length ?? 0) > 0)
+        this.endpointOf(endpoint.address);
+    }
+  }
+}
+
+/** Address text of `ip:port` or `[ip]:port`. */
+export function addressText({ host, port }: { host: string; port: number }): string {
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+/** IP address of `ip:port` or `[ip]:port`, without brackets. */
+export function hostOf(address: string): string {
+  const host = address.slice(0, address.lastIndexOf(':'));
+  return host.startsWith('[') ? host.slice(1, -1) : host;
+}
+
+/** `ip:port` of a socket address in memory; null: it is not one. */
+export function readAddressText(memory: Uint8Array, offset: number): string | null {
+  const address = decodeSockaddr(memory, offset);
+  return address === undefined ? null : addressText(address);
+}
+
+/** Where tunnels to an endpoint begin. */
+export function tunnelPlace(host: string): Pick<EndpointSettings, 'address' | 'host' | 'port'> {
+  return { address: addressText({ host, port: TUNNEL_PORT }), host, port: TUNNEL_PORT };
+}

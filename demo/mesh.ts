@@ -1,0 +1,174 @@
+// `npm run demo:mesh`: a mesh of three nodes on this machine, with six small services, traffic and policies, to look at.
+//
+// Nodes and workloads are network namespaces; the control plane, the node proxies and the applications are real
+// processes in them. Everything is removed at the end, also after Ctrl-C; what a killed run left behind is removed by the next one.
+
+import { ConstantLoad, startApp } from '../test/support/mesh/apps.ts';
+import { meshSkipReason, TestMesh } from '../test/support/mesh/mesh.ts';
+import { type MeshPlan, virtualAddresses } from '../test/support/mesh/plan.ts';
+import type { Lifetime } from '../test/support/mesh/sockets.ts';
+
+/** How long there is traffic. */
+const TRAFFIC_MS = 5_000;
+
+const PLAN: MeshPlan = {
+  nodes: {
+    'node-1': { 'shopper-0': {}, 'web-0': {}, 'cart-0': {} },
+    'node-2': { 'catalog-0': {}, 'prices-0': {}, 'reviews-0': {} },
+    'node-3': { 'catalog-1': {}, 'reviews-1': {}, 'payments-0': {} },
+  },
+  services: {
+    web: [{ port: 80, targetPort: 8080, protocol: 'http' }],
+    cart: [{ port: 80, targetPort: 8080, protocol: 'http' }],
+    catalog: [{ port: 80, targetPort: 8080, protocol: 'http' }],
+    prices: [{ port: 80, targetPort: 8080, protocol: 'http' }],
+    reviews: [{ port: 80, targetPort: 8080, protocol: 'http' }],
+    payments: [{ port: 7000, targetPort: 7000, protocol: 'tcp' }],
+  },
+  policies: `
+kind: AuthorizationPolicy
+metadata: {name: only-cart-pays, namespace: shop}
+spec:
+  selector: {matchLabels: {app: payments}}
+  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/cart]}}]}]
+---
+kind: AuthorizationPolicy
+metadata: {name: prices-are-read, namespace: shop}
+spec:
+  selector: {matchLabels: {app: prices}}
+  rules: [{to: [{operation: {methods: [GET]}}]}]
+---
+kind: TrafficPolicy
+metadata: {name: reviews, namespace: shop}
+spec:
+  service: reviews
+  rules: [{retry: {attempts: 2, conditions: [connect-failure, refused-stream, reset, gateway-error]}}]
+`,
+};
+
+/** What each service asks in turn, for every request. */
+const CALLS: Record<string, string[]> = {
+  web: ['cart', 'catalog'],
+  cart: ['payments'],
+  catalog: ['prices', 'reviews'],
+};
+
+const bold = (text: string): string => (process.stdout.isTTY ? `\x1b[1m${text}\x1b[0m` : text);
+const faint = (text: string): string => (process.stdout.isTTY ? `\x1b[2m${text}\x1b[0m` : text);
+
+function step(title: string, remark = ''): void {
+  console.log(`\n${bold(title)}${remark === '' ? '' : `  ${faint(remark)}`}`);
+}
+
+function lines(text: string): void {
+  for (const line of text.trimEnd().split('\n')) console.log(`  ${line}`);
+}
+
+/** What belongs to the demo, ended in the order of its making. */
+class Ends implements Lifetime {
+  private ends: (() => void | Promise<void>)[] = [];
+
+  after(end: () => void | Promise<void>): void {
+    this.ends.push(end);
+  }
+
+  async run(): Promise<void> {
+    const { ends } = this;
+    this.ends = [];
+    for (const end of ends) await end();
+  }
+}
+
+function urlOf(service: string): string {
+  const [{ port, protocol }] = PLAN.services[service]!;
+  return `${protocol === 'tcp' ? 'tcp' : 'http'}://${virtualAddresses(PLAN, service)[0]}:${port}/`;
+}
+
+async function startServices(mesh: TestMesh): Promise<void> {
+  const workloads = Object.values(PLAN.nodes).flatMap((node) => Object.keys(node));
+  await Promise.all(
+    workloads
+      .filter((name) => name !== 'shopper-0')
+      .map((name) => {
+        const service = name.replace(/-\d+$/, '');
+        const [{ targetPort, protocol }] = PLAN.services[service]!;
+        const calls = (CALLS[service] ?? []).map(urlOf);
+        const kind = protocol === 'tcp' ? 'echo' : 'http';
+        return startApp(mesh.at(name), name, { port: targetPort!, kind, calls });
+      }),
+  );
+}
+
+async function demo(ends: Ends): Promise<void> {
+  const startMs = performance.now();
+  const seconds = (): string => `${((performance.now() - startMs) / 1000).toFixed(1)} s`;
+  step('A mesh of three nodes', 'network namespaces on this machine');
+  for (const [node, workloads] of Object.entries(PLAN.nodes)) lines(`${node}  ${Object.keys(workloads).join('  ')}`);
+  const mesh = await TestMesh.create(ends, PLAN, { mode: 'strict' });
+  await startServices(mesh);
+  lines(faint(`control plane, three node proxies and eight applications run after ${seconds()}`));
+
+  step('Traffic', 'shopper -> web -> cart -> payments, catalog -> prices, reviews; every hop in mutual TLS');
+  const load = new ConstantLoad(mesh.at('shopper-0'), { url: urlOf('web'), lanes: 4, perConnection: 20, rate: 100 });
+  await new Promise((resolve) => setTimeout(resolve, TRAFFIC_MS));
+  const { requests, failed, failures, p50Ms, p99Ms } = await load.stop();
+  lines(
+    `${requests} requests of five hops each, ${failed} failed, p50 ${p50Ms.toFixed(1)} ms, p99 ${p99Ms.toFixed(1)} ms`,
+  );
+  for (const failure of failures.slice(0, 3)) lines(failure);
+
+  for (const view of ['status', 'services', 'policies']) {
+    step(`portcullis mesh ${view}`);
+    lines(await mesh.command(view, '--admin', mesh.controlAdmin));
+  }
+
+  step('Who may do what');
+  const pay = async (from: string): Promise<string> =>
+    (await mesh.clients.exchange(mesh.at(from), mesh.vip('payments'), 7000, 'pay\n', 4).catch(() => '')) === 'pay\n'
+      ? 'paid'
+      : 'connection closed';
+  lines(`cart-0 -> payments               ${await pay('cart-0')}`);
+  lines(`reviews-0 -> payments            ${await pay('reviews-0')}  ${faint('only-cart-pays')}`);
+  const price = async (method: string): Promise<number> =>
+    (await mesh.clients.request(mesh.at('catalog-0'), mesh.vip('prices'), 80, { method })).status;
+  lines(`catalog-0 -> GET prices          ${await price('GET')}`);
+  lines(`catalog-0 -> DELETE prices       ${await price('DELETE')}  ${faint('prices-are-read')}`);
+
+  step('The proxy of node-3 is killed', 'its workloads are cut off, as failing closed means; the others go on');
+  await mesh.node('node-3').kill();
+  const review = async (): Promise<string> => {
+    const { status, body } = await mesh.clients.request(mesh.at('web-0'), mesh.vip('reviews'), 80);
+    return status === 200 ? `200 from ${JSON.parse(body).app}` : `${status}`;
+  };
+  for (let count = 1; count <= 3; count++) lines(`web-0 -> reviews                 ${await review()}`);
+  await mesh.node('node-3').start();
+  lines(faint('it is back'));
+}
+
+const reason = meshSkipReason();
+if (reason !== false) {
+  console.error(`The demo makes network namespaces, routes and packet filter rules of its own: it ${reason}.`);
+  process.exit(1);
+}
+const ends = new Ends();
+let stopping = false;
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.on(signal, () => {
+    if (stopping) return;
+    stopping = true;
+    ends.run().then(() => process.exit(130));
+  });
+}
+try {
+  await demo(ends);
+} catch (error) {
+  if (!stopping) {
+    console.error(error);
+    process.exitCode = 1;
+  }
+} finally {
+  if (!stopping) {
+    await ends.run();
+    console.log(faint('\nEverything has been removed again.'));
+  }
+}

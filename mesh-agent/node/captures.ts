@@ -1,0 +1,101 @@
+// The captures of a node's workloads: installed when their sockets listen, removed when they have left the mesh.
+//
+// A workload that cannot be served any more but is still of the mesh keeps its capture: its traffic is refused, and
+// does not go around the mesh. Changes run beside everything else; what fails is tried again.
+// Control thread of the node proxy.
+
+import type { NamespaceSockets } from '../../core/ffi/netns.ts';
+import type { Log } from '../../core/workers/log.ts';
+import { Captures } from '../capture/capture.ts';
+import { type CaptureInput, type CaptureSpec, parseCapture } from '../capture/spec.ts';
+import type { OpenNamespace } from './namespaces.ts';
+import type { NodeConfig } from './node-config.ts';
+
+/** How long after a failure a capture is tried again. */
+const RETRY_MS = 5_000;
+
+/** How the capture of a workload stands. */
+export type CaptureState = 'installed' | 'pending' | 'failed' | 'off';
+
+interface Entry {
+  namespace: OpenNamespace;
+  state: CaptureState;
+  /** Why it failed. */
+  problem: string;
+  retryAtMs: number;
+}
+
+/** Captures of one node proxy. */
+export class WorkloadCaptures {
+  private readonly log: Log;
+  private readonly spec: CaptureSpec;
+  private readonly captures: Captures;
+  private readonly entries = new Map<string, Entry>();
+
+  /** `sockets` is used and not closed. */
+  constructor(config: NonNullable<NodeConfig['capture']>, sockets: NamespaceSockets, log: Log) {
+    this.log = log;
+    const { failClosed, ...exclusions } = config;
+    const parsed = parseCapture({ ...(exclusions as CaptureInput), failOpen: !failClosed });
+    if ('faults' in parsed) throw new Error(parsed.faults.join('; '));
+    this.spec = parsed.spec;
+    this.captures = new Captures({ sockets, onReleased: (target) => this.lost(target) });
+  }
+
+  /** Sees to it that the workload is captured: to be called whenever it is served. Resolves when it has been tried. */
+  async install(uid: string, name: string, namespace: OpenNamespace): Promise<void> {
+    const known = this.entries.get(uid);
+    const isSame = known?.namespace.identity === namespace.identity;
+    if (isSame && (known.state !== 'failed' || known.retryAtMs > performance.now())) return;
+    const entry: Entry = { namespace, state: 'pending', problem: '', retryAtMs: 0 };
+    this.entries.set(uid, entry);
+    const { path, identity } = namespace;
+    const result = await this.captures.install({ path, identity }, this.spec);
+    // It may have left, or moved, meanwhile.
+    if (this.entries.get(uid) !== entry) return;
+    if (result.ok) {
+      entry.state = 'installed';
+      if (result.changed) this.log('info', 'workload captured', { workload: name });
+    } else {
+      entry.state = 'failed';
+      entry.retryAtMs = performance.now() + RETRY_MS;
+      if (known === undefined || !isSame || known.problem !== result.message) {
+        this.log('error', 'workload is not captured', { workload: name, code: result.code, problem: result.message });
+      }
+      entry.problem = result.message;
+    }
+  }
+
+  /** Ends the captures of all workloads but these: those that are not of the mesh any more. Resolves when that is done. */
+  async keepOnly(uids: ReadonlySet<string>): Promise<void> {
+    const gone = [...this.entries].filter(([uid]) => !uids.has(uid));
+    for (const [uid] of gone) this.entries.delete(uid);
+    await Promise.all(gone.map(([uid, { namespace }]) => this.remove(uid, namespace)));
+  }
+
+  /** How the capture of a workload stands. */
+  stateOf(uid: string): { state: CaptureState; problem: string } {
+    const { state = 'pending', problem = '' } = this.entries.get(uid) ?? {};
+    return { state, problem };
+  }
+
+  /** Those that fail open end; all others stay. */
+  close(): Promise<void> {
+    return this.captures.close();
+  }
+
+  private async remove(uid: string, { path, identity }: OpenNamespace): Promise<void> {
+    const result = await this.captures.remove({ path, identity }, this.spec.table);
+    if (result.ok || result.code === 'NAMESPACE_CHANGED') return;
+    this.log('warn', 'a capture cannot be removed', { workload: uid, code: result.code, problem: result.message });
+  }
+
+  private lost(target: unknown): void {
+    for (const [uid, { namespace }] of this.entries) {
+      const { path } = target as { path?: string };
+      if (namespace.path !== (path ?? target)) continue;
+      this.log('warn', 'a capture was lost, and is installed again', { namespace: namespace.path });
+      this.entries.set(uid, { namespace, state: 'failed', problem: 'it was lost', retryAtMs: 0 });
+    }
+  }
+}

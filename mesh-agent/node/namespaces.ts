@@ -1,0 +1,162 @@
+// The network namespaces that the node proxy has open, one descriptor per workload.
+//
+// A descriptor keeps its namespace alive, so it is closed as soon as nothing needs it. Workers only borrow it.
+// Control thread of the node proxy. Needs CAP_SYS_ADMIN to look whether a namespace can be entered.
+
+import { closeSync, constants, openSync, statSync } from 'node:fs';
+import type { NamespaceSockets } from '../../core/ffi/netns.ts';
+import { parkDescriptor } from '../../core/ffi/park.ts';
+import { DEFAULT_INBOUND_PORT, DEFAULT_OUTBOUND_PORT, TUNNEL_PORT } from '../capture/spec.ts';
+import type { Workload } from '../model/mesh-state.ts';
+import type { NamespaceFinder } from './namespace-finder.ts';
+
+/** An open namespace. */
+export interface OpenNamespace {
+  fd: number;
+  /** As it was found; it may lead elsewhere by now. */
+  path: string;
+  /** See `NamespaceOpened` of core/ffi/netns.ts. */
+  identity: string;
+  /** Number of the file: which namespace it is, for as long as it is open. */
+  inode: string;
+}
+
+/** Ports that the proxy listens on inside. */
+const PORTS = [DEFAULT_OUTBOUND_PORT, DEFAULT_INBOUND_PORT, TUNNEL_PORT];
+
+/** Opens namespaces of workloads and notices when they are others. */
+export class Namespaces {
+  private readonly finder: NamespaceFinder;
+  private readonly sockets: NamespaceSockets;
+  private readonly open = new Map<string, OpenNamespace>();
+  /** Why a workload has none, by uid. */
+  private readonly problems = new Map<string, string>();
+
+  /** `sockets` is used and not closed. */
+  constructor(finder: NamespaceFinder, sockets: NamespaceSockets) {
+    this.finder = finder;
+    this.sockets = sockets;
+  }
+
+  /** The namespace of a workload; undefined: there is none, `problemOf` says why. */
+  get(uid: string): OpenNamespace | undefined {
+    return this.open.get(uid);
+  }
+
+  /** Why a workload has no namespace; undefined: it has one, or is not known. */
+  problemOf(uid: string): string | undefined {
+    return this.problems.get(uid);
+  }
+
+  /**
+   * Finds and opens the namespaces of the workloads, and notices those that were replaced or are gone. Returns
+   * what is not in use any more: the caller lets go of it with `releaseNamespace` when nothing uses it. Never rejects.
+   */
+  async update(workloads: readonly Workload[]): Promise<{ changed: boolean; dropped: OpenNamespace[] }> {
+    const dropped: OpenNamespace[] = [];
+    const drop = (uid: string): void => {
+      const known = this.open.get(uid);
+      if (known !== undefined) dropped.push(known);
+      this.open.delete(uid);
+    };
+    const uids = new Set(workloads.map(({ uid }) => uid));
+    for (const uid of this.open.keys()) if (!uids.has(uid)) drop(uid);
+    for (const uid of this.problems.keys()) if (!uids.has(uid)) this.problems.delete(uid);
+    this.finder.refresh();
+    const problemsBefore = JSON.stringify([...this.problems]);
+    let opened = false;
+    for (const workload of workloads) {
+      const { uid } = workload;
+      const found = this.finder.find(workload);
+      if ('problem' in found) {
+        drop(uid);
+        this.problems.set(uid, found.problem);
+        continue;
+      }
+      const inode = inodeOf(found.path);
+      if (inode !== undefined && this.open.get(uid)?.inode === inode) continue;
+      drop(uid);
+      const namespace = await this.openOne(uid, found.path);
+      if (typeof namespace === 'string') {
+        this.problems.set(uid, namespace);
+        continue;
+      }
+      this.problems.delete(uid);
+      this.open.set(uid, namespace);
+      opened = true;
+    }
+    const problemsChanged = JSON.stringify([...this.problems]) !== problemsBefore;
+    return { changed: opened || dropped.length > 0 || problemsChanged, dropped };
+  }
+
+  /** Closes everything. */
+  closeAll(): void {
+    for (const { fd } of this.open.values()) closeSync(fd);
+    this.open.clear();
+  }
+
+  /** A namespace, or what is wrong with it. */
+  private async openOne(uid: string, path: string): Promise<OpenNamespace | string> {
+    for (const [other, { inode }] of this.open) {
+      // One namespace has one capture: whose traffic it is could not be told.
+      if (other !== uid && inode === inodeOf(path)) return `${path} is the network namespace of ${other} already`;
+    }
+    let fd: number;
+    try {
+      // A path that names a FIFO must not hold the thread.
+      fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    } catch (error) {
+      const { code, message } = error as NodeJS.ErrnoException;
+      if (code === 'ENOENT') return `there is no network namespace ${path}`;
+      return message;
+    }
+    const inode = inodeOf(`/proc/self/fd/${fd}`) ?? '';
+    const own = inodeOf('/proc/self/ns/net');
+    if (inode === own) {
+      closeSync(fd);
+      return `${path} is the network namespace of the node itself`;
+    }
+    const identified = await this.sockets.identify(path);
+    const taken = identified.ok ? await this.taken({ path, identity: identified.identity }) : identified.message;
+    if (!identified.ok || taken !== undefined) {
+      closeSync(fd);
+      return taken!;
+    }
+    return { fd, path, identity: identified.identity, inode };
+  }
+
+  /** A port that somebody else listens on would cost all other workloads their configuration: it is tried before. */
+  private async taken(target: { path: string; identity: string }): Promise<string | undefined> {
+    for (const port of PORTS) {
+      const tried = await this.sockets.open(target, { kind: 'listen', host: '0.0.0.0', port });
+      if (!tried.ok) return tried.message;
+      for (const fd of tried.fds) closeSync(fd);
+    }
+    return undefined;
+  }
+}
+
+/** How long the number of a descriptor stays taken after the last use that is known of. */
+const PARKED_MS = 600_000;
+
+/**
+ * Lets go of a namespace that is not configured any more: of the namespace itself after `delayMs`, or at once when it
+ * has no other name, since it would live on for this; of the number much later.
+ */
+export function releaseNamespace({ fd, path, inode }: OpenNamespace, delayMs: number): void {
+  const release = (): void => {
+    parkDescriptor(fd);
+    setTimeout(() => closeSync(fd), PARKED_MS).unref();
+  };
+  if (inodeOf(path) === inode) setTimeout(release, delayMs).unref();
+  else release();
+}
+
+function inodeOf(path: string): string | undefined {
+  try {
+    const { dev, ino } = statSync(path, { bigint: true });
+    return `${dev}:${ino}`;
+  } catch {
+    return undefined;
+  }
+}

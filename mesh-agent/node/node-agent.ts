@@ -1,0 +1,376 @@
+// The node proxy's agent: knows the mesh, holds the identities of this node's workloads, has their namespaces open and
+// their connections captured, and makes configurations of all that for the packet workers.
+//
+//   control plane, certificates, trust, namespaces --> something has changed --> a round:
+//     namespaces, identities --> buildConfig --> App.reload --> captures
+//
+// Rounds never overlap. Changes within a short time are one round, and under a storm of them a round starts no sooner
+// than the one before it took.
+// Owned by the control thread of the node proxy.
+
+import { hash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import type { ChannelCredentials } from '@grpc/grpc-js';
+import type { LoadResult } from '../../config/load.ts';
+import { NamespaceSockets } from '../../core/ffi/netns.ts';
+import type { Log } from '../../core/workers/log.ts';
+import type { WorkloadCertificateSettings } from '../../core/workers/mesh-settings.ts';
+import type { App } from '../../gateway/app.ts';
+import { XdsClient } from '../control/xds-client.ts';
+import { CertificateClient } from '../identity/certificate-client.ts';
+import { makePrivateDirectory } from '../identity/private-files.ts';
+import { formatNodeIdentity } from '../identity/spiffe.ts';
+import { bundleToPem, type TrustBundle } from '../identity/trust-bundle.ts';
+import { TrustStore } from '../identity/trust-store.ts';
+import { WorkloadCertificates } from '../identity/workload-certificates.ts';
+import { identityOf, type Workload } from '../model/mesh-state.ts';
+import { buildConfig, type LocalWorkload } from './build-config.ts';
+import { WorkloadCaptures } from './captures.ts';
+import { HostNamespaces } from './namespace-finder.ts';
+import { Namespaces, type OpenNamespace, releaseNamespace } from './namespaces.ts';
+import { type NodeConfig, statePaths } from './node-config.ts';
+
+/** Shortest time from the end of a round to the next. */
+const ROUND_GAP_MS = 50;
+/** How often the machine is looked at for namespaces that have come, gone or changed. */
+const NAMESPACES_EVERY_MS = 1_000;
+/** How long after a configuration was refused another one is made. */
+const RETRY_MS = 5_000;
+
+/** Somebody who waits for a configuration that was made after now. */
+interface Waiter {
+  resolve: () => void;
+  reject: (error: Error) => void;
+}
+
+/** What is known of the mesh. */
+type Knowledge = 'nothing' | 'saved' | 'current';
+
+/** The agent of one node. Create it with `NodeAgent.open`. */
+export class NodeAgent {
+  /** This node's own identity. */
+  readonly identity: string;
+  readonly trust: TrustStore;
+  readonly certificates: WorkloadCertificates;
+  readonly xds: XdsClient;
+  readonly namespaces: Namespaces;
+  readonly captures: WorkloadCaptures | null;
+  /** What cannot be done as the mesh has it written. */
+  problems: string[] = [];
+  private node: NodeConfig;
+  private readonly log: Log;
+  private readonly sockets = new NamespaceSockets();
+  private readonly client: CertificateClient;
+  private readonly ending = new AbortController();
+  private app: App | undefined;
+  private knowledge: Knowledge = 'nothing';
+  /** What the running configuration was made of. */
+  private served: Knowledge = 'nothing';
+  /** The same of the last one made. */
+  private made: Knowledge = 'nothing';
+  /** Identity that is held for each workload, by uid. */
+  private readonly held = new Map<string, string>();
+  private readonly reported = new Map<string, string>();
+  private dirty = false;
+  private running = false;
+  private timer: NodeJS.Timeout | undefined;
+  private poll: NodeJS.Timeout | undefined;
+  private nextRoundMs = 0;
+  private waiters: Waiter[] = [];
+  /** Namespaces that the workers may still use. */
+  private leaving: OpenNamespace[] = [];
+
+  private constructor(node: NodeConfig, trust: TrustStore, log: Log) {
+    this.node = node;
+    this.trust = trust;
+    this.log = log;
+    this.identity = formatNodeIdentity(node.trustDomain, node.node);
+    const { address, serverName: name } = node.controlPlane;
+    const serverName = name === null ? {} : { serverName: name };
+    const { certificates, mesh } = statePaths(node.stateDirectory);
+    this.client = new CertificateClient({
+      address,
+      ...serverName,
+      trust,
+      token: () => readToken(node.token.file),
+      certificate: () => this.certificates.get(this.identity),
+    });
+    this.certificates = new WorkloadCertificates({ source: this.client, trust, log, directory: certificates });
+    this.certificates.onChange(() => this.changed());
+    trust.onChange(() => this.changed());
+    this.namespaces = new Namespaces(new HostNamespaces(), this.sockets);
+    this.captures = node.capture === null ? null : new WorkloadCaptures(node.capture, this.sockets, log);
+    this.xds = new XdsClient({
+      address,
+      ...serverName,
+      credentials: () => this.credentials(),
+      id: node.node,
+      node: node.node,
+      // Connections to services that no workload has used yet must find them, and cannot wait for the control plane.
+      scope: 'mesh',
+      trustDomain: node.trustDomain,
+      stateFile: mesh,
+      onUpdate: () => this.meshChanged(),
+      log,
+      trust: {
+        store: trust,
+        use: (bundle) => this.useBundle(bundle),
+        rootsInUse: () => this.certificates.rootsInUse(),
+        onRootsChange: (listener) => this.certificates.onChange(listener),
+      },
+    });
+  }
+
+  /**
+   * Opens what an earlier process has left: the state of the mesh, certificates, roots; begins to connect. Rejects
+   * with an IdentityError for a state directory or roots that cannot be used, and with the system's error.
+   */
+  static async open(node: NodeConfig, log: Log): Promise<NodeAgent> {
+    await makePrivateDirectory(node.stateDirectory);
+    const roots = await readFile(node.controlPlane.rootsFile, 'utf8');
+    const trust = await TrustStore.open(node.trustDomain, roots, statePaths(node.stateDirectory).trust, log);
+    const agent = new NodeAgent(node, trust, log);
+    agent.certificates.hold(agent.identity);
+    await agent.xds.start();
+    void agent.xds.synced().then(() => agent.synced());
+    await agent.prepare();
+    return agent;
+  }
+
+  /** Configuration as it is in force. */
+  get config(): NodeConfig {
+    return this.node;
+  }
+
+  /**
+   * Workloads that this proxy is to serve, by uid. None while only a part of the mesh may be known: traffic for the
+   * rest of it would be taken for traffic that leaves it.
+   */
+  get workloads(): Workload[] {
+    if (this.knowledge === 'nothing') return [];
+    const { index } = this.xds;
+    return index
+      .onNode(this.node.node)
+      .filter(({ protocol, hostNetwork, addresses }) => protocol === 'hbone' && !hostNetwork && addresses.length > 0);
+  }
+
+  /** Why this proxy should not be counted on yet. */
+  get unready(): string[] {
+    return this.served === 'nothing' ? ['the mesh is not known yet'] : [];
+  }
+
+  /** Where what is known of the mesh comes from. */
+  get knows(): Knowledge {
+    return this.served;
+  }
+
+  /** A configuration of what is known now, for the App. */
+  readonly load = (): LoadResult => {
+    const { config, problems } = buildConfig({ node: this.node, index: this.xds.index, workloads: this.local() });
+    this.problems = problems;
+    this.made = this.knowledge;
+    return { config, warnings: async () => [] };
+  };
+
+  /** From now on changes reach the workers of the app, which was started with `load`. */
+  run(app: App): void {
+    this.app = app;
+    this.served = this.made;
+    void this.install();
+    this.poll = setInterval(() => this.look(), NAMESPACES_EVERY_MS);
+    if (this.dirty) this.schedule();
+  }
+
+  /** Takes over another configuration. */
+  configure(node: NodeConfig): void {
+    this.node = node;
+    this.changed();
+  }
+
+  /** The end begins: nothing is changed any more. Captures that fail closed stay. */
+  stop(): void {
+    clearInterval(this.poll);
+    clearTimeout(this.timer);
+    this.ending.abort(new Error('the node proxy ends'));
+    for (const { reject } of this.waiters.splice(0)) reject(new Error('the node proxy ends'));
+  }
+
+  /** Closes everything, once the workers have ended. What is known is on disk when this resolves. */
+  async close(): Promise<void> {
+    this.stop();
+    this.certificates.close();
+    this.client.close();
+    await this.xds.close();
+    await this.captures?.close();
+    await this.sockets.close();
+    this.namespaces.closeAll();
+  }
+
+  private meshChanged(): void {
+    // Before there is a connection, it is the saved one: a whole state.
+    if (this.knowledge === 'nothing' && !this.xds.status.connected) this.knowledge = 'saved';
+    if (this.knowledge !== 'nothing') this.changed();
+  }
+
+  private synced(): void {
+    this.knowledge = 'current';
+    this.changed();
+  }
+
+  private changed(): void {
+    this.dirty = true;
+    this.schedule();
+  }
+
+  private schedule(): void {
+    if (this.app === undefined || this.running || this.timer !== undefined || this.ending.signal.aborted) return;
+    this.timer = setTimeout(() => void this.round(), Math.max(0, this.nextRoundMs - performance.now()));
+  }
+
+  /** The machine is looked at, which makes a round if something there is new. */
+  private look(): void {
+    if (this.running || this.timer !== undefined || this.ending.signal.aborted) return;
+    void this.round();
+  }
+
+  private async round(): Promise<void> {
+    const startMs = performance.now();
+    this.running = true;
+    this.timer = undefined;
+    const wanted = this.dirty;
+    this.dirty = false;
+    const waiters = wanted ? this.waiters.splice(0) : [];
+    try {
+      const changed = await this.prepare();
+      if (wanted || changed) {
+        const applied = await this.app!.reload();
+        for (const { resolve, reject } of waiters) {
+          if (applied) resolve();
+          else reject(new Error('the configuration made with it was refused'));
+        }
+        if (applied) this.served = this.made;
+        if (applied) await this.release();
+        else this.retry();
+      }
+      void this.install();
+    } catch (error) {
+      this.log('error', 'the node proxy could not follow the mesh', { cause: (error as Error).stack });
+      for (const { reject } of waiters) reject(error as Error);
+    } finally {
+      const endMs = performance.now();
+      this.nextRoundMs = endMs + Math.max(ROUND_GAP_MS, endMs - startMs);
+      this.running = false;
+      if (this.dirty) this.schedule();
+    }
+  }
+
+  /** A configuration was refused, which the log has told of: the same may be taken later. */
+  private retry(): void {
+    if (!this.ending.signal.aborted) setTimeout(() => this.changed(), RETRY_MS).unref();
+  }
+
+  /** Opens namespaces and holds identities for the workloads of now; whether something has changed. */
+  private async prepare(): Promise<boolean> {
+    const { workloads } = this;
+    this.hold(workloads);
+    const { changed, dropped } = await this.namespaces.update(workloads);
+    this.leaving.push(...dropped);
+    for (const { uid, namespace, name } of workloads) {
+      this.report(uid, `${namespace}/${name}`, this.namespaces.problemOf(uid) ?? '');
+    }
+    return changed;
+  }
+
+  /** Says once what is wrong with a workload; empty: nothing. */
+  private report(uid: string, workload: string, problem: string): void {
+    if (problem === this.reported.get(uid)) return;
+    this.reported.set(uid, problem);
+    if (problem === '') this.log('info', 'workload is served', { workload });
+    else this.log('warn', 'workload is not served', { workload, problem });
+  }
+
+  private hold(workloads: readonly Workload[]): void {
+    const now = new Map(workloads.map((workload) => [workload.uid, workload]));
+    for (const [uid, identity] of this.held) {
+      const workload = now.get(uid);
+      if (workload !== undefined && identityOf(workload) === identity) continue;
+      this.certificates.release(identity);
+      this.held.delete(uid);
+      if (workload === undefined) this.reported.delete(uid);
+    }
+    // A token may be good for one certificate only: the node's own comes first, and all others with that.
+    if (this.certificates.get(this.identity) === null && this.held.size === 0) return;
+    for (const [uid, workload] of now) {
+      if (this.held.has(uid)) continue;
+      const identity = identityOf(workload);
+      try {
+        this.certificates.hold(identity);
+        this.held.set(uid, identity);
+      } catch (error) {
+        // It stays without a certificate, so nothing of it leaves or is let in.
+        this.report(uid, `${workload.namespace}/${workload.name}`, (error as Error).message);
+      }
+    }
+  }
+
+  /** Workloads that have a namespace now, with their certificates. */
+  private local(): LocalWorkload[] {
+    const caPem = bundleToPem(this.trust.current);
+    return this.workloads.flatMap((workload) => {
+      const namespace = this.namespaces.get(workload.uid);
+      if (namespace === undefined) return [];
+      return [{ workload, namespaceFd: namespace.fd, certificate: this.certificateOf(identityOf(workload), caPem) }];
+    });
+  }
+
+  private certificateOf(identity: string, caPem: string): WorkloadCertificateSettings | null {
+    const certificate = this.certificates.get(identity);
+    if (certificate === null) return null;
+    const { chainPem, keyPem } = certificate;
+    return { key: hash('sha256', `${chainPem}\n${keyPem}\n${caPem}`, 'base64url'), chainPem, keyPem, caPem };
+  }
+
+  /** Lets go of namespaces that the workers do not know any more, and ends captures of those that have left. */
+  private async release(): Promise<void> {
+    const leaving = this.leaving.splice(0);
+    await this.captures?.keepOnly(new Set(this.workloads.map(({ uid }) => uid)));
+    for (const namespace of leaving) releaseNamespace(namespace, this.node.drainTimeoutMs);
+  }
+
+  /** Captures every workload that is served. */
+  private async install(): Promise<void> {
+    const { captures } = this;
+    if (captures === null) return;
+    await Promise.all(
+      this.workloads.map(async ({ uid, namespace, name }) => {
+        const open = this.namespaces.get(uid);
+        if (open !== undefined) await captures.install(uid, `${namespace}/${name}`, open);
+      }),
+    );
+  }
+
+  /** Resolves when all workers verify with the bundle. */
+  private useBundle(_bundle: TrustBundle): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.waiters.push({ resolve, reject });
+      this.changed();
+    });
+  }
+
+  /** Credentials of the node, once it has a certificate. */
+  private async credentials(): Promise<ChannelCredentials> {
+    const { chainPem, keyPem } = await this.certificates.wait(this.identity, this.ending.signal);
+    const grpc = await import('@grpc/grpc-js');
+    const roots = Buffer.from(bundleToPem(this.trust.current));
+    return grpc.credentials.createSsl(roots, Buffer.from(keyPem), Buffer.from(chainPem));
+  }
+}
+
+/** The text of a token; null: there is none. */
+async function readToken(file: string): Promise<string | null> {
+  try {
+    return (await readFile(file, 'utf8')).trim() || null;
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,115 @@
+// The configuration of the node proxy as the program uses it: absolute paths, every default filled in.
+//
+// Control thread of the node proxy.
+
+import { hostname } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import type { AccessLogConfig, AdminConfig, LogLevel } from '../../config/config.ts';
+import type { Environment } from '../../config/env.ts';
+import type { ConfigError } from '../../config/errors.ts';
+import { loadValueFile } from '../../config/load.ts';
+import { formatAddress, listenAddress, parseAddress } from '../../config/names.ts';
+import { parseDurationMs } from '../../config/units.ts';
+import type { CaptureInput } from '../capture/spec.ts';
+import { isSubdomain } from '../identity/spiffe.ts';
+import { checkNode, NODE_ADMIN_DEFAULT, type NodeInput } from './node-schema.ts';
+
+/** A valid configuration. */
+export interface NodeConfig {
+  /** Absolute path of the file. */
+  file: string;
+  trustDomain: string;
+  node: string;
+  controlPlane: {
+    /** `host:port`. */
+    address: string;
+    /** Null: the host of the address. */
+    serverName: string | null;
+    rootsFile: string;
+  };
+  /** How this node proves who it is, before it has a certificate. */
+  token: { kind: 'join' | 'serviceAccount'; file: string };
+  stateDirectory: string;
+  mode: 'strict' | 'permissive';
+  egress: 'passthrough' | 'refuse';
+  /** Null: somebody else installs rules. */
+  capture: (Pick<CaptureInput, ExclusionKey> & { failClosed: boolean }) | null;
+  limits: {
+    /** Of each workload, in each direction and per worker; 0: no limit. */
+    connectionsMax: number;
+  };
+  workers: number | 'auto';
+  admin: AdminConfig | null;
+  logLevel: LogLevel;
+  accessLog: AccessLogConfig | null;
+  drainTimeoutMs: number;
+}
+
+type ExclusionKey = 'excludeOutbound' | 'excludeOutboundPorts' | 'excludeInbound' | 'excludeInboundPorts';
+
+/** Loads a configuration file: all of it, or everything that is wrong with it. */
+export function loadNode(file: string, env: Environment): { config: NodeConfig } | { errors: ConfigError[] } {
+  const loaded = loadValueFile(file, env, (value) => checkNode(value, file));
+  if ('errors' in loaded) return loaded;
+  const config = normalise(loaded.value as NodeInput, file);
+  if (isSubdomain(config.node)) return { config };
+  const problem = `the name of this host, ${JSON.stringify(config.node)}, cannot be that of a node`;
+  return { errors: [{ file, line: 0, column: 0, problem, expected: 'a name in `node`' }] };
+}
+
+/** Keys whose change takes effect at once; all others wait for a restart. */
+const RELOADED: ReadonlySet<keyof NodeConfig> = new Set([
+  ...(['mode', 'egress', 'limits', 'admin', 'logLevel', 'accessLog', 'drainTimeoutMs'] as const),
+]);
+
+/** The configuration after a reload of `after`, and the keys that wait for a restart. */
+export function reloaded(before: NodeConfig, after: NodeConfig): { config: NodeConfig; waiting: string[] } {
+  const keys = Object.keys(after) as (keyof NodeConfig)[];
+  const changed = keys.filter((key) => JSON.stringify(before[key]) !== JSON.stringify(after[key]));
+  const taken = Object.fromEntries(keys.filter((key) => RELOADED.has(key)).map((key) => [key, after[key]]));
+  return { config: { ...before, ...taken }, waiting: changed.filter((key) => !RELOADED.has(key)) };
+}
+
+function normalise(input: NodeInput, file: string): NodeConfig {
+  const absolute = (path: string): string => (path === '-' ? path : resolve(dirname(file), path));
+  const { controlPlane, joinToken, serviceAccountToken, accessLog, capture = {}, admin = {} } = input;
+  const address = parseAddress(controlPlane.address) as { host: string; port: number };
+  return {
+    file: resolve(file),
+    trustDomain: input.trustDomain,
+    node: input.node ?? hostname().toLowerCase(),
+    controlPlane: {
+      address: formatAddress(address.host, address.port),
+      serverName: controlPlane.serverName ?? null,
+      rootsFile: absolute(controlPlane.roots),
+    },
+    token:
+      joinToken === undefined
+        ? { kind: 'serviceAccount', file: absolute(serviceAccountToken!.file) }
+        : { kind: 'join', file: absolute(joinToken.file) },
+    stateDirectory: absolute(input.stateDirectory),
+    mode: input.mode ?? 'strict',
+    egress: input.egress ?? 'passthrough',
+    capture: capture === 'off' ? null : { ...capture, failClosed: capture.failClosed ?? true },
+    limits: { connectionsMax: input.limits?.connections ?? 0 },
+    workers: input.workers ?? 'auto',
+    admin: admin === 'off' ? null : adminConfig(admin.address ?? NODE_ADMIN_DEFAULT),
+    logLevel: input.log?.level ?? 'info',
+    accessLog: accessLog === undefined ? null : { path: absolute(accessLog.path), format: accessLog.format ?? 'json' },
+    drainTimeoutMs: parseDurationMs(String(input.drainTimeout ?? '30s'))!,
+  };
+}
+
+function adminConfig(address: string): AdminConfig {
+  const { host, port } = listenAddress(address);
+  return { address, host, port };
+}
+
+/** Names of what is kept in the state directory. */
+export function statePaths(directory: string): { certificates: string; trust: string; mesh: string } {
+  return {
+    certificates: join(directory, 'certificates'),
+    trust: join(directory, 'trust.json'),
+    mesh: join(directory, 'mesh.state'),
+  };
+}

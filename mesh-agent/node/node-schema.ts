@@ -1,0 +1,265 @@
+// The configuration of `portcullis mesh node` as users write it: one schema for types, validation and documentation.
+//
+// Control thread of the node proxy. Every key has a description, and a default or what its absence means.
+
+import { statSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
+import type { Static } from 'typebox';
+import { describeValue } from '../../config/errors.ts';
+import {
+  boolean,
+  duration,
+  endpointAddress,
+  filePath,
+  integer,
+  listenAddress,
+  NOTE,
+  type Note,
+  oneOf,
+  serverName,
+  text,
+} from '../../config/kinds.ts';
+import { configSchema } from '../../config/schema.ts';
+import { list, literal, mapping, maybe, nodeOf, union } from '../../config/schema-builder.ts';
+import { isMapping, type Mapping, refuse } from '../../config/semantics-walk.ts';
+import { type Violation, validate } from '../../config/validate.ts';
+import { BROKEN } from '../../config/yaml.ts';
+import { parseCapture } from '../capture/spec.ts';
+import { isSubdomain, parseTrustDomain } from '../identity/spiffe.ts';
+
+/** Where the node proxy's admin port listens unless configured otherwise. */
+export const NODE_ADMIN_DEFAULT = '127.0.0.1:9902';
+
+const gateway = nodeOf(configSchema).properties!;
+
+type AccessLog = { path: string; format?: string };
+type Schema = Parameters<typeof nodeOf>[0];
+
+const trustDomain = text(
+  { description: 'Trust domain of the mesh, as in the configuration of its control plane.' },
+  'name',
+  'a name of lower-case letters, digits, ".", "-" and "_" such as cluster.local',
+  (value) => {
+    try {
+      parseTrustDomain(value);
+      return undefined;
+    } catch {
+      return 'is not a trust domain';
+    }
+  },
+);
+
+const nodeName = text(
+  {
+    description:
+      'Name of this node: workloads whose `node` is this name are served. It is part of an identity, and what join tokens are made for. Default: the name of the host.',
+  },
+  'name',
+  'a name of lower-case letters, digits, "-" and "." such as host-a',
+  (value) => (isSubdomain(value) ? undefined : 'is not the name of a node'),
+);
+
+const controlPlaneSchema = mapping(
+  {
+    address: endpointAddress({
+      description: 'Where the control plane listens for node proxies, such as `control.internal:15012`.',
+    }),
+    serverName: maybe(
+      serverName({
+        description: 'Name in DNS that its certificate must have. Default: the host of `address`.',
+      }),
+    ),
+    roots: filePath(
+      'Certificates of the roots that this node trusts at first, PEM: what `portcullis mesh roots` prints. Later ones come over the mesh.',
+    ),
+  },
+  { description: 'The control plane: certificates, and the state of the mesh.' },
+);
+
+const adminSchema = union(
+  [
+    literal('off'),
+    mapping({
+      address: maybe(
+        listenAddress({
+          default: NODE_ADMIN_DEFAULT,
+          description:
+            'Address of the admin port. It has no authentication: give anything but loopback only on a network that you trust.',
+        }),
+      ),
+    }),
+  ],
+  {
+    default: {},
+    description:
+      "Admin port: that of the gateway, and `/mesh` with the node's workloads, certificates and problems. `admin: off` disables it.",
+    [NOTE]: { type: '`off` or mapping', expected: 'off or a mapping with an address', names: ['off'] } satisfies Note,
+  },
+);
+
+/** Lists of ports (`8080`, `1000-2000`) and addresses or prefixes, which `parseCapture` judges. */
+const exclusion = (description: string, what: string) =>
+  list(
+    text({ description: 'One of them.' }, what, `${what}, as text`, (value) => (value === '' ? 'is empty' : undefined)),
+    { default: [], maxItems: 4096, description },
+  );
+
+const captureSchema = union(
+  [
+    literal('off'),
+    mapping({
+      failClosed: maybe(
+        boolean({
+          default: true,
+          description:
+            'While this proxy is down, captured connections are refused. `false`: they go past it, neither encrypted nor authorised.',
+        }),
+      ),
+      excludeOutbound: maybe(exclusion('Destinations that workloads reach directly.', 'network')),
+      excludeOutboundPorts: maybe(exclusion('Destination ports that workloads reach directly.', 'port range')),
+      excludeInbound: maybe(exclusion('Clients that reach workloads directly, such as a health checker.', 'network')),
+      excludeInboundPorts: maybe(exclusion('Ports of workloads that are reached directly.', 'port range')),
+    }),
+  ],
+  {
+    default: {},
+    description:
+      'Capture of the connections of workloads, see [capture](capture.md). `capture: off` installs no rules: somebody else has to (`portcullis mesh capture`).',
+    [NOTE]: { type: '`off` or mapping', expected: 'off or a mapping', names: ['off'] } satisfies Note,
+  },
+);
+
+/** The schema. */
+export const nodeSchema = mapping({
+  trustDomain,
+  node: maybe(nodeName),
+  controlPlane: controlPlaneSchema,
+  joinToken: maybe(
+    mapping(
+      {
+        file: filePath(
+          'File with the text of a token (`portcullis mesh token create --node NAME`). Read when it is needed.',
+        ),
+      },
+      {
+        description:
+          'Proof that this host may join, needed until it has its first certificate. Absent: see `serviceAccountToken`.',
+      },
+    ),
+  ),
+  serviceAccountToken: maybe(
+    mapping(
+      { file: filePath('File with a projected token of the service account, which is replaced from time to time.') },
+      { description: 'Proof by a Kubernetes service account. Absent: see `joinToken`.' },
+    ),
+  ),
+  stateDirectory: filePath(
+    'Private directory for keys, certificates, trusted roots and the last known state of the mesh; made when it is not there. With it a restart needs no control plane.',
+    true,
+  ),
+  mode: maybe(
+    oneOf(['strict', 'permissive'], {
+      default: 'strict',
+      description:
+        'Connections to workloads that do not come through a tunnel: `strict` refuses them, `permissive` lets them in as from nobody, if policies do.',
+    }),
+  ),
+  egress: maybe(
+    oneOf(['passthrough', 'refuse'], {
+      default: 'passthrough',
+      description:
+        'Connections of workloads to addresses that are not of the mesh: go there as they are, or are refused.',
+    }),
+  ),
+  capture: maybe(captureSchema),
+  limits: maybe(
+    mapping(
+      {
+        connections: maybe(
+          integer({
+            default: 0,
+            min: 0,
+            max: 1_000_000,
+            zero: 'no limit',
+            description: 'Most connections of one workload in each direction, per worker.',
+          }),
+        ),
+      },
+      { default: {}, description: 'Limits of each workload.' },
+    ),
+  ),
+  workers: maybe(gateway.workers as Schema),
+  admin: maybe(adminSchema),
+  log: maybe(
+    mapping(
+      {
+        level: maybe(
+          oneOf(['debug', 'info', 'warn', 'error'], { default: 'info', description: 'Lines below this are dropped.' }),
+        ),
+      },
+      { default: {}, description: 'Log of the node proxy, on standard error.' },
+    ),
+  ),
+  accessLog: maybe(gateway.accessLog as Schema),
+  drainTimeout: maybe(
+    duration({
+      default: '30s',
+      zero: 'do not wait',
+      description: 'Time that open connections have to end, after SIGTERM and when a workload leaves the mesh.',
+    }),
+  ),
+});
+
+/** The configuration as written, valid. */
+export type NodeInput = Omit<Static<typeof nodeSchema>, 'workers' | 'accessLog'> & {
+  workers?: number | 'auto';
+  accessLog?: AccessLog;
+};
+
+/** Everything that is wrong with a configuration that was read from `file`. */
+export function checkNode(root: unknown, file: string): Violation[] {
+  const violations = validate(nodeSchema, root);
+  if (!isMapping(root)) return violations;
+  const report = (violation: Violation): void => void violations.push(violation);
+  const { joinToken, serviceAccountToken, controlPlane } = root;
+  if (joinToken !== undefined && serviceAccountToken !== undefined) {
+    refuse(report, ['serviceAccountToken'], 'contradicts joinToken', 'either of them', undefined, 'key');
+  } else if (joinToken === undefined && serviceAccountToken === undefined) {
+    refuse(report, [], 'says nowhere how this node proves who it is', 'joinToken or serviceAccountToken');
+  }
+  const roots = isMapping(controlPlane) ? controlPlane.roots : undefined;
+  if (typeof roots === 'string' && isNoFile(resolve(dirname(file), roots))) {
+    refuse(report, ['controlPlane', 'roots'], `${describeValue(roots)} is not a file that there is`, 'a PEM file');
+  }
+  checkCapture(root, report);
+  return violations;
+}
+
+const EXCLUSIONS = ['excludeOutbound', 'excludeOutboundPorts', 'excludeInbound', 'excludeInboundPorts'] as const;
+
+function checkCapture({ capture }: Mapping, report: (violation: Violation) => void): void {
+  if (!isMapping(capture)) return;
+  for (const key of EXCLUSIONS) {
+    const values = capture[key];
+    if (!Array.isArray(values)) continue;
+    values.forEach((value: unknown, index) => {
+      if (value === BROKEN || typeof value !== 'string' || value === '') return;
+      const parsed = parseCapture({ [key]: [value] });
+      if (!('faults' in parsed)) return;
+      const wanted = key.endsWith('Ports')
+        ? 'a port, or a range such as 1000-2000'
+        : 'an address, or a prefix such as 10.0.0.0/8';
+      refuse(report, ['capture', key, index], `${describeValue(value)} is none`, wanted);
+    });
+  }
+}
+
+function isNoFile(path: string): boolean {
+  try {
+    return !statSync(path).isFile();
+  } catch (error) {
+    // What this user may not look at may be what it should be: opening it will tell.
+    const { code } = error as NodeJS.ErrnoException;
+    return code === 'ENOENT' || code === 'ENOTDIR';
+  }
+}

@@ -1,0 +1,99 @@
+// What goes on when parts of the mesh are gone: a node's proxy, the control plane, the network.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { startApp } from '../../support/mesh/apps.ts';
+import { eventually, meshSkipReason, TestMesh } from '../../support/mesh/mesh.ts';
+
+const skip = meshSkipReason('curl');
+
+test('a mesh of three nodes with parts that fail', { skip }, async (t) => {
+  const mesh = await TestMesh.create(t, {
+    nodes: {
+      one: { 'web-0': {}, stranger: { member: false } },
+      two: { 'feed-0': {}, 'reader-0': {} },
+      three: { 'page-0': {} },
+    },
+    services: {
+      feed: [
+        { port: 80, targetPort: 8080, protocol: 'http' },
+        { port: 7000, targetPort: 7000, protocol: 'tcp' },
+      ],
+      page: [{ port: 80, targetPort: 8080, protocol: 'http' }],
+    },
+  });
+  const http = { port: 8080, kind: 'http' } as const;
+  await Promise.all([
+    startApp(mesh.at('feed-0'), 'feed-0', http, { port: 7000, kind: 'banner' }),
+    startApp(mesh.at('page-0'), 'page-0', http),
+    startApp(mesh.at('stranger'), 'stranger', http),
+  ]);
+  const { clients } = mesh;
+  const web = mesh.at('web-0');
+  const ask = async (service: string, from = web): Promise<string> => {
+    const { status, body } = await clients.request(from, mesh.vip(service), 80);
+    return status === 200 ? JSON.parse(body).app : `${status}`;
+  };
+  const outcome = (promise: Promise<unknown>): Promise<unknown> => promise.then(String, (error) => error.code);
+  const works = (service: string, from = web): Promise<unknown> =>
+    eventually(`${service} answers`, async () => (await ask(service, from)) === `${service}-0`);
+  await works('feed');
+  await works('page');
+
+  await t.test('a node whose proxy is killed lets nothing in or out, and the others go on', async () => {
+    await mesh.node('two').kill();
+    assert.equal(await ask('feed'), '503');
+    assert.equal(await ask('page'), 'page-0');
+    const feed = mesh.at('feed-0').address;
+    const stranger = mesh.at('stranger');
+    assert.equal(await outcome(clients.exchange(stranger, feed, 8080, '')), 'ECONNREFUSED', 'nothing gets in');
+    const reader = mesh.at('reader-0');
+    for (const [host, port] of [
+      [mesh.vip('page'), 80],
+      [mesh.at('page-0').address, 8080],
+      [stranger.address, 8080],
+    ] as const) {
+      assert.equal(
+        await outcome(clients.exchange(reader, host, port, '')),
+        'ECONNREFUSED',
+        `nothing gets out to ${host}`,
+      );
+    }
+    await mesh.node('two').start();
+    await works('feed');
+    await works('page', reader);
+  });
+
+  await t.test('without the control plane all goes on, also with a proxy that starts meanwhile', async () => {
+    await mesh.killControl();
+    assert.equal(await ask('feed'), 'feed-0');
+    await mesh.node('two').kill();
+    await mesh.node('two').start();
+    await works('feed');
+    await works('page', mesh.at('reader-0'));
+    assert.match(await clients.exchange(web, mesh.vip('feed'), 7000, ''), /^220 feed-0/);
+  });
+
+  await t.test('when it comes back, what has changed meanwhile is taken over', async () => {
+    const changed = mesh.changeWorkload('three', 'page-0', { status: 'unhealthy' }).catch(() => {});
+    await mesh.startControl();
+    await changed;
+    await mesh.changeWorkload('three', 'page-0', { status: 'unhealthy' });
+    await eventually('the page is gone', async () => (await ask('page')) === '503');
+    await mesh.changeWorkload('three', 'page-0', { status: 'healthy' });
+    await works('page');
+  });
+
+  await t.test('a node that is cut off is missed, the rest goes on, and afterwards all is as before', async () => {
+    const heal = await mesh.cut('two', 'forward', 'input', 'output');
+    const late = await web.run('curl', ['-sS', '--max-time', '1', `http://${mesh.vip('feed')}/`]);
+    assert.ok(late.code === 28 || /50[34]/.test(late.stdout), `${late.code} ${late.stdout}`);
+    assert.equal(await ask('page'), 'page-0');
+    await heal();
+    await works('feed');
+    await works('page', mesh.at('reader-0'));
+    await mesh.changeWorkload('two', 'feed-0', { status: 'unhealthy' });
+    await mesh.changeWorkload('two', 'feed-0', { status: 'healthy' });
+    await works('feed');
+  });
+});

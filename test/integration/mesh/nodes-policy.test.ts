@@ -1,0 +1,142 @@
+// Who may reach whom, as the node proxies decide it.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { startApp } from '../../support/mesh/apps.ts';
+import { eventually, meshSkipReason, TestMesh } from '../../support/mesh/mesh.ts';
+
+const POLICIES = `
+kind: AuthorizationPolicy
+metadata: {name: readers, namespace: shop}
+spec:
+  selector: {matchLabels: {app: cart}}
+  action: ALLOW
+  rules:
+    - from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]
+      to: [{operation: {methods: [GET], ports: [8080]}}]
+---
+kind: AuthorizationPolicy
+metadata: {name: no-admin, namespace: shop}
+spec:
+  selector: {matchLabels: {app: cart}}
+  action: DENY
+  rules: [{to: [{operation: {paths: ["/admin*"]}}]}]
+---
+kind: AuthorizationPolicy
+metadata: {name: tellers, namespace: shop}
+spec:
+  selector: {matchLabels: {app: bank}}
+  action: ALLOW
+  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/cart]}}]}]
+---
+kind: AuthorizationPolicy
+metadata: {name: rehearsal, namespace: shop}
+spec:
+  selector: {matchLabels: {app: open}}
+  action: DENY
+  dryRun: true
+  rules: [{to: [{operation: {methods: [GET]}}]}]
+`;
+
+const skip = meshSkipReason();
+
+test('policies and strict mode on the nodes', { skip }, async (t) => {
+  const mesh = await TestMesh.create(
+    t,
+    {
+      nodes: {
+        one: { 'web-0': {}, 'thief-0': {}, 'cart-1': {} },
+        two: { 'cart-0': {}, 'bank-0': {}, 'open-0': {}, stranger: { member: false } },
+      },
+      services: {
+        cart: [{ port: 80, targetPort: 8080, protocol: 'http' }],
+        bank: [{ port: 7000, targetPort: 7000, protocol: 'tcp' }],
+        open: [{ port: 80, targetPort: 8080, protocol: 'http' }],
+      },
+      policies: POLICIES,
+    },
+    { mode: 'strict', egress: 'refuse' },
+  );
+  const http = { port: 8080, kind: 'http' } as const;
+  await Promise.all([
+    startApp(mesh.at('cart-0'), 'cart-0', http),
+    startApp(mesh.at('cart-1'), 'cart-1', http),
+    startApp(mesh.at('open-0'), 'open-0', http),
+    startApp(mesh.at('bank-0'), 'bank-0', { port: 7000, kind: 'banner' }),
+    startApp(mesh.at('stranger'), 'stranger', http),
+  ]);
+  const { clients } = mesh;
+  const web = mesh.at('web-0');
+  const thief = mesh.at('thief-0');
+  const stranger = mesh.at('stranger');
+  const ask = async (from: typeof web, method: string, path: string, at = mesh.vip('cart'), port = 80) => {
+    const { status, body } = await clients.request(from, at, port, { method, path });
+    return { status, body };
+  };
+
+  await t.test('what is allowed passes, what is not is answered with 403 and the reason', async () => {
+    assert.equal((await ask(web, 'GET', '/items')).status, 200);
+    for (const [from, method, path] of [
+      [web, 'POST', '/items'],
+      [web, 'GET', '/admin/keys'],
+      [thief, 'GET', '/items'],
+    ] as const) {
+      // Both of the service's workloads refuse: the one on the same node, too.
+      for (const workload of ['cart-0', 'cart-1']) {
+        const { status, body } = await ask(from, method, path, mesh.at(workload).address, 8080);
+        assert.equal(status, 403, `${from.name} ${method} ${path} ${workload}: ${body}`);
+      }
+      assert.equal((await ask(from, method, path)).status, 403);
+    }
+  });
+
+  await t.test('the log of the node says which policy decided', async () => {
+    const denied = await eventually('both are in the log', () => {
+      const entries = mesh
+        .node('two')
+        .accessLog()
+        .filter(({ status }) => status === 403);
+      return entries.length >= 3 && entries;
+    });
+    const texts = denied.map((entry) => JSON.stringify(entry));
+    assert.ok(
+      texts.some((text) => /shop\/no-admin/.test(text)),
+      texts.join('\n'),
+    );
+  });
+
+  await t.test('TCP is closed before a byte has passed', async () => {
+    assert.equal(await clients.exchange(mesh.at('cart-0'), mesh.vip('bank'), 7000, ''), '220 bank-0 speaks first\r\n');
+    const refused = await clients.exchange(web, mesh.vip('bank'), 7000, '').catch((error) => error.code);
+    assert.ok(refused === '' || refused === 'ECONNRESET', refused);
+  });
+
+  await t.test('a rehearsed denial lets through', async () => {
+    assert.equal((await ask(web, 'GET', '/', mesh.vip('open'))).status, 200);
+  });
+
+  await t.test('strict: nobody gets in without a certificate of the mesh', async () => {
+    for (const workload of ['cart-0', 'cart-1', 'open-0']) {
+      const refused = await clients
+        .exchange(stranger, mesh.at(workload).address, 8080, 'GET / HTTP/1.1\r\nhost: x\r\n\r\n')
+        .catch((error) => error.code);
+      assert.ok(refused === '' || /^ECONN/.test(refused), `${workload}: ${refused}`);
+    }
+  });
+
+  await t.test('egress refused: addresses outside of the mesh are not reached', async () => {
+    const refused = await clients
+      .exchange(web, mesh.at('stranger').address, 8080, 'GET / HTTP/1.1\r\nhost: x\r\n\r\n')
+      .catch((error) => error.code);
+    assert.ok(refused === '' || /^ECONN/.test(refused), refused);
+  });
+
+  await t.test('a policy that changes counts at once, on connections that are open, too', async () => {
+    await mesh.change({ policies: POLICIES.replace('methods: [GET], ', '').replace('/admin*', '/items*') });
+    await eventually('the new policies count', async () => (await ask(web, 'POST', '/')).status === 200);
+    await eventually('the new denial counts', async () => (await ask(web, 'GET', '/items')).status === 403);
+    assert.equal((await ask(web, 'GET', '/admin/keys')).status, 200);
+    await mesh.change({ policies: '' });
+    await eventually('without policies everybody may', async () => (await ask(thief, 'GET', '/items')).status === 200);
+  });
+});
