@@ -212,6 +212,7 @@ function backendSettings(
     proxyProtocol: backend.proxyProtocol,
     http2: backend.http2,
     originalDestination: backend.originalDestination ?? false,
+    sameProtocol: backend.sameProtocol ?? false,
   };
 }
 

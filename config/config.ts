@@ -338,6 +338,8 @@ export interface BackendConfig {
   requestsPerConnectionMax: number;
   /** Node proxies: it has no endpoints of its own, and connections go where the client wanted to. */
   originalDestination?: boolean;
+  /** Node proxies: HTTP/2 is spoken with it when the client speaks that, whatever `protocol` says. */
+  sameProtocol?: boolean;
 }
 
 /** Active health checks of a backend. */

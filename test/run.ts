@@ -2,8 +2,9 @@
 //
 //   node test/run.ts [PATTERN...]   only files whose path contains one of the patterns
 //
-// Files that burn CPU, look at load, or compare what happens in time run one at a time, so that two cores are enough
-// and no test waits behind another's load; the rest runs two at a time.
+// Files run two at a time, in three rounds: scripted ones, those that only burn CPU (whose time is simulated or of no
+// interest), and one at a time those that look at load or compare what happens in time, so that two cores are enough
+// and no test waits behind another's load.
 
 import { spawn } from 'node:child_process';
 import { readdirSync } from 'node:fs';
@@ -15,9 +16,12 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 /** A file that runs longer than this hangs. */
 const FILE_TIMEOUT_MS = 240_000;
 
+/** Files that burn CPU and do not mind company. */
+const BURNING = /^test\/(sim|fuzz)\//;
+
 /** Files that run alone, one after another. */
 const ALONE: RegExp[] = [
-  /^test\/(chaos|sim|fuzz|conformance)\//,
+  /^test\/(chaos|conformance)\//,
   /^test\/integration\/(adaptive|browser|compression|health|load-balancing|overload|reload|shutdown|start|supervisor)/,
   /^test\/integration\/(access-log|acme|http2|resilience|tunnels|mesh\/(capture|control-peer|nodes))/,
 ];
@@ -111,7 +115,11 @@ const isSerial = (file: string): boolean => ALONE.some((pattern) => pattern.test
 const startMs = performance.now();
 const results = [
   ...(await runAll(
-    files.filter((file) => !isSerial(file)),
+    files.filter((file) => !isSerial(file) && !BURNING.test(file)),
+    2,
+  )),
+  ...(await runAll(
+    files.filter((file) => BURNING.test(file)),
     2,
   )),
 ];

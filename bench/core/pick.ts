@@ -41,6 +41,7 @@ function backendOf(count: number, policy: BalancerPolicy, weighted: boolean): Ba
     idleTimeoutMs: 1000,
     idleConnectionsMax: 1,
     originalDestination: false,
+    sameProtocol: false,
     requestsPerConnectionMax: 0,
     protocol: 'http/1.1',
     tls: null,

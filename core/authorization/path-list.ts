@@ -32,13 +32,17 @@ function matchOf(value: string, form: number): TextMatch | null {
   if (value.includes('{*}') || value.includes('{**}')) return TextMatch.template(value);
   const match = TextMatch.of(value);
   if (match === null || form === 0) return match;
-  const { bytes, kind } = match;
+  return match.withBytes(bytesOf(match.bytes, match.kind, form));
+}
+
+/** The bytes of a value as one form has them. */
+function bytesOf(bytes: Uint8Array, kind: number, form: number): Uint8Array {
+  // As the paths themselves: see `formSteps`.
+  const from = form === 2 ? bytesOf(bytes, kind, 1) : bytes;
   let steps = formSteps[form]!;
-  if (form === 2) steps |= Normal.DECODE | Normal.DOTS;
   // At the open end of a value nothing says where its last segment ends.
   if (kind !== MatchKind.EXACT) steps &= ~Normal.DOTS;
   if (kind === MatchKind.SUFFIX) steps &= ~Normal.PARAMETERS;
-  const out = new Uint8Array(bytes.length + 1);
-  const length = normalise(bytes, 0, bytes.length, out, 0, steps);
-  return match.withBytes(out.slice(0, length));
+  const out = new Uint8Array(from.length + 1);
+  return out.slice(0, normalise(from, 0, from.length, out, 0, steps));
 }

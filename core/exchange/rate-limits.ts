@@ -8,6 +8,7 @@
 // Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
 // Spec: RFC 6585 §4 (429), RFC 9110 §10.2.3 (Retry-After).
 
+import { FIELD_WORDS } from '../http1/header-table.ts';
 import type { RequestHead } from '../http1/message.ts';
 import type { PeerAddress } from '../io/connection.ts';
 import type { Reactor } from '../io/reactor.ts';
@@ -23,7 +24,6 @@ import { ResponseLines } from './response-lines.ts';
 import {
   ExchangeLimits,
   KeyPart,
-  type LimitKeyPart,
   type LimitOutcome,
   LimitState,
   type RateLimit,
@@ -34,6 +34,10 @@ const { ALLOWED, DENIED, FALLBACK, GLOBAL } = LimitCounter;
 const { CLAIM, HEADER, HOST, PATH } = KeyPart;
 const { RATE_LIMIT, RETRY_AFTER } = ResponseLines;
 const { ASK, NONE } = LimitState;
+const FIELD_STEP = FIELD_WORDS;
+/** Words of a field in the header table (HeaderTable). */
+const VALUE_OFFSET = 2;
+const VALUE_LENGTH = 3;
 const STATE_DENIED = LimitState.DENIED;
 
 /** What decides for a global limit that Redis cannot be asked about. */
@@ -47,6 +51,8 @@ export class RateLimits {
   private readonly reactor: Reactor;
   private readonly hash = new KeyHash();
   private readonly claims = new ClaimReader();
+  /** Network of the client whose key is being hashed. */
+  private readonly client = new DataView(new ArrayBuffer(8));
 
   constructor(reactor: Reactor) {
     this.reactor = reactor;
@@ -63,16 +69,21 @@ export class RateLimits {
     outcome.reset(all.length);
     if (policyLine.length > 0) exchange.responseLines |= RATE_LIMIT;
     const { each } = outcome;
-    for (let i = 0; i < all.length; i++) this.readKey(all[i], each[i], exchange, head);
     for (let i = 0; i < all.length; i++) {
-      if (!all[i].global && !this.take(all[i], each[i])) {
+      if (all[i].global) continue;
+      if (all[i].keyed) this.readKey(all[i], each[i], exchange, head);
+      if (!this.take(all[i], each[i])) {
         this.deny(exchange, i, false);
         return;
       }
     }
     if (!anyGlobal) {
       this.passed(exchange);
-    } else if (redisUp) {
+      return;
+    }
+    for (let i = 0; i < all.length; i++)
+      if (all[i].global && all[i].keyed) this.readKey(all[i], each[i], exchange, head);
+    if (redisUp) {
       exchange.limitState = ASK;
       this.keepKeys(exchange, head);
     } else {
@@ -137,7 +148,7 @@ export class RateLimits {
   /** Takes a request from a bucket of this node; false if the request is refused. */
   private take(limit: RateLimit, outcome: LimitOutcome): boolean {
     const { table } = limit;
-    const allowed = table.take(outcome.hashLow, outcome.hashHigh, this.reactor.nowMs);
+    const allowed = table.takeAt(outcome.hashLow, outcome.hashHigh, table.ticksAt(this.reactor.nowMs));
     outcome.passed = allowed ? 1 : 0;
     outcome.remaining = table.remaining;
     outcome.seconds = table.retrySeconds > 0 ? table.retrySeconds : table.fullSeconds;
@@ -181,47 +192,58 @@ export class RateLimits {
   /** Hashes the key of a limit. */
   private readKey(limit: RateLimit, outcome: LimitOutcome, exchange: Exchange, head: RequestHead): void {
     const { key, table } = limit;
-    if (key.length === 0) return;
     const { hash } = this;
     hash.begin(table.seed0, table.seed1);
-    for (let part = 0; part < key.length; part++) this.hashPart(key[part], exchange, head);
+    for (let i = 0; i < key.length; i++) {
+      const part = key[i];
+      let { view } = this.reactor;
+      let offset = 0;
+      // Not there.
+      let length = -1;
+      switch (part.kind) {
+        case PATH:
+          offset = head.pathOffset;
+          length = head.pathOnlyLength;
+          break;
+        case HOST:
+          offset = head.authorityOffset;
+          length = head.authorityLength === 0 ? -1 : head.authorityLength;
+          break;
+        case HEADER: {
+          const field = findField(view, head.headers, part.field);
+          if (field < 0) break;
+          // Not by the table's methods: the engine compiles only so much into one method, and the rounds are to be in it.
+          const { words } = head.headers;
+          offset = words[field * FIELD_STEP + VALUE_OFFSET]!;
+          length = words[field * FIELD_STEP + VALUE_LENGTH]!;
+          break;
+        }
+        case CLAIM: {
+          const { claims } = this;
+          if (!claims.read(this.reactor.memory, view, head, part.nameBytes)) break;
+          view = claims.view;
+          offset = claims.offset;
+          length = claims.length;
+          break;
+        }
+        default:
+          view = this.client;
+          length = this.writeClient(this.clientOf(exchange));
+      }
+      hash.part(view, offset, length);
+    }
     hash.end();
     outcome.hashLow = hash.low;
     outcome.hashHigh = hash.high;
   }
 
-  private hashPart(part: LimitKeyPart, exchange: Exchange, head: RequestHead): void {
-    const { hash } = this;
-    const { memory, view } = this.reactor;
-    switch (part.kind) {
-      case PATH:
-        hash.part(view, head.pathOffset, head.pathOnlyLength);
-        return;
-      case HOST:
-        hash.part(view, head.authorityOffset, head.authorityLength === 0 ? -1 : head.authorityLength);
-        return;
-      case HEADER: {
-        const field = findField(view, head.headers, part.field);
-        if (field < 0) hash.part(view, 0, -1);
-        else hash.part(view, head.headers.valueOffset(field), head.headers.valueLength(field));
-        return;
-      }
-      case CLAIM: {
-        const { claims } = this;
-        if (claims.read(memory, view, head, part.nameBytes)) hash.part(claims.view, claims.offset, claims.length);
-        else hash.part(view, 0, -1);
-        return;
-      }
-      default: {
-        const client = this.clientOf(exchange);
-        if (isIpv4(client)) {
-          hash.pair(networkFirst(client), 4);
-        } else {
-          hash.pair(networkFirst(client), networkSecond(client));
-          hash.pair(0, 6);
-        }
-      }
-    }
+  /** Writes the network of a client, most of them a word, to `client`. Returns its length in bytes. */
+  private writeClient(address: PeerAddress): number {
+    const { client } = this;
+    client.setInt32(0, networkFirst(address), true);
+    if (isIpv4(address)) return 4;
+    client.setInt32(4, networkSecond(address), true);
+    return 8;
   }
 
   private clientOf(exchange: Exchange): PeerAddress {

@@ -41,6 +41,8 @@ export class RateLimit {
   readonly id: number;
   readonly table: LimitTable;
   readonly key: readonly LimitKeyPart[];
+  /** Whether there is a key: otherwise all requests have one bucket. */
+  readonly keyed: boolean;
   readonly global: boolean;
   readonly dryRun: boolean;
   /** Whether responses show it; not in a dry run, which nobody is to notice. */
@@ -54,6 +56,7 @@ export class RateLimit {
     this.id = id;
     this.table = new LimitTable(buffer, settings, worker);
     this.key = settings.key.map((part) => new LimitKeyPart(part));
+    this.keyed = settings.key.length > 0;
     this.global = settings.global;
     this.dryRun = settings.dryRun;
     this.shown = settings.headers && !settings.dryRun;

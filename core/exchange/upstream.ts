@@ -4,6 +4,7 @@
 
 import { Method, type ResponseHead } from '../http1/message.ts';
 import { noBytes } from '../io/bytes.ts';
+import type { BackendSettings } from '../workers/snapshot.ts';
 import { admitAdaptive, releaseAdaptive } from './adaptive-limit.ts';
 import { AttemptEnd } from './attempt-tracker.ts';
 import type { BodyPiece } from './body.ts';
@@ -19,7 +20,6 @@ import { Retries } from './retries.ts';
 import { countRequest } from './retry-budget.ts';
 import { RetryEnd } from './retry-outcome.ts';
 import type { RulePolicy } from './rule-policy.ts';
-import type { BackendRuntime } from './runtime.ts';
 import { resumeSession } from './session-persistence.ts';
 
 const { HEDGE_WON, NONE } = RetryEnd;
@@ -139,7 +139,7 @@ export class Upstream {
       downstream.progress(exchange);
     }
     // A tunnel that CONNECT asks for has a connection of its own, whatever is spoken in it.
-    if (speaksHttp2(exchange, backend) && exchange.method !== Method.CONNECT) {
+    if (speaksHttp2(exchange, backend.settings) && exchange.method !== Method.CONNECT) {
       context.upstreamHttp2.begin(exchange, endpoint);
     } else {
       context.upstreamHttp1.begin(exchange, endpoint);
@@ -255,7 +255,6 @@ function forgetHedge(exchange: Exchange): void {
   if (exchange.retryEnd >= HEDGE_WON) exchange.retryEnd = NONE;
 }
 
-/** A backend that stands for what clients had been connected to speaks what they speak. */
-function speaksHttp2(exchange: Exchange, backend: BackendRuntime): boolean {
-  return backend.destinations === null ? backend.settings.protocol === 'h2' : exchange.httpVersion === HTTP_2;
+function speaksHttp2({ httpVersion }: Exchange, { protocol, sameProtocol }: BackendSettings): boolean {
+  return sameProtocol ? httpVersion === HTTP_2 : protocol === 'h2';
 }

@@ -2,15 +2,25 @@
 //
 // The seed is random and secret, so that nobody can choose keys that fall together, or that crowd one
 // set of a table. One hash at a time: `begin`, any number of parts, `end`.
-// Whatever is added goes through one loop, which keeps the state out of fields for as long as it runs.
+// A part is its length and then its bytes in words, of which the last two overlap if need be: where one part ends and the
+// next begins is known from what has been hashed before, whatever the bytes are.
+// The rounds stand in two places, so that a part is one loop with its state in registers.
 // Hot module: no allocation; one object per worker.
 // Source: Aumasson and Bernstein, SipHash: a fast short-input PRF (2012), in its 32-bit variant.
 
 /** Rounds without a message at the end. */
 const FINAL_ROUNDS = 4;
 
-/** For what is not in memory. */
-const nothing = new DataView(new ArrayBuffer(0));
+/** A part that is shorter than a word. */
+const shortWord = new DataView(new ArrayBuffer(4));
+
+/** One to three bytes with zeros after them, as a word of its own. */
+function padded(view: DataView, offset: number, length: number): DataView {
+  let bytes = 0;
+  for (let i = 0; i < length; i++) bytes |= view.getUint8(offset + i) << (i * 8);
+  shortWord.setInt32(0, bytes, true);
+  return shortWord;
+}
 
 /** State of the hash being made, and its result. */
 export class KeyHash {
@@ -31,35 +41,22 @@ export class KeyHash {
   }
 
   /**
-   * Adds a part of `length` bytes (-1: the part is not there), and its length, so that the same bytes cut into other
-   * parts, or an absent part and an empty one, are different keys.
+   * Adds a part of `length` bytes (-1: the part is not there), so that the same bytes cut into other
+   * parts, or an absent part and an empty one, are different keys. Reads nothing outside the range.
    */
   part(view: DataView, offset: number, length: number): void {
-    const words = length < 0 ? 0 : length >> 2;
-    const end = offset + length;
-    let rest = 0;
-    for (let at = offset + words * 4, bits = 0; at < end; at++, bits += 8) rest |= view.getUint8(at) << bits;
-    this.rounds(words + 2, view, offset, words, rest, length);
-  }
-
-  /** Adds two words. */
-  pair(first: number, second: number): void {
-    this.rounds(2, nothing, 0, 0, first, second);
-  }
-
-  /** Ends the hash; `low` and `high` are its result. */
-  end(): void {
-    this.v2 ^= 0xff;
-    this.rounds(FINAL_ROUNDS, nothing, 0, 0, 0, 0);
-    this.low = this.v1 ^ this.v3;
-    this.high = this.v0 ^ this.v2;
-  }
-
-  /** So many rounds: on `words` words at `offset`, then on `next`, then on `last`. */
-  private rounds(count: number, view: DataView, offset: number, words: number, next: number, last: number): void {
     let { v0, v1, v2, v3 } = this;
-    for (let i = 0; i < count; i++) {
-      const word = i < words ? view.getInt32(offset + i * 4, true) : i === words ? next : last;
+    let source = view;
+    let at = offset | 0;
+    let end = (at + length) | 0;
+    if (length < 4 && length > 0) {
+      source = padded(view, offset, length);
+      at = 0;
+      end = 4;
+    }
+    const last = (end - 4) | 0;
+    let word = length | 0;
+    for (;;) {
       v3 ^= word;
       v0 = (v0 + v1) | 0;
       v1 = ((v1 << 5) | (v1 >>> 27)) ^ v0;
@@ -72,10 +69,34 @@ export class KeyHash {
       v1 = ((v1 << 13) | (v1 >>> 19)) ^ v2;
       v2 = (v2 << 16) | (v2 >>> 16);
       v0 ^= word;
+      if (at >= end) break;
+      if (at > last) at = last;
+      word = source.getInt32(at, true);
+      at = (at + 4) | 0;
     }
     this.v0 = v0;
     this.v1 = v1;
     this.v2 = v2;
     this.v3 = v3;
+  }
+
+  /** Ends the hash; `low` and `high` are its result. */
+  end(): void {
+    let { v0, v1, v2, v3 } = this;
+    v2 ^= 0xff;
+    for (let i = 0; i < FINAL_ROUNDS; i++) {
+      v0 = (v0 + v1) | 0;
+      v1 = ((v1 << 5) | (v1 >>> 27)) ^ v0;
+      v0 = (v0 << 16) | (v0 >>> 16);
+      v2 = (v2 + v3) | 0;
+      v3 = ((v3 << 8) | (v3 >>> 24)) ^ v2;
+      v0 = (v0 + v3) | 0;
+      v3 = ((v3 << 7) | (v3 >>> 25)) ^ v0;
+      v2 = (v2 + v1) | 0;
+      v1 = ((v1 << 13) | (v1 >>> 19)) ^ v2;
+      v2 = (v2 << 16) | (v2 >>> 16);
+    }
+    this.low = v1 ^ v3;
+    this.high = v0 ^ v2;
   }
 }

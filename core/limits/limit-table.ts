@@ -118,12 +118,6 @@ export class LimitTable {
   readonly seed1: number = 0;
   /** This worker's counters; for a thread that is no worker those of worker 0, to be left alone. */
   readonly counters: Float64Array;
-  /** After `take`: requests that the bucket still has. */
-  remaining = 0;
-  /** After `take`: whole seconds until there is one again (0: there is one), and until the bucket is full; rounded up. */
-  retrySeconds = 0;
-  fullSeconds = 0;
-
   private readonly words: Int32Array;
   // Fields without a value would be undefined at first, and the engine would never again count on a number. These three
   // may be whole or not.
@@ -168,23 +162,39 @@ export class LimitTable {
 
   /**
    * Takes a request from the bucket of a key, given by both halves of its hash (0 for a limit without
-   * keys). Returns whether there was one; `remaining` and the seconds are set either way. Counting is the caller's.
+   * keys). Returns whether there was one; `remaining` and the seconds tell of it either way. Counting is the caller's.
    * `nowMs` is the time of the monotonic clock that all threads share.
    */
   take(hashLow: number, hashHigh: number, nowMs: number): boolean {
-    // Small enough to be compiled into its callers, so that the time is not boxed on its way.
-    return this.takeAt(hashLow, hashHigh, (nowMs * this.ticksPerMs) | 0);
+    return this.takeAt(hashLow, hashHigh, this.ticksAt(nowMs));
   }
 
-  private takeAt(hashLow: number, hashHigh: number, now: number): boolean {
-    const allowed = this.sets === 0 ? this.charge(this.first + COMMON, now) : this.takeKeyed(hashLow, hashHigh, now);
-    const { used, cost, secondsPerTick } = this;
-    const free = this.fill - used;
+  /** A time of that clock in ticks. So small that it is compiled into any caller, and the time is not boxed on its way. */
+  ticksAt(nowMs: number): number {
+    return (nowMs * this.ticksPerMs) | 0;
+  }
+
+  /** As `take`, at a time in ticks. */
+  takeAt(hashLow: number, hashHigh: number, now: number): boolean {
+    return (this.sets === 0 ? this.charge(this.first + COMMON, now) : this.takeKeyed(hashLow, hashHigh, now)) === 1;
+  }
+
+  /** After `take`: requests that the bucket still has. */
+  get remaining(): number {
+    const free = this.fill - this.used;
     // Half a tick more makes this exact in spite of rounding, and a division costs several times as much.
-    this.remaining = free <= 0 ? 0 : ((free + 0.5) * this.requestsPerTick) | 0;
-    this.retrySeconds = free >= cost ? 0 : Math.ceil((cost - free) * secondsPerTick) | 0;
-    this.fullSeconds = Math.ceil(used * secondsPerTick) | 0;
-    return allowed === 1;
+    return free <= 0 ? 0 : ((free + 0.5) * this.requestsPerTick) | 0;
+  }
+
+  /** After `take`: whole seconds until there is one again, rounded up. 0: there is one. */
+  get retrySeconds(): number {
+    const missing = this.cost + this.used - this.fill;
+    return missing <= 0 ? 0 : Math.ceil(missing * this.secondsPerTick) | 0;
+  }
+
+  /** After `take`: whole seconds until the bucket is full, rounded up. */
+  get fullSeconds(): number {
+    return Math.ceil(this.used * this.secondsPerTick) | 0;
   }
 
   /**

@@ -200,6 +200,8 @@ export interface BackendSettings {
   http2: BackendHttp2Settings;
   /** Its endpoints are the addresses that captured connections were for (core/exchange/mesh.ts). */
   originalDestination: boolean;
+  /** It is spoken to as the client speaks, HTTP/1.1 or HTTP/2, whatever `protocol` says. */
+  sameProtocol: boolean;
 }
 
 /** Tunnels to the endpoints of a backend (core/exchange/upstream-tunnels.ts). */

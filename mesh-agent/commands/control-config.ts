@@ -19,15 +19,23 @@ export interface ListenAddress {
   port: number;
 }
 
+/** A directory of YAML files. */
+export interface DirectoryConfig {
+  directory: string;
+  lastGoodDirectory: string;
+}
+
 /** Where the mesh comes from. */
 export type SourceConfig =
-  | { kind: 'directory'; directory: string; lastGoodDirectory: string }
+  | ({ kind: 'directory' } & DirectoryConfig)
   | {
       kind: 'kubernetes';
       clusterId: string;
       kubeConfig: string | null;
       context: string | null;
       meshByDefault: boolean;
+      /** Policies beside it; null: there are none. */
+      policies: DirectoryConfig | null;
     };
 
 /** How callers prove who they are; taken anew at a reload. */
@@ -106,13 +114,17 @@ function sourceOf(
   absolute: (path: string) => string,
   lastGoodDefault: string,
 ): SourceConfig {
-  if (directory !== undefined) {
-    const lastGood = lastGoodDirectory === undefined ? lastGoodDefault : absolute(lastGoodDirectory);
-    return { kind: 'directory', directory: absolute(directory), lastGoodDirectory: lastGood };
-  }
-  const { clusterId = 'Kubernetes', kubeConfig, context = null, meshByDefault = false } = kubernetes ?? {};
+  const files: DirectoryConfig | null =
+    directory === undefined
+      ? null
+      : {
+          directory: absolute(directory),
+          lastGoodDirectory: lastGoodDirectory === undefined ? lastGoodDefault : absolute(lastGoodDirectory),
+        };
+  if (kubernetes === undefined) return { kind: 'directory', ...files! };
+  const { clusterId = 'Kubernetes', kubeConfig, context = null, meshByDefault = false } = kubernetes;
   const kubeConfigFile = kubeConfig === undefined ? null : absolute(kubeConfig);
-  return { kind: 'kubernetes', clusterId, kubeConfig: kubeConfigFile, context, meshByDefault };
+  return { kind: 'kubernetes', clusterId, kubeConfig: kubeConfigFile, context, meshByDefault, policies: files };
 }
 
 function attestationOf(

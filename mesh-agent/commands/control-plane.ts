@@ -13,6 +13,7 @@ import { formatAddress } from '../../config/names.ts';
 import { cannotListen } from '../../core/process/listen-failure.ts';
 import type { LockFile } from '../../core/process/lock-file.ts';
 import type { Log } from '../../core/workers/log.ts';
+import { CombinedSource } from '../control/combined-source.ts';
 import { DirectorySource } from '../control/directory-source.ts';
 import { Discovery } from '../control/discovery.ts';
 import { RpcCode } from '../control/protocol.ts';
@@ -35,8 +36,8 @@ import { RotationOrders } from '../identity/rotation-orders.ts';
 import { ServerTls } from '../identity/server-tls.ts';
 import { formatWorkloadIdentity } from '../identity/spiffe.ts';
 import type { KubernetesSource } from '../kubernetes/source.ts';
-import { identityOf, type MeshSource } from '../model/mesh-state.ts';
-import type { AttestationConfig, ControlConfig, ListenAddress } from './control-config.ts';
+import { identityOf, type MeshSource, type Service } from '../model/mesh-state.ts';
+import type { AttestationConfig, ControlConfig, DirectoryConfig, ListenAddress } from './control-config.ts';
 
 /** How long requests that are being answered have at the end. */
 const DRAIN_TIMEOUT_MS = 5_000;
@@ -46,6 +47,8 @@ type Phase = 'starting' | 'waiting for the source' | 'serving' | 'draining';
 /** A source as the control plane uses it. */
 interface Source {
   source: MeshSource;
+  /** The part of it that is files; null: none is. */
+  directory: DirectorySource | null;
   runsOnNode: RunsOnNode;
   /** What is wrong with it now, one line each. */
   problems: () => string[];
@@ -252,29 +255,31 @@ export class ControlPlane {
 
 async function openSource(config: ControlConfig, log: Log, discovery: () => Discovery): Promise<Source> {
   const { trustDomain, clusterDomain, source: from } = config;
-  if (from.kind === 'directory') {
-    const source = new DirectorySource({
-      directory: from.directory,
+  const directorySource = (files: DirectoryConfig, services?: () => ReadonlyMap<string, Service>): DirectorySource =>
+    new DirectorySource({
+      ...files,
       trustDomain,
       domain: clusterDomain,
-      lastGoodDirectory: from.lastGoodDirectory,
       env: process.env,
       log,
+      ...(services === undefined ? {} : { services }),
     });
+  if (from.kind === 'directory') {
+    const source = directorySource(from);
     return {
       source,
+      directory: source,
       runsOnNode: (node, identity) =>
         discovery()
           .index.onNode(node)
           .some((workload) => identityOf(workload) === identity),
-      problems: () =>
-        source.errors.map(({ file, line, problem }) => `${file}${line === 0 ? '' : `:${line}`}: ${problem}`),
+      problems: () => problemsOf(source),
       reviewerFor: null,
     };
   }
   const { KubernetesSource } = await import('../kubernetes/source.ts');
-  const { clusterId, meshByDefault, kubeConfig, context } = from;
-  const source: KubernetesSource = new KubernetesSource({
+  const { clusterId, meshByDefault, kubeConfig, context, policies } = from;
+  const cluster: KubernetesSource = new KubernetesSource({
     clusterId,
     clusterDomain,
     trustDomain,
@@ -285,15 +290,31 @@ async function openSource(config: ControlConfig, log: Log, discovery: () => Disc
     },
     log,
   });
+  const box: { directory?: DirectorySource } = {};
+  const source =
+    policies === null
+      ? cluster
+      : new CombinedSource(trustDomain, cluster, (services) => {
+          box.directory = directorySource(policies, services);
+          return box.directory;
+        });
+  const { directory } = box;
   return {
     source,
-    runsOnNode: source.runsOnNode,
-    problems: () =>
-      source.state.collections
+    directory: directory ?? null,
+    runsOnNode: cluster.runsOnNode,
+    problems: () => [
+      ...cluster.state.collections
         .filter(({ lastError }) => lastError !== '')
         .map(({ resource, lastError }) => `${resource}: ${lastError}`),
-    reviewerFor: (audience) => source.tokenReviewer(audience),
+      ...(directory === undefined ? [] : problemsOf(directory)),
+    ],
+    reviewerFor: (audience) => cluster.tokenReviewer(audience),
   };
+}
+
+function problemsOf({ errors }: DirectorySource): string[] {
+  return errors.map(({ file, line, problem }) => `${file}${line === 0 ? '' : `:${line}`}: ${problem}`);
 }
 
 /** grpc-js tells of the system's error only in a sentence. */

@@ -140,7 +140,12 @@ const kubernetesSourceSchema = mapping(
 
 const sourceSchema = mapping(
   {
-    directory: maybe(filePath('Directory of YAML files that hold the mesh. Absent: see `kubernetes`.', true)),
+    directory: maybe(
+      filePath(
+        'Directory of YAML files that hold the mesh; beside `kubernetes`, its policies (AuthorizationPolicy, TrafficPolicy). Absent: see `kubernetes`.',
+        true,
+      ),
+    ),
     lastGoodDirectory: maybe(
       filePath(
         'Where the last good content of the files of `directory` is kept, so that a broken one does not lose its policies at a restart. Default: `last-good` beside the directory of the CA.',
@@ -149,7 +154,10 @@ const sourceSchema = mapping(
     ),
     kubernetes: maybe(kubernetesSourceSchema),
   },
-  { description: 'Where services, workloads and policies come from: a directory, or Kubernetes.' },
+  {
+    description:
+      'Where services, workloads and policies come from: a directory, or Kubernetes, or Kubernetes with policies from a directory.',
+  },
 );
 
 const joinTokensSchema = union(
@@ -270,11 +278,8 @@ function checkSource(root: Mapping, file: string, violations: Violation[]): void
   if (!isMapping(source)) return;
   const report = (violation: Violation): void => void violations.push(violation);
   const { directory, kubernetes, lastGoodDirectory } = source;
-  const wanted = 'either directory or kubernetes';
   if (directory === undefined && kubernetes === undefined) {
-    refuse(report, ['source'], 'says nowhere that the mesh comes from', wanted);
-  } else if (directory !== undefined && kubernetes !== undefined) {
-    refuse(report, ['source', 'kubernetes'], 'contradicts source.directory', wanted, undefined, 'key');
+    refuse(report, ['source'], 'says nowhere that the mesh comes from', 'directory, kubernetes or both');
   }
   if (lastGoodDirectory !== undefined && directory === undefined) {
     const problem = 'is for files, and there is no source.directory';

@@ -42,6 +42,8 @@ export interface Assembly {
   errors: ConfigError[];
   /** Contradictions that are allowed, but hardly meant. */
   warnings: ConfigError[];
+  /** Traffic policies that wait for services of another source. */
+  waiting: ConfigError[];
 }
 
 /** Settings of a directory that documents do not say. */
@@ -81,7 +83,9 @@ export function assemble(candidates: ReadonlyMap<string, Candidate>, settings: A
   const dropped = new Set<MeshDocument>();
   for (;;) {
     const round = new Round(ordered(candidates, used), settings, dropped);
-    if (round.mistakes.length === 0) return { state: round.state(), used, errors, warnings: round.warnings() };
+    if (round.mistakes.length === 0) {
+      return { state: round.state(), used, errors, warnings: round.warnings(), waiting: round.waiting };
+    }
     const pathOf = new Map([...used].map(([path, file]) => [file, path]));
     const inChanged = round.mistakes.filter(({ file }) => candidates.get(pathOf.get(file)!)!.good !== file);
     for (const { file } of inChanged) used.set(pathOf.get(file)!, candidates.get(pathOf.get(file)!)!.good);
@@ -108,7 +112,7 @@ class Round {
   private readonly traffic = new Map<string, Traffic>();
   private readonly trafficOwners = new Map<string, Item>();
   /** What waits for services of another source. */
-  private readonly waiting: ConfigError[] = [];
+  readonly waiting: ConfigError[] = [];
   private readonly hostOwners = new Map<string, Item>();
 
   constructor(files: readonly MeshFile[], settings: AssemblySettings, dropped: ReadonlySet<MeshDocument>) {
@@ -153,10 +157,10 @@ class Round {
     return { workloads, services, policies, trustDomain };
   }
 
-  /** Policies of which one allows exactly what another denies, and what waits for services. */
+  /** Policies of which one allows exactly what another denies. */
   warnings(): ConfigError[] {
     const seen = new Map<string, Item>();
-    const warnings: ConfigError[] = [...this.waiting];
+    const warnings: ConfigError[] = [];
     for (const { policy, file, document } of this.policies.values()) {
       if (policy.dryRun || policy.rules.length === 0) continue;
       const { namespace, scope, selector, rules } = policy;
@@ -231,7 +235,8 @@ class Round {
     }
     if (this.taken(this.trafficOwners, key, item, ['spec', 'service'], `a traffic policy for ${key}`)) return;
     const result = this.parse(document.value, key, document.namespace);
-    if ('violations' in result && this.settings.services !== undefined && result.missing.length > 0) {
+    const { services: others } = this.settings;
+    if (others !== undefined && 'missing' in result && result.missing.length === result.violations.length) {
       this.wait(item, result.missing[0]!);
       return;
     }

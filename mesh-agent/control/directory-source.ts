@@ -21,7 +21,7 @@ import {
 import { join } from 'node:path';
 import type { Environment } from '../../config/env.ts';
 import { type ConfigError, formatConfigError, formatConfigErrors } from '../../config/errors.ts';
-import type { Log } from '../../core/workers/log.ts';
+import type { Log, LogLevel } from '../../core/workers/log.ts';
 import {
   changesBetween,
   emptyMeshState,
@@ -29,6 +29,7 @@ import {
   type MeshSource,
   type MeshState,
   type MeshUpdate,
+  type Service,
 } from '../model/mesh-state.ts';
 import { assemble, type Candidate } from './directory-assembly.ts';
 import { type MeshFile, readMeshFile } from './directory-file.ts';
@@ -46,6 +47,11 @@ export interface DirectoryOptions {
   env: Environment;
   log: Log;
   times?: DirectoryTimes;
+  /**
+   * Services of another source, which policies here are about; files then hold policies only, and the state has no more
+   * than those of the services that have a traffic policy. Absent: services and workloads come from the files.
+   */
+  services?: () => ReadonlyMap<string, Service>;
 }
 
 /** Times of the watcher, in milliseconds. */
@@ -115,6 +121,11 @@ export class DirectorySource implements MeshSource {
     clearInterval(this.pollTimer);
     for (const watcher of this.watchers.values()) watcher.close();
     this.watchers.clear();
+  }
+
+  /** The services of the other source have changed: tells of it before it returns, if that makes a difference here. */
+  servicesChanged(): void {
+    if (this.onUpdate !== undefined) this.assemble(false, 'debug');
   }
 
   /** Reads what has changed, and tells of it; `first`: even if there is nothing. */
@@ -203,20 +214,24 @@ export class DirectorySource implements MeshSource {
     return true;
   }
 
-  private assemble(first: boolean): void {
-    const { trustDomain, domain = 'cluster.local', log } = this.options;
-    const { state, used, errors, warnings } = assemble(this.files, { trustDomain, domain });
+  private assemble(first: boolean, level: LogLevel = 'info'): void {
+    const { trustDomain, domain = 'cluster.local', services, log } = this.options;
+    const { state, used, errors, warnings, waiting } = assemble(this.files, {
+      trustDomain,
+      domain,
+      ...(services === undefined ? {} : { services: services() }),
+    });
     for (const [path, known] of this.files) {
       if (known.now === null || used.get(path) !== known.now || known.good === known.now) continue;
       known.good = known.now;
       this.keepGood(path, known.now);
     }
     this.problems = [...[...this.files.values()].flatMap((known) => known.errors), ...errors];
-    this.report(used, warnings);
+    this.report(used, warnings, waiting);
     const changes = changesBetween(this.state, state);
     if (!first && changes.workloads.size + changes.services.size + changes.policies.size === 0) return;
     this.state = sharing(this.state, state, changes);
-    log('info', 'mesh directory read', {
+    log(level, 'mesh directory read', {
       files: this.files.size,
       workloads: state.workloads.size,
       services: state.services.size,
@@ -226,7 +241,11 @@ export class DirectorySource implements MeshSource {
   }
 
   /** Logs what is wrong, each problem once for as long as it is there. */
-  private report(used: ReadonlyMap<string, MeshFile | null>, warnings: readonly ConfigError[]): void {
+  private report(
+    used: ReadonlyMap<string, MeshFile | null>,
+    warnings: readonly ConfigError[],
+    waiting: readonly ConfigError[],
+  ): void {
     const { log } = this.options;
     const byFile = Map.groupBy(this.problems, ({ file }) => file);
     const lines = new Set<string>();
@@ -237,11 +256,14 @@ export class DirectorySource implements MeshSource {
       const consequence = used.get(file) == null ? 'nothing of it is in use' : 'its last good content stays in use';
       log('error', 'file of the mesh directory refused', { file, problem, consequence });
     }
-    for (const warning of warnings) {
-      const problem = formatConfigError(warning);
-      lines.add(problem);
-      if (!this.reported.has(problem)) log('warn', 'policies contradict each other', { problem });
-    }
+    const warn = (message: string, found: readonly ConfigError[]): void => {
+      for (const problem of found.map(formatConfigError)) {
+        lines.add(problem);
+        if (!this.reported.has(problem)) log('warn', message, { problem });
+      }
+    };
+    warn('policies contradict each other', warnings);
+    warn('traffic policy waits for a service', waiting);
     this.reported.clear();
     for (const line of lines) this.reported.add(line);
   }

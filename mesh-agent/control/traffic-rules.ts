@@ -74,6 +74,8 @@ export function parseTraffic(
     const key = resolve(name);
     if (key === undefined) {
       missing.push(name);
+      // What else is wrong shows all the same.
+      services.add(name);
       refuse(report, [...path, 'name'], `there is no service ${JSON.stringify(name)}`);
     } else {
       holder.name = key;
@@ -89,7 +91,7 @@ export function parseTraffic(
   }
   const configuration = JSON.stringify(traffic);
   const input = gatewayInput(traffic, service, services);
-  if (violations.length === 0) violations.push(...checkSemantics(input).map(asWritten));
+  if (violations.length === missing.length) violations.push(...checkSemantics(input).map(asWritten));
   if (violations.length > 0) return { violations, missing };
   const config = normalise(input as unknown as ConfigInput, '/');
   return {

@@ -12,6 +12,7 @@ import {
   IMPERSONATED_IDENTITY,
 } from './istio-ca.ts';
 import { splitCertificates } from './pem.ts';
+import { serverNameOf } from './server-name.ts';
 import { bundleToPem } from './trust-bundle.ts';
 import type { TrustStore } from './trust-store.ts';
 
@@ -108,10 +109,12 @@ export class CertificateClient implements CertificateSource {
     const grpc = await import('@grpc/grpc-js');
     const ServiceClient = grpc.makeClientConstructor(await certificateServiceDefinition(), 'CertificateService');
     const buffer = (text: string | undefined): Buffer | null => (text === undefined ? null : Buffer.from(text));
+    const { override, verify } = serverNameOf(address, serverName);
     const credentials = grpc.credentials.createSsl(
       Buffer.from(roots),
       buffer(certificate?.keyPem),
       buffer(certificate?.chainPem),
+      verify,
     );
     this.client?.close();
     this.client = new ServiceClient(address, credentials, {
@@ -119,7 +122,7 @@ export class CertificateClient implements CertificateSource {
       'grpc.max_reconnect_backoff_ms': RECONNECT_MAX_MS,
       // Channels are shared by default; another one's connection may have other credentials.
       'grpc.use_local_subchannel_pool': 1,
-      ...(serverName === undefined ? {} : { 'grpc.ssl_target_name_override': serverName }),
+      'grpc.ssl_target_name_override': override,
     });
     this.madeFrom = madeFrom;
     return this.client;

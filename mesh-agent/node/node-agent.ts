@@ -19,6 +19,7 @@ import type { App } from '../../gateway/app.ts';
 import { XdsClient } from '../control/xds-client.ts';
 import { CertificateClient } from '../identity/certificate-client.ts';
 import { makePrivateDirectory } from '../identity/private-files.ts';
+import { type ServerName, serverNameOf } from '../identity/server-name.ts';
 import { formatNodeIdentity } from '../identity/spiffe.ts';
 import { bundleToPem, type TrustBundle } from '../identity/trust-bundle.ts';
 import { TrustStore } from '../identity/trust-store.ts';
@@ -61,6 +62,7 @@ export class NodeAgent {
   private readonly log: Log;
   private readonly sockets = new NamespaceSockets();
   private readonly client: CertificateClient;
+  private readonly serverName: ServerName;
   private readonly ending = new AbortController();
   private app: App | undefined;
   private knowledge: Knowledge = 'nothing';
@@ -86,11 +88,11 @@ export class NodeAgent {
     this.log = log;
     this.identity = formatNodeIdentity(node.trustDomain, node.node);
     const { address, serverName: name } = node.controlPlane;
-    const serverName = name === null ? {} : { serverName: name };
+    this.serverName = serverNameOf(address, name ?? undefined);
     const { certificates, mesh } = statePaths(node.stateDirectory);
     this.client = new CertificateClient({
       address,
-      ...serverName,
+      ...(name === null ? {} : { serverName: name }),
       trust,
       token: () => readToken(node.token.file),
       certificate: () => this.certificates.get(this.identity),
@@ -102,7 +104,7 @@ export class NodeAgent {
     this.captures = node.capture === null ? null : new WorkloadCaptures(node.capture, this.sockets, log);
     this.xds = new XdsClient({
       address,
-      ...serverName,
+      serverName: this.serverName.override,
       credentials: () => this.credentials(),
       id: node.node,
       node: node.node,
@@ -362,7 +364,7 @@ export class NodeAgent {
     const { chainPem, keyPem } = await this.certificates.wait(this.identity, this.ending.signal);
     const grpc = await import('@grpc/grpc-js');
     const roots = Buffer.from(bundleToPem(this.trust.current));
-    return grpc.credentials.createSsl(roots, Buffer.from(keyPem), Buffer.from(chainPem));
+    return grpc.credentials.createSsl(roots, Buffer.from(keyPem), Buffer.from(chainPem), this.serverName.verify);
   }
 }
 

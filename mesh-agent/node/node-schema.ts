@@ -66,7 +66,7 @@ const controlPlaneSchema = mapping(
     }),
     serverName: maybe(
       serverName({
-        description: 'Name in DNS that its certificate must have. Default: the host of `address`.',
+        description: 'Name or IP address that its certificate must have. Default: the host of `address`.',
       }),
     ),
     roots: filePath(

@@ -80,7 +80,7 @@ export class MeshNode {
       join(this.directory, 'node.yaml'),
       `node: ${this.name}
 trustDomain: cluster.local
-controlPlane: {address: "${this.mesh.controlAddress}:${CONTROL_PORT}", roots: roots.pem}
+controlPlane: {address: "${this.mesh.controlAddress}:${CONTROL_PORT}", roots: roots.pem, serverName: control.test}
 joinToken: {file: token}
 stateDirectory: state
 admin: {address: "127.0.0.1:${NODE_ADMIN_PORT}"}
@@ -337,7 +337,7 @@ export class TestMesh {
   private controlConfig(): string {
     return `trustDomain: cluster.local
 listen: "${this.controlAddress}:${CONTROL_PORT}"
-serverNames: ["${this.controlAddress}"]
+serverNames: ["${this.controlAddress}", control.test]
 admin: {address: "${this.controlAdmin}"}
 ca: {directory: state/ca}
 source: {directory: mesh}

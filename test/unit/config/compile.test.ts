@@ -97,6 +97,7 @@ test('a snapshot carries settings, listeners and backends in the order of the fi
       },
     ],
     originalDestination: false,
+    sameProtocol: false,
     slot: 0,
     policy: noBackendPolicy,
     connectTimeoutMs: 1000,

@@ -192,7 +192,7 @@ const SELDOM: [path: string, name: string, why: string][] = [
   ['core/authorization/connection-access.ts', 'decide', 'once per connection and policies'],
   ['core/authorization/network.ts', 'parse', 'once per snapshot'],
   ['core/authorization/network.ts', 'parseAddress', 'once per connection'],
-  ['core/authorization/path-list.ts', 'matchOf', 'once per snapshot'],
+  ['core/authorization/path-list.ts', 'bytesOf', 'once per snapshot'],
   ['core/authorization/text-match.ts', 'of', 'once per snapshot'],
   ['core/authorization/text-match.ts', 'withBytes', 'once per snapshot'],
   ['core/authorization/text-match.ts', 'template', 'once per snapshot'],

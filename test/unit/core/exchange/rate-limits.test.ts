@@ -118,7 +118,8 @@ test('the same bytes in other parts, and an absent part and an empty one, are di
 
 test('a hash is that of HalfSipHash-1-4 on the words of the parts and their lengths', () => {
   const seed: [number, number] = [0x1234_5678, -99];
-  const words = [0x6463_6261, 0x6867_6665, 0x0069, 9, 77, -5];
+  // Each part is its length, and then its words: the last two of "abcdefghi" overlap, "ab" is padded, one is absent.
+  const words = [9, 0x6463_6261, 0x6867_6665, 0x6968_6766, 2, 0x6261, -1];
   // The algorithm as it is written down, a step at a time.
   let [v0, v1, v2, v3] = [seed[0], seed[1], 0x6c79_6765 ^ seed[0], 0x7465_6462 ^ seed[1]];
   const turn = (word: number, bits: number): number => (word << bits) | (word >>> (32 - bits));
@@ -143,10 +144,40 @@ test('a hash is that of HalfSipHash-1-4 on the words of the parts and their leng
   for (let i = 0; i < 4; i++) round();
   const hash = new KeyHash();
   hash.begin(...seed);
-  hash.part(viewOf('abcdefghi'), 0, 9);
-  hash.pair(77, -5);
+  const bytes = viewOf('abcdefghi');
+  hash.part(bytes, 0, 9);
+  hash.part(bytes, 0, 2);
+  hash.part(bytes, 0, -1);
   hash.end();
   assert.deepEqual([hash.low, hash.high], [v1 ^ v3, v0 ^ v2]);
+});
+
+test('a part is all of its bytes and nothing else, wherever it lies', () => {
+  const hash = new KeyHash();
+  const of = (view: DataView, offset: number, length: number): string => {
+    hash.begin(5, 6);
+    hash.part(view, offset, length);
+    hash.end();
+    return `${hash.low} ${hash.high}`;
+  };
+  const seen = new Set<string>();
+  for (let length = 0; length <= 13; length++) {
+    // A view of just these bytes: whatever reads beyond them throws.
+    const bytes = new Uint8Array(length);
+    const view = new DataView(bytes.buffer);
+    seen.add(of(view, 0, length));
+    for (let at = 0; at < length; at++) {
+      bytes[at] = 200;
+      const hashed = of(view, 0, length);
+      seen.add(hashed);
+      const among = new Uint8Array(32).fill(7);
+      among.set(bytes, 9);
+      assert.equal(of(new DataView(among.buffer), 9, length), hashed, `${length} bytes between others`);
+      bytes[at] = 0;
+    }
+  }
+  // Zeros of any length, and one byte that is none at any place.
+  assert.equal(seen.size, 14 + (13 * 14) / 2);
 });
 
 test('every bit of a key changes half of the bits of its hash', () => {
@@ -181,6 +212,34 @@ test('a field is found whatever its case, and only the first of a name counts', 
   assert.deepEqual(bench.passes(2, ['x-key: b']), [true, false]);
   assert.deepEqual(bench.passes(3, ['x-key:']), [true, true, false], 'empty');
   assert.deepEqual(bench.passes(3, []), [true, true, false], 'absent');
+});
+
+test('of a field that comes in two lines the first decides, whichever client repeats it', () => {
+  const bench = keyed({ type: 'header', name: 'x-key' });
+  assert.deepEqual(bench.passes(3, ['X-KEY: a', 'x-key: 1']), [true, true, false]);
+  assert.deepEqual(
+    bench.passes(1, ['x-key: a', 'accept: */*', 'X-Key: 2']),
+    [false],
+    'another second line is no way out',
+  );
+  assert.deepEqual(bench.passes(2, ['x-key:', 'x-key: a']), [true, true], 'an empty first line is the empty value');
+  assert.deepEqual(bench.passes(1, ['x-key:  ']), [false]);
+});
+
+test('values of a key in several parts do not run into one another', () => {
+  const bench = keyed({ type: 'header', name: 'x-a' }, { type: 'header', name: 'x-b' }, { type: 'path' });
+  const requests: [string[], string][] = [
+    [['x-a: abcd', 'x-b: efgh'], '/'],
+    [['x-a: abcdefgh', 'x-b:'], '/'],
+    [['x-a: abcdefgh'], '/'],
+    [['x-b: abcdefgh'], '/'],
+    [['x-a: abc', 'x-b: defgh'], '/'],
+    [['x-a: efgh', 'x-b: abcd'], '/'],
+    [['x-a: abcd', 'x-b: efgh'], '/a'],
+  ];
+  for (const [fields, path] of requests) {
+    assert.deepEqual(bench.passes(3, fields, path), [true, true, false], `${fields} ${path}`);
+  }
 });
 
 test('names of any length are told apart from those that begin or end alike', () => {
@@ -264,6 +323,19 @@ test('of two limits, what the first has taken is given back when the second refu
   assert.equal(exchange.limits!.each[0]!.remaining, 3, 'of five one is gone, and one would be for this request');
 });
 
+test('what is given back goes to the bucket of the same key', () => {
+  const bench = new Bench(
+    limit('by path', { burst: 3, key: [{ type: 'path' }] }),
+    limit('by field', { burst: 1, key: [{ type: 'header', name: 'x-key' }] }),
+  );
+  assert.deepEqual(bench.passes(4, ['x-key: a'], '/one'), [true, false, false, false]);
+  // Of the three of /one two are left, for whoever has not had his own.
+  assert.deepEqual(bench.passes(1, ['x-key: b'], '/one'), [true]);
+  assert.deepEqual(bench.passes(1, ['x-key: c'], '/one'), [true]);
+  assert.equal(bench.ask(['x-key: d'], '/one').limits!.denied, 0);
+  assert.deepEqual(bench.passes(1, ['x-key: d'], '/two'), [true], 'what the first refuses, the second has not counted');
+});
+
 test('a dry run counts and lets pass, whatever the others say', () => {
   const bench = new Bench(limit('trial', { dryRun: true, burst: 1 }), limit('real'));
   assert.deepEqual(bench.passes(4), [true, true, false, false]);
@@ -301,6 +373,22 @@ test('without Redis: open lets pass, closed refuses, local counts here', () => {
   assert.equal(closed.retryAfterSeconds, 1);
   const trial = new Bench(limit('global', { global: true, dryRun: true }));
   assert.deepEqual(states(trial, LimitFailure.CLOSED), [LimitState.NONE, LimitState.NONE]);
+});
+
+test('without Redis, each global limit counts by its own key, also when Redis goes away meanwhile', () => {
+  const bench = new Bench(
+    limit('local', { burst: 9, key: [{ type: 'path' }] }),
+    limit('global', { global: true, burst: 1, key: [{ type: 'header', name: 'x-key' }] }),
+  );
+  assert.deepEqual(bench.passes(2, ['x-key: a']), [true, false]);
+  assert.deepEqual(bench.passes(2, ['x-key: b']), [true, false]);
+  const waiting = bench.ask(['x-key: c'], '/', true);
+  assert.equal(waiting.limitState, LimitState.ASK);
+  // By then the head is not there any more.
+  bench.memory.fill(0);
+  bench.limits.decideWithoutRedis(waiting, LimitFailure.LOCAL);
+  assert.equal(waiting.limitState, LimitState.NONE);
+  assert.deepEqual(bench.passes(1, ['x-key: c']), [false]);
 });
 
 test('without Redis, what a global limit has taken here is given back when another one refuses', () => {

@@ -90,6 +90,7 @@ export const plainBackend: BackendSettings = {
   proxyProtocol: 0,
   tunnel: null,
   originalDestination: false,
+  sameProtocol: false,
   http2: { streamsPerConnectionMax: 100, connectionsMax: 4, pingIntervalMs: 0, pingTimeoutMs: 1000 },
 };
 
