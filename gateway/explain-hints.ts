@@ -71,6 +71,8 @@ export function hintFor(record: FlightRecord): string | undefined {
       return clientGoneHint(record);
     case Reason.RATE_LIMITED:
       return 'the limit is in rateLimits of the rule; the metric portcullis_rate_limit_requests_total shows how often it refuses, and dryRun tries another one out.';
+    case Reason.UNAUTHORIZED:
+      return 'portcullis mesh policies shows the policies; a rule compares what the client is (its identity) and asks for; dryRun tries a change out.';
     case Reason.CONNECT_REFUSED:
       return 'set allowConnect on the listener, if it is meant to be a CONNECT proxy.';
     case Reason.DRAIN_TIMEOUT:

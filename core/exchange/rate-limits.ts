@@ -21,13 +21,7 @@ import { readForwardedClient } from './forwarded-client.ts';
 import { ClaimReader } from './jwt-claim.ts';
 import { limitKeyText } from './limit-key-text.ts';
 import { ResponseLines } from './response-lines.ts';
-import {
-  ExchangeLimits,
-  KeyPart,
-  type LimitOutcome,
-  LimitState,
-  type RateLimit,
-} from './rule-limits.ts';
+import { ExchangeLimits, KeyPart, type LimitOutcome, LimitState, type RateLimit } from './rule-limits.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { ALLOWED, DENIED, FALLBACK, GLOBAL } = LimitCounter;

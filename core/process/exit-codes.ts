@@ -16,6 +16,8 @@ export const ExitCode = {
   TOO_FEW_DESCRIPTORS: 5,
   /** Connections were cut: the drain timed out, or the stop was not to wait. */
   CUT_SHORT: 6,
+  /** What was applied to the mesh is not served by every node proxy: one refuses it, or there was not enough time. */
+  NOT_SERVED: 7,
   /** A defect in Portcullis. */
   INTERNAL: 70,
 } as const;

@@ -29,11 +29,11 @@ export async function readText(path: string): Promise<string | null> {
   }
 }
 
-/** Writes or replaces a file at once: other processes see the old text or the new one. */
-export async function replaceFile(path: string, text: string): Promise<void> {
+/** Writes or replaces a file at once: other processes see the old text or the new one. `mode`: for this user only. */
+export async function replaceFile(path: string, text: string, mode = FILE_MODE): Promise<void> {
   const temporary = `${path}${TEMPORARY_MARK}${randomBytes(6).toString('hex')}`;
   try {
-    await writeNew(temporary, text);
+    await writeNew(temporary, text, mode);
     await rename(temporary, path);
   } catch (error) {
     await removeFile(temporary).catch(() => {});
@@ -43,8 +43,8 @@ export async function replaceFile(path: string, text: string): Promise<void> {
 }
 
 /** Writes a file that must not exist yet; rejects with EEXIST otherwise. */
-export async function writeNew(path: string, text: string): Promise<void> {
-  const file = await open(path, 'wx', FILE_MODE);
+export async function writeNew(path: string, text: string, mode = FILE_MODE): Promise<void> {
+  const file = await open(path, 'wx', mode);
   try {
     await file.writeFile(text);
     await file.sync();

@@ -22,6 +22,7 @@ import {
 } from '../../core/telemetry/metrics.ts';
 import { parseErrorWord, tlsWord } from '../../core/telemetry/outcome-names.ts';
 import { adaptiveMetrics } from './adaptive-metrics.ts';
+import { authorizationMetrics } from './authorization-metrics.ts';
 import { backendMetrics } from './backend-metrics.ts';
 import { bodyMetrics } from './body-metrics.ts';
 import { overloadMetrics } from './overload-metrics.ts';
@@ -324,6 +325,7 @@ export const metricDefinitions: readonly MetricDefinition[] = [
     (worker) => worker.epochApplied,
   ),
   ...rateLimitMetrics,
+  ...authorizationMetrics,
   ...overloadMetrics,
   ...adaptiveMetrics,
   ...backendMetrics,

@@ -89,6 +89,8 @@ function detailRows(): string[][] {
     if (detail !== Detail.NONE) add(detailName(detail), detailSentence(detail));
   }
   add('limit_NAME', 'The rate limit of this name refused the request.');
+  add('denied_by_POLICY rule N', 'This rule of the authorisation policy `namespace/name` denies it.');
+  add('not_allowed_by_POLICY', 'Of these authorisation policies, which say who is allowed, no rule matched.');
   for (const error of Object.values(ParseError)) add(parseErrorWord(error), parseErrorSentence(error));
   return [...sentences].map(([word, sentence]) => [code(word), sentence]);
 }

@@ -2,6 +2,7 @@
 //
 // Control thread of the control plane. Holds nothing secret: certificates of roots are public.
 
+import type { ConfigError } from '../../config/errors.ts';
 import { formatAddress } from '../../config/names.ts';
 import {
   type AdminServer,
@@ -13,6 +14,8 @@ import {
 } from '../../core/process/admin-pages.ts';
 import { cannotListen } from '../../core/process/listen-failure.ts';
 import { version } from '../../core/process/version.ts';
+import type { FileState } from '../control/directory-source.ts';
+import type { Applied } from '../control/discovery.ts';
 import {
   type MeshStatus,
   meshStatus,
@@ -51,6 +54,20 @@ export interface RootStatus {
   signs: boolean;
 }
 
+/** Answer to /source: the files of the mesh as the control plane has them. */
+export interface SourceStatus {
+  kind: 'directory' | 'kubernetes';
+  /** Null: no part of the mesh is files. */
+  directory: { path: string; lastGoodPath: string } | null;
+  trustDomain: string;
+  clusterDomain: string;
+  /** Version of the mesh that has these files in it. */
+  version: number;
+  files: FileState[];
+  /** What is wrong with them. */
+  errors: ConfigError[];
+}
+
 /** Answers to /services, /workloads and /policies. */
 export interface ControlLists {
   services: ServiceStatus[];
@@ -68,7 +85,12 @@ const index = `Portcullis control plane, admin port (read-only)
 /workloads  workloads, as JSON
 /policies   policies, as JSON
 /roots      certificates of the trusted roots, PEM
+/source     files of the mesh as they were read, as JSON
+/applied?version=N[&waitMs=MS]   which proxies serve a version of the mesh, as JSON
 `;
+
+/** Longest time that a request for /applied is kept waiting. */
+const APPLIED_WAIT_MAX_MS = 2_000;
 
 /** Starts the admin port; rejects with an ExitError when it cannot listen. */
 export async function startControlAdmin({ host, port }: ListenAddress, plane: ControlPlane): Promise<AdminServer> {
@@ -80,9 +102,10 @@ export async function startControlAdmin({ host, port }: ListenAddress, plane: Co
     return { status: 200, type: page.contentType, body: await page.render() };
   };
   try {
-    return await startAdminPages(host, port, index, ({ pathname }) =>
-      pathname === '/metrics' ? metricsPage() : pageOf(pathname, plane),
-    );
+    return await startAdminPages(host, port, index, ({ pathname, searchParams }) => {
+      if (pathname === '/metrics') return metricsPage();
+      return pathname === '/applied' ? appliedPage(searchParams, plane) : pageOf(pathname, plane);
+    });
   } catch (error) {
     throw cannotListen('the admin port', formatAddress(host, port), error);
   }
@@ -103,6 +126,8 @@ function pageOf(path: string, plane: ControlPlane): Page | undefined {
       return jsonPage(200, { workloads: workloadStatus(discovery.index) } satisfies Pick<ControlLists, 'workloads'>);
     case '/policies':
       return jsonPage(200, { policies: policyStatus(discovery.index) } satisfies Pick<ControlLists, 'policies'>);
+    case '/source':
+      return jsonPage(200, sourceOf(plane));
     case '/roots':
       return textPage(200, bundleToPem(plane.authority.bundle));
     default:
@@ -122,6 +147,29 @@ function statusOf(plane: ControlPlane): ControlStatus {
     certificates: { issued: counts.issued, refused: { ...counts.refused } },
     mesh: meshStatus(discovery),
   };
+}
+
+function sourceOf({ config, directory, discovery }: ControlPlane): SourceStatus {
+  const { source, trustDomain, clusterDomain } = config;
+  const files = source.kind === 'directory' ? source : source.policies;
+  return {
+    kind: source.kind,
+    directory: files === null ? null : { path: files.directory, lastGoodPath: files.lastGoodDirectory },
+    ...{ trustDomain, clusterDomain },
+    version: discovery.version,
+    files: directory?.fileStates ?? [],
+    errors: [...(directory?.errors ?? [])],
+  };
+}
+
+/** Waits a while for all proxies to serve a version. */
+async function appliedPage(query: URLSearchParams, { discovery }: ControlPlane): Promise<Page> {
+  const [version, waitMs] = [query.get('version') ?? '', query.get('waitMs') ?? '0'];
+  if (!/^\d{1,15}$/.test(version) || !/^\d{1,9}$/.test(waitMs)) {
+    return textPage(400, 'Expected /applied?version=N, and waitMs as a number.\n');
+  }
+  const applied: Applied = await discovery.applied(Number(version), Math.min(Number(waitMs), APPLIED_WAIT_MAX_MS));
+  return jsonPage(200, applied);
 }
 
 function rootsOf({ roots, issuer }: TrustBundle): RootStatus[] {

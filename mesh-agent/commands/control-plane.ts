@@ -59,12 +59,12 @@ interface Source {
 /** A running control plane. */
 export class ControlPlane {
   readonly startedMs = Date.now();
+  readonly config: ControlConfig;
   readonly discovery: Discovery;
   readonly authority: MeshAuthority;
   /** What the certificate service has done. */
   counts: CertificateServiceCounts = { issued: 0, refused: {} };
   private phase: Phase = 'starting';
-  private readonly config: ControlConfig;
   private readonly log: Log;
   private readonly source: Source;
   private readonly lock: LockFile;
@@ -126,6 +126,11 @@ export class ControlPlane {
   /** Name of the source, for people. */
   get sourceName(): string {
     return this.source.source.name;
+  }
+
+  /** The part of the source that is files; null: none is. */
+  get directory(): DirectorySource | null {
+    return this.source.directory;
   }
 
   /** What is wrong with the source now; none: nothing. */

@@ -23,11 +23,14 @@ Usage:
   portcullis mesh policies               authorisation policies and how many workloads they apply to
   portcullis mesh roots                  certificates of the roots that a joining node is to trust, PEM; and on
                                          standard error, how far a rotation of the root is
+  portcullis mesh check ...              errors and warnings of a directory: see \`portcullis mesh check --help\`
+  portcullis mesh apply ...              files into the mesh: see \`portcullis mesh apply --help\`
+  portcullis mesh wait ...               until every node proxy serves the newest version
   portcullis mesh rotate ...             rotation of the root: see \`portcullis mesh rotate --help\`
   portcullis mesh token ...              join tokens: see \`portcullis mesh token --help\`
   portcullis mesh capture ...            traffic of workloads: see \`portcullis mesh capture --help\`
 
-Options of the first five:
+Options of status, services, workloads, policies and roots:
   --admin HOST:PORT        admin port of the control plane (${CONTROL_ADMIN_DEFAULT})
   --json                   what the admin port says, as JSON (not of roots)
 `;
@@ -76,4 +79,52 @@ Usage:
 FILE is the configuration of the control plane, which has to run. Run this on its machine and as its user. The
 rotation goes on by itself, as node proxies confirm its steps; \`portcullis mesh roots\` shows how far it is and
 which nodes it waits for. Nodes that are gone are waited for as long as their certificates could be valid.
+`;
+
+/** Help of `portcullis mesh check`. */
+export const CHECK_HELP = `Says what is wrong with a directory of the mesh, as the control plane would find it, and what is probably not meant.
+
+Usage:
+  portcullis mesh check DIRECTORY [OPTIONS]
+  portcullis mesh check --config FILE [DIRECTORY] [OPTIONS]
+
+Options:
+  --config FILE            configuration of the control plane: its directory, trust domain and kind of source
+  --trust-domain NAME      trust domain of the mesh (cluster.local)
+  --cluster-domain NAME    domain that names of services end with (cluster.local)
+  --warnings-as-errors     exit code 1 when there is a warning
+  --format text|json       json: a list of findings, for editors and CI
+
+Exit codes: 0 valid, 1 errors (or warnings as errors), 2 wrong use.
+`;
+
+/** Help of `portcullis mesh apply`. */
+export const APPLY_HELP = `Puts files into the directory of the mesh, as one change, if all of them are valid beside what is there.
+
+Usage:
+  portcullis mesh apply [OPTIONS] FILE|DIRECTORY...
+
+A file keeps its name, files of a directory their paths there; what the mesh has besides stays. Run this on the
+control plane's machine.
+
+Options:
+  --wait                   return when every connected node proxy serves the change, and say which was slowest
+  --timeout DURATION       longest wait (30s)
+  --admin HOST:PORT        admin port of the control plane (${CONTROL_ADMIN_DEFAULT}), which says where the mesh is
+  --config FILE            configuration of the control plane, instead of asking it
+
+Exit codes: 0 done, 1 a file is not valid, 2 wrong use, 7 a node proxy refuses the change, or time ran out.
+`;
+
+/** Help of `portcullis mesh wait`. */
+export const WAIT_HELP = `Waits until every connected node proxy serves the newest version of the mesh, and says which was slowest.
+
+Usage:
+  portcullis mesh wait [--admin HOST:PORT] [--timeout DURATION]
+
+Options:
+  --timeout DURATION       longest wait (30s)
+  --admin HOST:PORT        admin port of the control plane (${CONTROL_ADMIN_DEFAULT})
+
+Exit codes: 0 all serve it, 7 one refuses some of it, or time ran out.
 `;

@@ -43,6 +43,14 @@ export async function meshCommand(args: string[], io: MeshIo): Promise<number> {
     const { tokenCommand } = await import('./token-command.ts');
     return tokenCommand(rest, io);
   }
+  if (command === 'check') {
+    const { checkCommand } = await import('./check-command.ts');
+    return checkCommand(rest, io);
+  }
+  if (command === 'apply' || command === 'wait') {
+    const { applyCommand, waitCommand } = await import('./apply-command.ts');
+    return command === 'apply' ? applyCommand(rest, io) : waitCommand(rest, io);
+  }
   if (command === 'rotate') {
     const { rotateCommand } = await import('./rotate-command.ts');
     return rotateCommand(rest, io);

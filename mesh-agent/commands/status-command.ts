@@ -2,16 +2,14 @@
 //
 // A short process of its own.
 
-import { type AdminAddress, adminOption, askAdmin } from '../../core/process/admin-client.ts';
+import { adminOption } from '../../core/process/admin-client.ts';
 import { ExitCode, ExitError } from '../../core/process/exit-codes.ts';
 import { type OptionShapes, parseArguments } from '../../core/process/options.ts';
 import type { ControlLists, ControlStatus } from './control-admin.ts';
+import { askControl, parseAnswer } from './control-client.ts';
 import { CONTROL_ADMIN_DEFAULT } from './control-schema.ts';
 import type { MeshIo } from './io.ts';
 import { formatAge, formatTable, printable } from './table.ts';
-
-/** Longest answer: some 500,000 workloads. */
-const ANSWER_BYTES_MAX = 256 * 1024 * 1024;
 
 const views = {
   status: (answer: unknown) => formatStatus(answer as ControlStatus, Date.now()),
@@ -28,46 +26,16 @@ export async function statusCommand(view: string, args: string[], io: MeshIo): P
     throw new ExitError(ExitCode.USAGE, `mesh ${view} takes no argument ${positional[0]}.`);
   }
   const admin = adminOption(options.get('--admin') ?? CONTROL_ADMIN_DEFAULT);
-  const body = await ask(admin, `/${view}`);
+  const body = await askControl(admin, `/${view}`);
   if (view === 'roots') {
     // Standard output is for files: what is for people goes beside it.
-    io.err(formatRotation(parse(await ask(admin, '/status'), admin) as ControlStatus));
+    io.err(formatRotation(parseAnswer(await askControl(admin, '/status'), admin) as ControlStatus));
     io.out(body);
     return ExitCode.OK;
   }
-  const answer = parse(body, admin);
+  const answer = parseAnswer(body, admin);
   io.out(options.has('--json') ? `${JSON.stringify(answer, null, 2)}\n` : views[view as keyof typeof views](answer));
   return ExitCode.OK;
-}
-
-async function ask(admin: AdminAddress, path: string): Promise<string> {
-  let answer: { status: number; body: string };
-  try {
-    answer = await askAdmin(admin, path, ANSWER_BYTES_MAX);
-  } catch (error) {
-    const cause = (error as Error).message;
-    throw new ExitError(
-      ExitCode.CONFIG_INVALID,
-      `cannot reach the admin port ${admin.text}: ${cause}; is the control plane running, with admin on?`,
-    );
-  }
-  if (answer.status === 200) return answer.body;
-  throw notControl(admin, `answered ${answer.status}`);
-}
-
-function parse(body: string, admin: AdminAddress): unknown {
-  try {
-    return JSON.parse(body);
-  } catch {
-    throw notControl(admin, 'did not answer with JSON');
-  }
-}
-
-function notControl(admin: AdminAddress, what: string): ExitError {
-  return new ExitError(
-    ExitCode.CONFIG_INVALID,
-    `${admin.text} ${what}; is that the admin port of a control plane (not of a gateway)?`,
-  );
 }
 
 /** The control plane and its proxies, for people. */

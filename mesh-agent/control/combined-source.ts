@@ -88,15 +88,16 @@ export class CombinedSource implements MeshSource {
 
   private merged(): MeshState {
     const { baseState, policyState } = this;
+    // The directory may be a moment behind.
+    const withPolicy = [...policyState.services].filter(([key]) => baseState.services.has(key));
     return {
       ...baseState,
-      services: over(baseState.services, policyState.services),
-      policies: over(baseState.policies, policyState.policies),
+      services: over(baseState.services, withPolicy),
+      policies: over(baseState.policies, [...policyState.policies]),
     };
   }
 }
 
-function over<T>(below: ReadonlyMap<string, T>, above: ReadonlyMap<string, T>): ReadonlyMap<string, T> {
-  if (above.size === 0) return below;
-  return below.size === 0 ? above : new Map([...below, ...above]);
+function over<T>(below: ReadonlyMap<string, T>, above: readonly [string, T][]): ReadonlyMap<string, T> {
+  return above.length === 0 ? below : new Map([...below, ...above]);
 }

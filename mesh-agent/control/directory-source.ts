@@ -33,6 +33,7 @@ import {
 } from '../model/mesh-state.ts';
 import { assemble, type Candidate } from './directory-assembly.ts';
 import { type MeshFile, readMeshFile } from './directory-file.ts';
+import { changeMark, listMeshFiles } from './directory-list.ts';
 
 /** Settings of a directory source. */
 export interface DirectoryOptions {
@@ -65,8 +66,10 @@ export interface DirectoryTimes {
 
 const TIMES: DirectoryTimes = { quietMs: 100, delayMaxMs: 1000, pollMs: 5000 };
 
+/** How long a change of several files that is under way is left alone before the next look. */
+const CHANGE_WAIT_MS = 20;
+
 const FILE_BYTES_MAX = 64 * 1024 * 1024;
-const FILES_MAX = 100_000;
 
 /** Most errors of a file that one log line tells. */
 const ERRORS_SHOWN = 5;
@@ -78,6 +81,16 @@ interface Known extends Candidate {
   /** Hash of the content; empty: it could not be read. */
   digest: string;
   errors: ConfigError[];
+}
+
+/** A file as the source has it. */
+export interface FileState {
+  /** Relative to the directory. */
+  file: string;
+  /** SHA-256 of its content, hexadecimal; empty: it cannot be read. */
+  digest: string;
+  /** That content is in use, not an older one, or none. */
+  inUse: boolean;
 }
 
 /** A directory of YAML files. */
@@ -94,6 +107,9 @@ export class DirectorySource implements MeshSource {
   private pollTimer: NodeJS.Timeout | undefined;
   private firstEventMs = 0;
   private unreadable = false;
+  /** Something was read that has not been put together yet. */
+  private unfinished = false;
+  private used: ReadonlyMap<string, MeshFile | null> = new Map();
 
   constructor(options: DirectoryOptions) {
     this.options = options;
@@ -106,11 +122,22 @@ export class DirectorySource implements MeshSource {
     return this.problems;
   }
 
+  /** The files as they were last looked at. */
+  get fileStates(): FileState[] {
+    return [...this.files].map(([file, { digest, now }]) => {
+      const inUse = now !== null && this.used.get(file) === now;
+      return { file, digest, inUse };
+    });
+  }
+
   /** See MeshSource. Rejects when the directory cannot be read. */
   async start(onUpdate: (update: MeshUpdate) => void): Promise<void> {
     readdirSync(this.options.directory);
     this.onUpdate = onUpdate;
-    this.look(true);
+    while (this.onUpdate !== undefined && !this.look(true)) {
+      await new Promise((resolve) => setTimeout(resolve, CHANGE_WAIT_MS));
+    }
+    if (this.onUpdate === undefined) return;
     this.pollTimer = setInterval(() => this.look(false), (this.options.times ?? TIMES).pollMs).unref();
   }
 
@@ -125,42 +152,43 @@ export class DirectorySource implements MeshSource {
 
   /** The services of the other source have changed: tells of it before it returns, if that makes a difference here. */
   servicesChanged(): void {
-    if (this.onUpdate !== undefined) this.assemble(false, 'debug');
+    if (this.onUpdate !== undefined && !this.unfinished) this.assemble(false, 'debug');
   }
 
-  /** Reads what has changed, and tells of it; `first`: even if there is nothing. */
-  private look(first: boolean): void {
+  /**
+   * Reads what has changed, and tells of it; `first`: even if there is nothing. Returns whether that could be done:
+   * the directory can be read, and no change of several files is under way; of those, either all are seen or none.
+   */
+  private look(first: boolean): boolean {
     clearTimeout(this.quietTimer);
     this.quietTimer = undefined;
-    const found = this.list();
-    if (found === null) return;
-    let changed = first;
-    for (const path of [...this.files.keys()]) {
-      if (found.has(path)) continue;
-      this.files.delete(path);
-      this.forgetGood(path);
-      changed = true;
+    const { directory } = this.options;
+    const mark = changeMark(directory);
+    const found = mark === null ? null : this.list();
+    if (found !== null) {
+      for (const path of [...this.files.keys()]) {
+        if (found.has(path)) continue;
+        this.files.delete(path);
+        this.forgetGood(path);
+        this.unfinished = true;
+      }
+      for (const path of found) if (this.readFile(path)) this.unfinished = true;
+      if (changeMark(directory) === mark) {
+        if (this.unfinished || first) this.assemble(first);
+        return true;
+      }
     }
-    for (const path of found) if (this.readFile(path)) changed = true;
-    if (changed) this.assemble(first);
+    if (!first && (mark === null || found !== null)) {
+      this.quietTimer = setTimeout(() => this.look(false), CHANGE_WAIT_MS).unref();
+    }
+    return false;
   }
 
   /** Paths of the files, relative to the directory; null when they cannot be listed now. */
   private list(): Set<string> | null {
-    const found = new Set<string>();
-    const directories = new Set<string>();
+    let listed: ReturnType<typeof listMeshFiles>;
     try {
-      const visit = (relative: string): void => {
-        directories.add(join(this.options.directory, relative));
-        for (const entry of readdirSync(join(this.options.directory, relative), { withFileTypes: true })) {
-          // Names with a dot are those of editors, and of the directories behind mounted volumes.
-          if (entry.name.startsWith('.') || found.size >= FILES_MAX) continue;
-          const path = relative === '' ? entry.name : `${relative}/${entry.name}`;
-          if (entry.isDirectory()) visit(path);
-          else if (/\.(ya?ml|json)$/.test(entry.name)) found.add(path);
-        }
-      };
-      visit('');
+      listed = listMeshFiles(this.options.directory);
     } catch (error) {
       if (!this.unreadable) {
         const problem = (error as Error).message;
@@ -170,8 +198,8 @@ export class DirectorySource implements MeshSource {
       return null;
     }
     this.unreadable = false;
-    this.watch(directories);
-    return found;
+    this.watch(listed.directories);
+    return listed.files;
   }
 
   /** Reads a file if it has changed; whether it has. */
@@ -216,11 +244,13 @@ export class DirectorySource implements MeshSource {
 
   private assemble(first: boolean, level: LogLevel = 'info'): void {
     const { trustDomain, domain = 'cluster.local', services, log } = this.options;
+    this.unfinished = false;
     const { state, used, errors, warnings, waiting } = assemble(this.files, {
       trustDomain,
       domain,
       ...(services === undefined ? {} : { services: services() }),
     });
+    this.used = used;
     for (const [path, known] of this.files) {
       if (known.now === null || used.get(path) !== known.now || known.good === known.now) continue;
       known.good = known.now;
@@ -270,7 +300,7 @@ export class DirectorySource implements MeshSource {
 
   private goodPath(path: string): string | null {
     const { lastGoodDirectory: directory } = this.options;
-    return directory === null ? null : join(directory, `${hash('sha256', path)}.yaml`);
+    return directory === null ? null : lastGoodPath(directory, path);
   }
 
   private keepGood(path: string, file: MeshFile): void {
@@ -332,6 +362,11 @@ export class DirectorySource implements MeshSource {
     const leftMs = Math.max(0, this.firstEventMs + delayMaxMs - nowMs);
     this.quietTimer = setTimeout(() => this.look(false), Math.min(quietMs, leftMs)).unref();
   }
+}
+
+/** Where the last good content of a file is kept. */
+export function lastGoodPath(lastGoodDirectory: string, file: string): string {
+  return join(lastGoodDirectory, `${hash('sha256', file)}.yaml`);
 }
 
 /** The new state, with the objects of the old one where nothing has changed. */

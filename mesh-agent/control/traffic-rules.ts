@@ -114,6 +114,8 @@ function gatewayInput(traffic: Mapping, service: string, services: ReadonlySet<s
   const endpoints = ['127.0.0.1:1'];
   const others = [...services].filter((key) => key !== service).map((name) => ({ name, endpoints }));
   return structuredClone({
+    // Each node proxy puts its own in place of it.
+    zone: 'any',
     listeners: [{ name: 'mesh', address: '127.0.0.1:0' }],
     routes: traffic.rules === undefined ? [] : [{ name: service, rules: traffic.rules }],
     backends: [{ ...(traffic.backend as Mapping | undefined), name: service, endpoints }, ...others],

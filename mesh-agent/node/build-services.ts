@@ -2,8 +2,8 @@
 // of the service, and a backend of the workloads behind it.
 //
 // Pure. Names of listeners, routes and backends are `namespace/hostname:port`.
-// A port declared `http`, or found out to be HTTP, has an HTTP/1.1 backend, also for clients that speak HTTP/2: only
-// `http2` and `grpc` say that the workloads understand that.
+// Workloads of a port declared `http` get HTTP/1.1 whatever the client speaks, those of `http2` and `grpc` HTTP/2, and
+// where the port says nothing (`auto`) what the client speaks.
 
 import type { BackendConfig, EndpointConfig, ListenerConfig, RouteConfig, RuleConfig } from '../../config/config.ts';
 import { formatAddress } from '../../config/names.ts';
@@ -119,6 +119,7 @@ class Backends {
       ...settings,
       name,
       protocol: port.protocol === 'http2' || port.protocol === 'grpc' ? 'h2c' : 'http/1.1',
+      sameProtocol: port.protocol === 'auto',
       healthCheck: null,
       endpoints: index.endpointsOf(serviceKey(service)).flatMap((workload) => endpointsOf(workload, service, port)),
       policy:

@@ -264,8 +264,10 @@ test('with a Kubernetes cluster as its source it is ready when the cluster is kn
   api.access.required = true;
   const base = temporaryDirectory(t);
   writeFileSync(join(base, 'kube.yaml'), configFor(api, { token: 'control' }).exportConfig());
-  const config = CONFIG.replace('directory: mesh', 'kubernetes: {kubeConfig: kube.yaml}');
-  const control = new Control(t, {}, `${config}attestation: {kubernetes: {}}\n`, base);
+  // With policies from a directory beside it.
+  const config = CONFIG.replace('directory: mesh', 'directory: mesh, kubernetes: {kubeConfig: kube.yaml}');
+  const policy = 'kind: AuthorizationPolicy\nmetadata: {name: all, namespace: shop}\nspec: {rules: [{}]}\n';
+  const control = new Control(t, { 'all.yaml': policy }, `${config}attestation: {kubernetes: {}}\n`, base);
   await control.process.log(/kubernetes cannot be followed .*cause=unauthenticated/);
   assert.deepEqual([(await control.get('/healthz')).status, (await control.get('/readyz')).status], [200, 503]);
   assert.match(
@@ -277,7 +279,9 @@ test('with a Kubernetes cluster as its source it is ready when the cluster is kn
     { apiGroups: ['*'], resources: ['*'], verbs: ['list', 'watch'] },
   ]);
   await control.address();
-  assert.match(await control.mesh('workloads', '--admin', await control.admin()), /\/cart-0 /);
+  assert.match(await control.mesh('workloads', '--admin', await control.admin()), /\/cart-0 .* shop\/all$/m);
+  const policies = await control.mesh('policies', '--admin', await control.admin());
+  assert.match(policies, /^shop\/all +namespace +allow +1 +1 +yes$/m);
   control.process.kill('SIGTERM');
   assert.equal((await control.process.finished).code, 0);
 });

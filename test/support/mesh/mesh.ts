@@ -9,14 +9,27 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ControlStatus } from '../../../mesh-agent/commands/control-admin.ts';
+import { JoinTokens } from '../../../mesh-agent/identity/join-tokens.ts';
+import type { NodeMeshPage } from '../../../mesh-agent/node/node-admin.ts';
 import { portcullis, Running } from '../../integration/support.ts';
 import { netnsSkipReason, type TestNamespace, TestNetwork } from '../netns/network.ts';
-import { CONTROL_NODE, documentsOf, identityIn, type MeshPlan, topologyOf, virtualAddresses } from './plan.ts';
+import {
+  CONTROL_NODE,
+  documentsOf,
+  identityIn,
+  type MeshPlan,
+  membersOf,
+  topologyOf,
+  virtualAddresses,
+} from './plan.ts';
 import { type Answer, Clients, type Lifetime } from './sockets.ts';
 
 const CONTROL_PORT = 15_012;
 const CONTROL_ADMIN_PORT = 9_903;
 const NODE_ADMIN_PORT = 9_902;
+
+const TRUST_DOMAIN = 'cluster.local';
+const TOKEN_LIFETIME_MS = 3_600_000;
 
 /** Nothing that works takes this long. */
 const WAIT_LIMIT_MS = 20_000;
@@ -72,15 +85,15 @@ export class MeshNode {
   }
 
   /** Writes the configuration, with a token of its own. */
-  async configure(options: NodeOptions, roots: string, token: string): Promise<void> {
+  configure(options: NodeOptions, roots: string, token: string): void {
     const { mode = 'permissive', egress = 'passthrough', more = '' } = options;
     writeFileSync(join(this.directory, 'roots.pem'), roots);
     writeFileSync(join(this.directory, 'token'), token, { mode: 0o600 });
     writeFileSync(
       join(this.directory, 'node.yaml'),
       `node: ${this.name}
-trustDomain: cluster.local
-controlPlane: {address: "${this.mesh.controlAddress}:${CONTROL_PORT}", roots: roots.pem, serverName: control.test}
+trustDomain: ${TRUST_DOMAIN}
+controlPlane: {address: "${this.mesh.controlAddress}:${CONTROL_PORT}", roots: roots.pem}
 joinToken: {file: token}
 stateDirectory: state
 admin: {address: "127.0.0.1:${NODE_ADMIN_PORT}"}
@@ -120,6 +133,23 @@ ${more}
       return true;
     });
     if (over !== undefined) throw new Error(over);
+  }
+
+  /** Waits until it serves so many workloads, all of them whole. */
+  async servesAll(count: number): Promise<void> {
+    await eventually(`node ${this.name} serves its workloads`, async () => {
+      const { workloads } = await this.status();
+      const bad = workloads.filter(
+        ({ served, capture, problems }) => !served || capture !== 'installed' || problems.length > 0,
+      );
+      if (workloads.length !== count || bad.length > 0) throw new Error(JSON.stringify(workloads, null, 1));
+      return true;
+    });
+  }
+
+  /** How it stands. */
+  async status(): Promise<NodeMeshPage> {
+    return JSON.parse(await this.page('/mesh')) as NodeMeshPage;
   }
 
   /** Ends the proxy as a crash would. */
@@ -182,18 +212,12 @@ export class TestMesh {
     }
     if (options.start === false) return mesh;
     await mesh.startControl();
-    const roots = await mesh.command('roots', '--admin', mesh.controlAdmin);
+    const roots = await mesh.controlPage('/roots');
+    const tokens = new JoinTokens(join(mesh.directory, 'state', 'join-tokens'), TRUST_DOMAIN);
     await Promise.all(
       [...mesh.nodes.values()].map(async (node) => {
-        const token = await mesh.command(
-          'token',
-          'create',
-          '--config',
-          join(mesh.directory, 'control.yaml'),
-          '--node',
-          node.name,
-        );
-        await node.configure(options, roots, token.trim());
+        const token = await tokens.create({ node: node.name, expiresMs: Date.now() + TOKEN_LIFETIME_MS, uses: null });
+        node.configure(options, roots, token);
         await node.start();
       }),
     );
@@ -255,10 +279,15 @@ export class TestMesh {
 
   /** How the control plane stands. */
   async status(): Promise<ControlStatus> {
+    return JSON.parse(await this.controlPage('/status')) as ControlStatus;
+  }
+
+  /** A page of the control plane's admin port. */
+  private async controlPage(path: string): Promise<string> {
     const { body } = await this.clients.request(this.at(CONTROL_NODE), this.controlAddress, CONTROL_ADMIN_PORT, {
-      path: '/status',
+      path,
     });
-    return JSON.parse(body) as ControlStatus;
+    return body;
   }
 
   /** Changes the plan's documents, and waits until every connected proxy serves them. */
@@ -276,20 +305,24 @@ export class TestMesh {
     return this.change({ nodes: { ...nodes, [node]: { ...nodes[node], [workload]: changed } } });
   }
 
-  /** Waits until every node's proxy is connected and serves the mesh as it is, at least in this version. */
-  settled(least = 1): Promise<unknown> {
-    return eventually('every proxy serves the mesh', async () => {
+  /**
+   * Waits until every node's proxy is connected and serves the mesh as it is, at least in this version, and all
+   * workloads of its node.
+   */
+  async settled(least = 1): Promise<void> {
+    const running = [...this.nodes.values()].filter(({ proxy }) => proxy?.child.exitCode === null);
+    await eventually('every proxy serves the mesh', async () => {
       const { mesh, source } = await this.status();
       if (source.problems.length > 0) throw new Error(source.problems.join('\n'));
       const refused = mesh.proxies.flatMap((proxy) => proxy.refused);
       if (refused.length > 0) throw new Error(JSON.stringify(refused));
-      const running = [...this.nodes.values()].filter(({ proxy }) => proxy?.child.exitCode === null);
       return (
         mesh.version >= least &&
         mesh.proxies.length >= running.length &&
         mesh.proxies.every(({ state, version }) => state === 'serving' && version >= mesh.version)
       );
     });
+    await Promise.all(running.map((node) => node.servesAll(membersOf(this.plan, node.name))));
   }
 
   /** curl, as it is installed, in a workload. Fails when curl does, unless told which exit code is meant. */
@@ -335,9 +368,9 @@ export class TestMesh {
   }
 
   private controlConfig(): string {
-    return `trustDomain: cluster.local
+    return `trustDomain: ${TRUST_DOMAIN}
 listen: "${this.controlAddress}:${CONTROL_PORT}"
-serverNames: ["${this.controlAddress}", control.test]
+serverNames: ["${this.controlAddress}"]
 admin: {address: "${this.controlAdmin}"}
 ca: {directory: state/ca}
 source: {directory: mesh}

@@ -64,6 +64,11 @@ export function topologyOf(plan: MeshPlan): Topology {
 /** Node of the control plane. */
 export const CONTROL_NODE = 'control';
 
+/** Number of workloads of a node that are in the mesh. */
+export function membersOf(plan: MeshPlan, node: string): number {
+  return Object.values(plan.nodes[node] ?? {}).filter(({ member }) => member !== false).length;
+}
+
 /** Files of the control plane's directory. */
 export function documentsOf(plan: MeshPlan, addresses: Addresses): Record<string, string> {
   const workloads = Object.entries(plan.nodes).flatMap(([node, members]) =>

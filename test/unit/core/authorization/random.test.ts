@@ -34,7 +34,7 @@ function put(text: string): [Uint8Array, number, number] {
 }
 
 test('texts match as strings do', () => {
-  for (let i = 0; i < 20_000; i++) {
+  for (let i = 0; i < 6_000; i++) {
     const value = `${below(4) === 0 ? '*' : ''}${textOf('aAb', 3)}${below(4) === 0 ? '*' : ''}`;
     const text = textOf('aAb', 5);
     const foldCase = below(2) === 0;
@@ -54,7 +54,7 @@ test('texts match as strings do', () => {
 
 test('templates match as expressions do', () => {
   const segment = (): string => oneOf(['a', 'b', 'ab', '{*}']);
-  for (let i = 0; i < 20_000; i++) {
+  for (let i = 0; i < 6_000; i++) {
     const segments = Array.from({ length: 1 + below(3) }, segment);
     if (below(3) === 0) segments.push('{**}');
     const value = `/${segments.join('/')}`;
@@ -89,7 +89,7 @@ function randomAddress(): string {
 
 test('networks hold the addresses whose first bits they have', () => {
   let held = 0;
-  for (let i = 0; i < 40_000; i++) {
+  for (let i = 0; i < 12_000; i++) {
     const network = randomAddress();
     const bits = below(network.includes(':') ? 129 : 33);
     const address = below(3) === 0 ? network : randomAddress();
@@ -103,7 +103,7 @@ test('networks hold the addresses whose first bits they have', () => {
     const what = `${address} in ${network}/${bits}, seed ${seed}`;
     assert.equal(Network.parse(`${network}/${bits}`)!.contains(parseAddress(address)!), expected, what);
   }
-  assert.ok(held > 1000, `${held} were in their networks`);
+  assert.ok(held > 200, `${held} were in their networks`);
 });
 
 test('what is no network is none', () => {
@@ -155,7 +155,7 @@ test('the forms of a path are those that its readers make of it', () => {
   const forms = new PathForms();
   const pieces = ['/', '/', '.', '..', 'a', 'b', ';x', '%2f', '%2E', '%61', '%5c', '\\', '%', '%2', '%20', '%3b'];
   let plain = 0;
-  for (let i = 0; i < 40_000; i++) {
+  for (let i = 0; i < 12_000; i++) {
     const path = `/${Array.from({ length: below(9) }, () => oneOf(pieces)).join('')}`;
     const [bytes, offset, length] = put(path);
     forms.load(bytes, offset, length);
@@ -179,14 +179,14 @@ test('the forms of a path are those that its readers make of it', () => {
       assert.equal(got, expected[form], `form ${form} of ${path}, seed ${seed}`);
     }
   }
-  assert.ok(plain > 1000, `${plain} were plain`);
+  assert.ok(plain > 200, `${plain} were plain`);
 });
 
 test('what a list surely has it may have, and what it may have is what some reading of the path is', () => {
   const forms = new PathForms();
   const pieces = ['/', '/', '..', 'a', 'b', ';x', '%2f', '%61'];
   const pathOf = (): string => `/${Array.from({ length: below(5) }, () => oneOf(pieces)).join('')}`;
-  for (let i = 0; i < 20_000; i++) {
+  for (let i = 0; i < 6_000; i++) {
     const value = `${pathOf()}${below(3) === 0 ? '*' : ''}`;
     const path = below(3) === 0 ? value.replace('*', '') : pathOf();
     const list = new PathList([value]);

@@ -35,7 +35,12 @@ test('paths are relative to the file, and what is left out lies beside the direc
   assert.ok('config' in loaded);
   const base = join(file, '..');
   const { admin, attestation, ca, listen, logLevel, serverNames, serviceAccount, source } = loaded.config;
-  assert.deepEqual(ca, { directory: join(base, 'state/ca'), files: null, certificateLifetimeMs: 86_400_000 });
+  assert.deepEqual(ca, {
+    directory: join(base, 'state/ca'),
+    files: null,
+    nextFiles: null,
+    certificateLifetimeMs: 86_400_000,
+  });
   assert.deepEqual(source, {
     kind: 'directory',
     directory: base,
@@ -49,6 +54,14 @@ test('paths are relative to the file, and what is left out lies beside the direc
   assert.deepEqual([listen.port, admin?.port, logLevel], [15012, 9903, 'info']);
   assert.deepEqual(serviceAccount, { namespace: 'portcullis', name: 'portcullis-control' });
   assert.ok(serverNames.includes('localhost') && serverNames.includes('127.0.0.1'));
+});
+
+test('a directory beside Kubernetes holds its policies', (t) => {
+  const source = 'source: {directory: ., kubernetes: {clusterId: east}}';
+  const loaded = loadControl(writeConfig(t, `trustDomain: mesh.example\nca: {directory: ca}\n${source}\n`), {});
+  assert.ok('config' in loaded && loaded.config.source.kind === 'kubernetes');
+  assert.equal(loaded.config.source.clusterId, 'east');
+  assert.match(loaded.config.source.policies!.lastGoodDirectory, /\/last-good$/);
 });
 
 test('variables are substituted, and what a reload cannot change is named', (t) => {

@@ -1,0 +1,276 @@
+// Configurations of a node proxy: what becomes of services, workloads, policies and certificates.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { compileSnapshot } from '../../../../config/compile.ts';
+import type { Config } from '../../../../config/config.ts';
+import { normalise } from '../../../../config/normalise.ts';
+import type { ConfigInput } from '../../../../config/schema.ts';
+import { parseTraffic } from '../../../../mesh-agent/control/traffic-rules.ts';
+import { MeshIndex } from '../../../../mesh-agent/model/mesh-index.ts';
+import type { AuthorizationPolicy, Service, Workload } from '../../../../mesh-agent/model/mesh-state.ts';
+import { buildConfig, type LocalWorkload } from '../../../../mesh-agent/node/build-config.ts';
+import type { NodeConfig } from '../../../../mesh-agent/node/node-config.ts';
+import { CART, endpointOf, policy, service, stateOf, workload } from '../control/support.ts';
+import { nodeConfig } from './support.ts';
+
+type Thing = Workload | Service | AuthorizationPolicy;
+
+const PRICES = 'shop/prices.shop.svc.cluster.local';
+const cart = (more: Partial<Service> = {}): Service => service('cart', { vips: ['10.96.0.1'], ...more });
+const cart0 = (more: Partial<Workload> = {}): Workload =>
+  workload('cart-0', { addresses: ['10.1.0.5'], node: 'node-b', ...endpointOf(CART), ...more });
+const web0 = (more: Partial<Workload> = {}): Workload => workload('web-0', { addresses: ['10.0.0.9'], ...more });
+
+/** The configuration of node-a with these in the mesh; its workloads have descriptors from 10 on. */
+function build(things: Thing[], node: Partial<NodeConfig> = {}): Config & { problems: string[] } {
+  const index = new MeshIndex(stateOf(...things));
+  const workloads = index
+    .onNode('node-a')
+    .map((one, i): LocalWorkload => ({ workload: one, namespaceFd: 10 + i, certificate: null }));
+  const { config, problems } = buildConfig({ node: nodeConfig(node), index, workloads });
+  // Whatever is built, workers can run on.
+  compileSnapshot(config, 1, new Map());
+  return { ...config, problems };
+}
+
+const byName = <T extends { name: string }>(list: readonly T[], name: string): T | undefined =>
+  list.find((one) => one.name === name);
+
+test('without services or workloads there are the listeners that are always there, and no socket', () => {
+  const { listeners, mesh, backends } = build([]);
+  assert.deepEqual(
+    listeners.map(({ name, mesh: own }) => [name, own!.role, own!.detect]),
+    [
+      ['inbound-auto', 'virtual', true],
+      ['inbound-http', 'virtual', false],
+      ['inbound-tcp', 'virtual', false],
+      ['direct', 'virtual', true],
+      ['passthrough', 'virtual', false],
+    ],
+  );
+  assert.ok(backends.every(({ originalDestination, endpoints }) => originalDestination && endpoints.length === 0));
+  assert.deepEqual([mesh!.otherListener, mesh!.workloads, mesh!.destinations.size], ['passthrough', [], 0]);
+});
+
+test('no route is for all listeners, or the rules of one service would be those of others', () => {
+  const { routes, streamRoutes } = build([cart(), cart0(), web0()]);
+  assert.ok(routes.length > 0 && routes.every(({ listeners }) => listeners?.length === 1));
+  assert.ok(streamRoutes.every(({ listeners }) => listeners.length === 1));
+});
+
+test('applications see no header fields that a gateway would add', () => {
+  const { headers } = build([]);
+  assert.deepEqual(headers, { requestId: true, forwarded: false, via: '', server: '' });
+});
+
+test('each workload has three sockets in its namespace for each family of its addresses', () => {
+  const { listeners, mesh } = build([web0({ addresses: ['10.0.0.9', 'fd00::9'] }), workload('api-0')]);
+  const sockets = listeners.filter(({ mesh: own }) => own!.role !== 'virtual');
+  assert.deepEqual(
+    sockets.map(({ name, address, protocols, mesh: own }) => [name, address, protocols, own!.role, own!.workload]),
+    [
+      ['shop/web-0 outbound', '0.0.0.0:15001', ['tcp'], 'outbound', 1],
+      ['shop/web-0 inbound', '0.0.0.0:15006', ['tcp'], 'inbound', 1],
+      ['shop/web-0 tunnels', '0.0.0.0:15008', ['h2'], 'tunnels', 1],
+      ['shop/web-0 outbound (IPv6)', '[::]:15001', ['tcp'], 'outbound', 1],
+      ['shop/web-0 inbound (IPv6)', '[::]:15006', ['tcp'], 'inbound', 1],
+      ['shop/web-0 tunnels (IPv6)', '[::]:15008', ['h2'], 'tunnels', 1],
+    ],
+  );
+  const { identity, namespaceFd, mark, strict } = mesh!.workloads[1]!;
+  assert.deepEqual([identity, namespaceFd, mark, strict], ['spiffe://cluster.local/ns/shop/sa/web-0', 11, 0x539, true]);
+});
+
+test('workloads of two clusters with one name have listeners of different names', () => {
+  const twin = { ...web0(), uid: 'other//Workload/shop/web-0', addresses: ['10.0.0.10'] };
+  const names = build([web0(), twin]).listeners.map(({ name }) => name);
+  assert.equal(new Set(names).size, names.length);
+});
+
+test('the declared protocol of a port decides how it is listened on and what its workloads are spoken to in', () => {
+  const ports = (['http', 'http2', 'grpc', 'tcp', 'auto'] as const).map((protocol, i) => ({
+    ...{ servicePort: 80 + i, targetPort: 8080 + i, protocol },
+  }));
+  const { listeners, routes, streamRoutes, backends } = build([cart({ ports })]);
+  const seen = ports.map(({ servicePort, protocol }) => {
+    const name = `${CART}:${servicePort}`;
+    const { protocols, mesh } = byName(listeners, name)!;
+    const backend = byName(backends, name)!;
+    const http = byName(routes, name) !== undefined;
+    const tcp = byName(streamRoutes, name) !== undefined;
+    return [protocol, protocols, mesh!.detect, backend.protocol, backend.sameProtocol, http, tcp];
+  });
+  assert.deepEqual(seen, [
+    ['http', ['http/1.1', 'h2c'], false, 'http/1.1', false, true, false],
+    ['http2', ['h2c'], false, 'h2c', false, true, false],
+    ['grpc', ['h2c'], false, 'h2c', false, true, false],
+    ['tcp', ['tcp'], false, 'http/1.1', false, false, true],
+    ['auto', ['http/1.1', 'h2c'], true, 'http/1.1', true, true, true],
+  ]);
+});
+
+test('endpoints are the workloads that take traffic, with the identity that their tunnel must show', () => {
+  const zone = { locality: { region: 'r', zone: 'z1', subzone: '' } };
+  const { backends } = build([
+    cart(),
+    cart0(zone),
+    cart0({ uid: 'b', addresses: ['fd00::5'], status: 'draining' }),
+    cart0({ uid: 'c', addresses: ['10.1.0.7'], status: 'unhealthy' }),
+    cart0({ uid: 'd', addresses: ['10.1.0.8'], protocol: 'none' }),
+    cart0({ uid: 'e', addresses: [] }),
+  ]);
+  const endpoints = byName(backends, `${CART}:80`)!.endpoints;
+  assert.deepEqual(
+    endpoints.map(({ address, identity, policy: { place, draining } }) => [address, identity, place.zone, draining]),
+    [
+      ['[fd00::5]:8080', 'spiffe://cluster.local/ns/shop/sa/cart-0', '', true],
+      ['10.1.0.8:8080', undefined, '', false],
+      ['10.1.0.5:8080', 'spiffe://cluster.local/ns/shop/sa/cart-0', 'z1', false],
+    ],
+  );
+});
+
+test('a virtual address leads to its ports, and no further', () => {
+  const { mesh, backends, streamRoutes } = build([cart({ vips: ['10.96.0.1', 'fd96::1'] }), cart0()]);
+  const { destinations } = mesh!;
+  for (const at of ['10.96.0.1:80', '[fd96::1]:80']) assert.equal(destinations.get(at)!.listener, `${CART}:80`);
+  for (const vip of ['10.96.0.1', 'fd96::1']) assert.equal(destinations.get(vip)!.listener, 'refused');
+  const [ref] = byName(streamRoutes, 'refused')!.backendRefs;
+  const { endpoints, originalDestination } = byName(backends, ref!.name)!;
+  assert.deepEqual([endpoints, originalDestination], [[], undefined]);
+});
+
+test('a workload is reached at its own address, through its tunnel if it has one, unless a service has the address', () => {
+  const host = workload('agent', { addresses: ['192.168.0.1'], hostNetwork: true });
+  const plain = workload('old', { addresses: ['10.1.0.6'], protocol: 'none' });
+  const shadow = workload('shadow', { addresses: ['10.96.0.1'] });
+  const { destinations } = build([cart(), cart0(), plain, host, shadow]).mesh!;
+  assert.deepEqual(destinations.get('10.1.0.5'), {
+    listener: 'direct',
+    identity: 'spiffe://cluster.local/ns/shop/sa/cart-0',
+  });
+  assert.deepEqual(destinations.get('10.1.0.6'), { listener: 'direct', identity: null });
+  assert.equal(destinations.get('10.96.0.1')!.listener, 'refused');
+  assert.equal(destinations.has('192.168.0.1'), false);
+});
+
+test('with egress refused nothing leads out of the mesh', () => {
+  const { listeners, mesh } = build([cart()], { egress: 'refuse' });
+  assert.equal(mesh!.otherListener, null);
+  assert.equal(byName(listeners, 'passthrough'), undefined);
+});
+
+test('rules send to the port of the same number of the services that they name, or to the only one', () => {
+  const traffic = parseTraffic(
+    {
+      rules: [
+        {
+          matches: [{ path: { type: 'PathPrefix', value: '/p' } }],
+          timeouts: { request: '3s' },
+          filters: [{ type: 'RequestMirror', requestMirror: { backendRef: { name: 'prices' } } }],
+          backendRefs: [{ name: 'prices', weight: 3 }, { name: 'gone' }],
+        },
+        { backendRefs: [{ name: 'cart' }] },
+      ],
+      backend: { loadBalancer: { policy: 'PeakEWMA' }, connectTimeout: '123ms' },
+    },
+    CART,
+    (name) => `shop/${name}.shop.svc.cluster.local`,
+  );
+  assert.ok('rules' in traffic);
+  const prices = service('prices', { ports: [{ servicePort: 9000, targetPort: 1, protocol: 'grpc' }] });
+  const { routes, backends } = build([cart({ rules: traffic.rules, backend: traffic.backend }), cart0(), prices]);
+  const { rules } = byName(routes, `${CART}:80`)!;
+  assert.deepEqual(
+    rules.map(({ backendRefs }) => backendRefs.map(({ name, weight }) => [name, weight])),
+    [
+      [
+        [`${PRICES}:9000`, 3],
+        ['shop/gone.shop.svc.cluster.local:80', 1],
+      ],
+      [[`${CART}:80`, 1]],
+    ],
+  );
+  assert.equal(rules[0]!.requestTimeoutMs, 3000);
+  assert.equal(rules[0]!.policy!.mirrors[0]!.backend, `${PRICES}:9000`);
+  assert.equal(byName(backends, `${PRICES}:9000`)!.protocol, 'h2c');
+  assert.deepEqual(byName(backends, 'shop/gone.shop.svc.cluster.local:80')!.endpoints, []);
+  const own = byName(backends, `${CART}:80`)!;
+  assert.deepEqual([own.policy.balancer!.policy, own.connectTimeoutMs, own.endpoints.length], ['PeakEWMA', 123, 1]);
+});
+
+test('balancing by zone counts from the zone of this node, and health checks are named as unused', () => {
+  const traffic = parseTraffic(
+    {
+      backend: {
+        loadBalancer: { zoneAware: { minEndpoints: 1 } },
+        healthCheck: { type: 'TCP' },
+      },
+    },
+    CART,
+    (name) => name,
+  );
+  assert.ok('rules' in traffic);
+  const here = web0({ locality: { region: 'r', zone: 'z7', subzone: '' } });
+  const { backends, problems } = build([cart({ backend: traffic.backend }), cart0(), here]);
+  const { policy: settings, healthCheck } = byName(backends, `${CART}:80`)!;
+  assert.equal(settings.balancer!.zoneAware!.zone, 'z7');
+  assert.equal(healthCheck, null);
+  assert.deepEqual(problems, [`${CART}: healthCheck is not used in the mesh, outlierDetection is`]);
+});
+
+test('protocols of local ports are what services declare, and nothing where they contradict each other', () => {
+  const ports = [
+    { servicePort: 80, targetPort: 8080, protocol: 'http' as const },
+    { servicePort: 70, targetPort: 7000, protocol: 'tcp' as const },
+    { servicePort: 60, targetPort: 6000, protocol: 'auto' as const },
+  ];
+  const other = service('other', { ports: [{ servicePort: 1, targetPort: 7000, protocol: 'grpc' }] });
+  const mine = web0({
+    services: { [CART]: ports, 'shop/other.shop.svc.cluster.local': [{ servicePort: 1, targetPort: 7000 }] },
+  });
+  const only = web0({ uid: 'only', addresses: ['fd00::a'], services: { [CART]: ports } });
+  assert.deepEqual(
+    build([cart({ ports }), other, mine, only, cart0()]).mesh!.inboundProtocols,
+    new Map([
+      ['10.0.0.9:8080', 'http'],
+      ['[fd00::a]:8080', 'http'],
+      ['[fd00::a]:7000', 'tcp'],
+    ]),
+  );
+});
+
+test('policies that apply to a workload come with it, and one that is not known denies everything', () => {
+  const deny = policy('no', { action: 'deny', rules: [{ from: [], to: [], when: [] }] });
+  const named = (keys: string[]): Workload => web0({ authorizationPolicies: keys });
+  const of = (...things: Thing[]) => build(things).mesh!.workloads[0]!.authorization;
+  assert.equal(of(web0()), null);
+  assert.deepEqual(
+    of(named([]), deny)!.policies.map(({ name, action }) => [name, action]),
+    [['shop/no', 'deny']],
+  );
+  const missing = of(named(['shop/lost']))!;
+  assert.deepEqual(missing.policies, [
+    { name: 'shop/lost', action: 'deny', dryRun: false, rules: [{ from: [], to: [], when: [] }] },
+  ]);
+  assert.equal(missing.key, of(named(['shop/lost']))!.key);
+  assert.notEqual(missing.key, of(named([]), deny)!.key);
+});
+
+test('what a gateway has by default, a node proxy has', () => {
+  const input = { listeners: [], routes: [], backends: [{ name: 'a', endpoints: ['127.0.0.1:1'] }] };
+  const gateway = normalise(input as unknown as ConfigInput, '/');
+  const { limits, timeouts, http2, overload, trustedHops, backends } = build([cart()]);
+  assert.deepEqual(
+    { limits, timeouts, http2, overload, trustedHops },
+    {
+      limits: gateway.limits,
+      timeouts: gateway.timeouts,
+      http2: gateway.http2,
+      overload: gateway.overload,
+      trustedHops: 0,
+    },
+  );
+  assert.equal(byName(backends, `${CART}:80`)!.connectTimeoutMs, gateway.backends[0]!.connectTimeoutMs);
+});

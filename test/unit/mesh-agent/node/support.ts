@@ -1,0 +1,16 @@
+// A configuration of a node proxy for tests.
+
+import type { NodeConfig } from '../../../../mesh-agent/node/node-config.ts';
+
+/** That of node-a, with nothing special about it. */
+export function nodeConfig(more: Partial<NodeConfig> = {}): NodeConfig {
+  return {
+    ...{ file: '/etc/portcullis/node.yaml', trustDomain: 'cluster.local', node: 'node-a' },
+    controlPlane: { address: 'control:15012', serverName: null, rootsFile: '/etc/portcullis/roots.pem' },
+    token: { kind: 'join', file: '/etc/portcullis/token' },
+    ...{ stateDirectory: '/var/lib/portcullis', mode: 'strict', egress: 'passthrough', capture: null },
+    limits: { connectionsMax: 0 },
+    ...{ workers: 1, admin: null, logLevel: 'info', accessLog: null, drainTimeoutMs: 30_000 },
+    ...more,
+  };
+}
