@@ -97,15 +97,17 @@ export function compileSnapshot(
     accessLog: { enabled: config.accessLog !== null, format: config.accessLog?.format ?? 'json' },
     flightRecords: { slowThresholdMs: config.failureRecords.slowThresholdMs },
     recorder,
-    mesh: config.mesh === undefined ? null : meshSettings(config.mesh, listenerIndexes),
+    mesh: config.mesh === undefined ? null : meshSettings(config.mesh, listenerIndexes, slots),
   };
 }
 
-function meshSettings(mesh: MeshConfig, indexes: ReadonlyMap<string, number>): MeshSettings {
+function meshSettings(mesh: MeshConfig, indexes: ReadonlyMap<string, number>, slots: NodeSlots): MeshSettings {
   const { destinations, otherListener, inbound } = mesh;
   const of = (name: string): number => indexes.get(name)!;
   return {
     ...mesh,
+    workloads: slots.workloads.assign(mesh.workloads),
+    counters: slots.workloads.buffer,
     policyNumbers: numberPolicies(mesh.workloads.map(({ authorization }) => authorization)),
     destinations: new Map(
       [...destinations].map(([key, { listener, identity }]) => [key, { listener: of(listener), identity }]),

@@ -65,7 +65,8 @@ export interface Config {
 }
 
 /** The mesh as a node proxy configures it: like the settings of the packet core, with names instead of indexes. */
-export interface MeshConfig extends Omit<MeshSettings, 'policyNumbers' | 'destinations' | 'otherListener' | 'inbound'> {
+export interface MeshConfig
+  extends Omit<MeshSettings, 'counters' | 'policyNumbers' | 'destinations' | 'otherListener' | 'inbound'> {
   destinations: ReadonlyMap<string, { listener: string; identity: string | null }>;
   /** Name of a virtual listener; null: refused. */
   otherListener: string | null;

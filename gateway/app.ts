@@ -7,6 +7,7 @@
 
 import { compileSnapshot } from '../config/compile.ts';
 import { compileRoutesOffThread } from '../config/compile-off-thread.ts';
+import { compileRoutes } from '../config/compile-routes.ts';
 import type { Config, ListenerConfig } from '../config/config.ts';
 import type { LoadResult } from '../config/load.ts';
 import { formatAddress } from '../config/names.ts';
@@ -164,6 +165,7 @@ export class App {
     state.backendStates = () => this.health.states();
     this.breakers = new BreakerWatch(this.slots.state, logger.log);
     state.breakerStates = () => this.breakers.states();
+    state.workloadSlots = this.slots.workloads;
     this.certificates = certificates;
     state.certificateStates = () => certificates.states();
     certificates.listen({
@@ -379,7 +381,7 @@ export class App {
       this.acme ??= new AcmeCertificates(this.certificates, this.logger.log);
     }
     await this.acme?.prepare(config);
-    const [found, routes] = await Promise.all([this.discovery.discover(config), compileRoutesOffThread(config)]);
+    const [found, routes] = await Promise.all([this.discovery.discover(config), this.compileRoutes(config)]);
     const snapshot = compileSnapshot(
       found.config,
       epoch,
@@ -393,11 +395,20 @@ export class App {
     return snapshot;
   }
 
+  /**
+   * A node proxy has many routes of one rule, and new ones for every endpoint that comes or goes: starting a thread
+   * would take longer than compiling them.
+   */
+  private async compileRoutes(config: Config): Promise<SharedArrayBuffer> {
+    return config.mesh === undefined ? compileRoutesOffThread(config) : compileRoutes(config);
+  }
+
   /** What the workers run on is from now on what the gateway shows, compares with and keeps fresh. */
   private adopt(config: Config, snapshot: Snapshot): void {
     this.routes = snapshot.routes;
     this.recorder = snapshot.recorder;
     this.slots.keepOnly(snapshot.backends);
+    if (snapshot.mesh !== null) this.slots.workloads.keepOnly(snapshot.mesh.workloads);
     this.breakers.use(snapshot.backends);
     this.rateLimiting.adopt(config, snapshot);
     this.overload.use(config.overload);

@@ -9,6 +9,7 @@ import { createMetricsBuffer } from '../core/telemetry/metrics.ts';
 import type { RecorderSettings } from '../core/telemetry/request-recorder.ts';
 import type { ReloadReport, WorkerStart } from '../core/workers/protocol.ts';
 import type { Snapshot } from '../core/workers/snapshot.ts';
+import type { WorkloadSlots } from '../core/workers/workload-slots.ts';
 import type {
   AdaptiveConcurrencyState,
   AdminState,
@@ -20,6 +21,7 @@ import type {
   RateLimitingState,
   ReloadRecord,
   WorkerState,
+  WorkloadCountersState,
 } from './admin/state.ts';
 import { DEMO_NAME } from './demo.ts';
 
@@ -43,6 +45,8 @@ export class GatewayState implements AdminState {
   recorder: RecorderSettings | null = null;
   /** Set by a node proxy. */
   mesh: MeshState | undefined;
+  /** Who has which counters, on a node proxy. */
+  workloadSlots: WorkloadSlots | undefined;
   /** Set once there are rate limits. */
   rateLimiting: RateLimitingState | null = null;
   /** Set once somebody watches. */
@@ -89,6 +93,12 @@ export class GatewayState implements AdminState {
 
   get circuitBreakers(): BreakerState[] {
     return this.breakerStates();
+  }
+
+  get workloads(): WorkloadCountersState | undefined {
+    const slots = this.workloadSlots;
+    if (slots === undefined || this.config.mesh === undefined) return undefined;
+    return { buffer: slots.buffer, workloads: slots.workloads };
   }
 
   get certificates(): CertificateState[] {

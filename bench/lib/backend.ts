@@ -98,7 +98,8 @@ async function startNginx(
   return new BenchProcess({ label: 'backend-nginx', command, args, dir, core });
 }
 
-function nginxConfig(server: string, dir: string): string {
+/** Configuration of such an nginx, whose files are in `dir`, around `server` blocks. */
+export function nginxConfig(server: string, dir: string): string {
   return `daemon off; worker_processes 1; pid ${dir}/nginx.pid; error_log ${dir}/error.log crit;
 ${process.getuid?.() === 0 ? 'user root;' : ''}
 worker_rlimit_nofile ${descriptorsMax()};
@@ -151,7 +152,8 @@ function httpServer(port: number, listen: string, dir: string, tls: CertificateF
 // A gRPC server answers when it has read the message. Here the request to the mirror makes nginx read the
 // body; without it nginx would answer first and reset the stream. A file takes no POST, hence the way
 // through the error page. The trailers are what makes it gRPC.
-function grpcServer(listen: string, dir: string): string {
+/** Block of a server of unary calls; `listen` is the directive without its end. `dir` has the file `message`. */
+export function grpcServer(listen: string, dir: string): string {
   return `  server {
     ${listen} http2 backlog=4096;
     http2_max_concurrent_streams 1000;

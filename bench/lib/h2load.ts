@@ -15,6 +15,8 @@ import { percentile } from './stats.ts';
 
 /** One h2load run. */
 export interface H2loadOptions {
+  /** IPv4 address; default 127.0.0.1. */
+  host?: string;
   port: number;
   tls: boolean;
   path: string;
@@ -26,6 +28,8 @@ export interface H2loadOptions {
   durationSeconds: number;
   /** Core for h2load; null: not pinned. */
   core: number | null;
+  /** Path of the network namespace that it runs in; default: ours. */
+  namespace?: string;
 }
 
 /** Shortest run: connections that have to shake hands need their time. */
@@ -70,10 +74,11 @@ async function runOnce(options: H2loadOptions): Promise<LoadFigures | null> {
       'user-agent: grpc-c/1',
     );
   }
-  args.push(`--connect-to=127.0.0.1:${options.port}`);
+  args.push(`--connect-to=${options.host ?? '127.0.0.1'}:${options.port}`);
   args.push(`${options.tls ? 'https' : 'http'}://${TLS_HOST}:${options.port}${options.path}`);
+  const { core, namespace } = options;
   const killAfterMs = durationMs + GRACE_MS;
-  const { code, stdout, stderr } = await runCommand('h2load', args, { core: options.core, killAfterMs });
+  const { code, stdout, stderr } = await runCommand('h2load', args, { core, namespace, killAfterMs });
   if (code === null) return null;
   const figures = parseH2load(stdout);
   if (figures === null) throw new Error(`h2load reported no result: ${(stderr || stdout).trim().slice(-500)}`);

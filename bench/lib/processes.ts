@@ -24,6 +24,8 @@ export interface StartOptions {
   env?: Record<string, string>;
   /** Core that it is pinned to; null: not pinned. */
   core: number | null;
+  /** Path of the network namespace that it runs in; default: ours. */
+  namespace?: string;
   /** File that takes its stdout; default: discarded. */
   stdoutPath?: string;
 }
@@ -53,7 +55,7 @@ export class BenchProcess {
     this.#stderrPath = join(options.dir, `${options.label}.stderr`);
     const stderrFd = openSync(this.#stderrPath, 'a');
     const stdoutFd = options.stdoutPath === undefined ? -1 : openSync(options.stdoutPath, 'a');
-    const [command, args] = pinned(options.command, options.args, options.core);
+    const [command, args] = placed(options.command, options.args, options.core, options.namespace);
     this.startedAtMs = performance.now();
     const child = spawn(command, args, {
       cwd: options.dir,
@@ -109,9 +111,15 @@ export interface CommandResult {
 export async function runCommand(
   command: string,
   args: readonly string[],
-  options: { core?: number | null; cwd?: string; interruptAfterMs?: number; killAfterMs?: number } = {},
+  options: {
+    core?: number | null;
+    namespace?: string;
+    cwd?: string;
+    interruptAfterMs?: number;
+    killAfterMs?: number;
+  } = {},
 ): Promise<CommandResult> {
-  const [file, fileArgs] = pinned(command, args, options.core ?? null);
+  const [file, fileArgs] = placed(command, args, options.core ?? null, options.namespace);
   const child = spawn(file, fileArgs, {
     cwd: options.cwd ?? process.cwd(),
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -175,9 +183,20 @@ export function cleanUp(): void {
   temporaryDirectory = '';
 }
 
-/** The command line with `taskset` in front when a core is given. taskset execs, so the pid is the command's own. */
-function pinned(command: string, args: readonly string[], core: number | null): [string, string[]] {
-  return core === null ? [command, [...args]] : ['taskset', ['-c', String(core), command, ...args]];
+/**
+ * The command line with `taskset` in front when a core is given, and `nsenter` when a network namespace is. Both
+ * exec, so the pid is the command's own.
+ */
+function placed(
+  command: string,
+  args: readonly string[],
+  core: number | null,
+  namespace?: string,
+): [string, string[]] {
+  const line = [command, ...args];
+  if (core !== null) line.unshift('taskset', '-c', String(core));
+  if (namespace !== undefined) line.unshift('nsenter', `--net=${namespace}`);
+  return [line[0], line.slice(1)];
 }
 
 /** Notes a child as running until it ends; resolves with its exit code. */

@@ -164,7 +164,8 @@ function renderHead({ machine, options, versions, dateIso }: ReportHead): string
   return lines.join('\n');
 }
 
-function renderTable({ columns, rows, textColumns = 1 }: Table): string {
+/** A table in Markdown. */
+export function renderTable({ columns, rows, textColumns = 1 }: Table): string {
   const widths = columns.map((column, index) => Math.max(column.length, ...rows.map((row) => row[index].length)));
   const cell = (text: string, index: number) =>
     index < textColumns ? text.padEnd(widths[index]) : text.padStart(widths[index]);

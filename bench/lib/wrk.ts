@@ -22,6 +22,8 @@ export type RequestKind =
 
 /** One wrk run. */
 export interface WrkOptions {
+  /** IPv4 address; default 127.0.0.1. With TLS it is always that. */
+  host?: string;
   port: number;
   /** Speaks TLS; the name in SNI is TLS_HOST. */
   tls: boolean;
@@ -41,6 +43,8 @@ export interface WrkOptions {
   durationSeconds: number;
   /** Core for wrk; null: not pinned. */
   core: number | null;
+  /** Path of the network namespace that it runs in; default: ours. */
+  namespace?: string;
 }
 
 const MARK = 'BENCH-RESULT ';
@@ -50,11 +54,15 @@ export async function runWrk(options: WrkOptions): Promise<LoadFigures> {
   const script = join(temporaryDir(), `wrk-${options.kind}-${options.uploadBytes}.lua`);
   writeFileSync(script, luaScript(options));
   const args = ['-t1', `-c${options.connections}`, `-d${Math.ceil(options.durationSeconds)}s`];
-  const origin = options.tls ? `https://${TLS_HOST}` : 'http://127.0.0.1';
+  const origin = options.tls ? `https://${TLS_HOST}` : `http://${options.host ?? '127.0.0.1'}`;
   args.push('--latency', '-s', script, `${origin}:${options.port}${options.path}`);
   const whole = Number.isInteger(options.durationSeconds);
   const interrupt = whole ? {} : { interruptAfterMs: options.durationSeconds * 1000 };
-  const { stdout, stderr } = await runCommand('wrk', args, { core: options.core, ...interrupt });
+  const { stdout, stderr } = await runCommand('wrk', args, {
+    core: options.core,
+    namespace: options.namespace,
+    ...interrupt,
+  });
   const result = parseWrk(stdout);
   if (result === null) throw new Error(`wrk reported no result: ${(stderr || stdout).trim().slice(0, 500)}`);
   return result;

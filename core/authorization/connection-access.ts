@@ -2,6 +2,7 @@
 // it, and again when they have changed.
 // Owned by one worker. Hot module: no allocation per request.
 
+import type { Peer } from '../telemetry/workload-metrics.ts';
 import { type Authorization, ConnectionVerdict } from './authorization.ts';
 import type { ConnectionFacts } from './connection-facts.ts';
 
@@ -13,6 +14,8 @@ export interface Authorized {
 
 export class ConnectionAccess {
   readonly facts: ConnectionFacts;
+  /** Where it counts for whoever has sent it; found when first asked for (exchange/workload-traffic.ts). */
+  peer: Peer | null = null;
   private readonly workload: Authorized;
   private decidedBy: Authorization | null = null;
   private decided: ConnectionVerdict | null = null;

@@ -11,6 +11,7 @@ import type { Connection, Protocol } from '../io/connection.ts';
 import { Counter } from '../telemetry/metrics.ts';
 import type { ProxyContext } from './context.ts';
 import { OverloadLevel } from './overload.ts';
+import type { ListenerRuntime } from './runtime.ts';
 
 /** Connections taken per event, so that a burst of new ones does not starve those in progress. */
 const ACCEPTS_PER_EVENT = 64;
@@ -45,7 +46,20 @@ export class Acceptor implements Protocol {
       reactor.setTimer(watch, ACCEPT_PAUSE_MS);
       return;
     }
-    this.accept(watch, ACCEPTS_PER_EVENT);
+    if (watch.listener!.settings.mesh === null) this.accept(watch, ACCEPTS_PER_EVENT);
+    else this.acceptForWorkload(watch, watch.listener!);
+  }
+
+  /** What its workload may not have yet waits in the system's queue. */
+  private acceptForWorkload(watch: Connection, listener: ListenerRuntime): void {
+    const { mesh, reactor } = this.context;
+    const pauseMs = mesh.pauseMs(listener);
+    if (pauseMs > 0) {
+      reactor.pauseWatch(watch, true);
+      reactor.setTimer(watch, pauseMs);
+    } else {
+      this.accept(watch, Math.min(ACCEPTS_PER_EVENT, mesh.acceptsMax(listener)));
+    }
   }
 
   /** Accepts everything that is waiting, for a listener that is about to close. */

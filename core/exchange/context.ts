@@ -45,6 +45,7 @@ import type { Upstream } from './upstream.ts';
 import type { UpstreamHttp1 } from './upstream-http1.ts';
 import type { UpstreamHttp2 } from './upstream-http2.ts';
 import type { UpstreamTunnels } from './upstream-tunnels.ts';
+import { countEnded } from './workload-traffic.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { FLIGHT_RECORDS, REQUESTS_IN_FLIGHT } = Counter;
@@ -203,6 +204,7 @@ export class ProxyContext {
       exchange.detail = FAULT_DELAY;
     }
     metrics.countOutcome(exchange.status, exchange.reason);
+    if (exchange.downstream!.workload !== null) countEnded(exchange);
     if (this.endpointsFailing > 0 && exchange.reason !== UPSTREAM_CONNECT_FAILURE) this.endpointAnswered(exchange);
     if (!exchange.tunnel) metrics.recordLatency(durationMs);
     if (exchange.firstByteMs > 0) metrics.recordUpstreamLatency(exchange.firstByteMs - exchange.connectedMs);

@@ -17,7 +17,7 @@ import { CloseCause, Counter } from '../telemetry/metrics.ts';
 import { looksLikeHttp } from '../tls/client-hello.ts';
 import type { ProxyContext } from './context.ts';
 import type { Exchange } from './exchange.ts';
-import { Reason } from './reasons.ts';
+import { Detail, Reason } from './reasons.ts';
 
 /** Destinations remembered at most; then all are forgotten, and found out again. */
 const KNOWN_MAX = 16_384;
@@ -112,10 +112,36 @@ export class Detection implements Protocol {
   }
 
   /** The server of an exchange speaks before its client, or leaves. */
-  serverSpoke(exchange: Exchange, left: boolean): void {
-    if (!left) this.remember(exchange.downstream!.destination!, SERVER);
+  serverReadable(upstream: Connection): void {
+    const { reactor, memory, counters, upstream: attempts, downstreamTcp, tunnel } = this.context;
+    const exchange = upstream.exchange!;
+    const before = upstream.inputLength;
+    if (!upstream.readReady) return;
+    const status = reactor.fill(upstream);
+    if (status === FILL_AGAIN) return;
+    if (status > 0) {
+      const { inputOffset, inputLength } = reactor;
+      if (upstream.http2Stream === null) counters[Counter.UPSTREAM_BYTES_IN] += status - before;
+      if (!reactor.keepInput(upstream, inputOffset, inputLength)) {
+        exchange.detecting = false;
+        attempts.cancel(exchange);
+        downstreamTcp.fail(exchange, 0, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
+        return;
+      }
+      const { destination } = exchange.downstream!;
+      if (beginsLikeHttp2(memory, inputOffset, inputLength)) {
+        // Its SETTINGS may be here before the preface of the client, which decides.
+        this.remember(destination!, CLIENT);
+        return;
+      }
+      this.remember(destination!, SERVER);
+    } else {
+      // The tunnel sees the end as well.
+      upstream.readReady = true;
+      upstream.readEnded = false;
+    }
     exchange.detecting = false;
-    if (this.isAllowed(exchange)) this.context.tunnel.startConnect(exchange);
+    if (this.isAllowed(exchange)) tunnel.startConnect(exchange);
   }
 
   /** Whether policies allow an exchange that is passed on unread, as has just turned out. If not, it has ended. */
@@ -166,6 +192,8 @@ export class Detection implements Protocol {
     const { downstreamHttp1, downstreamHttp2 } = this.context;
     const { http1 } = connection.listener!.settings;
     connection.inputScanned = 0;
+    // An exchange that came to nothing was no request.
+    connection.exchanges = 0;
     if (http1) {
       connection.protocol = downstreamHttp1;
       downstreamHttp1.accepted(connection);
@@ -199,14 +227,23 @@ class ServerSide implements Protocol {
   }
 
   readable(connection: Connection): void {
-    this.detection.serverSpoke(connection.exchange!, connection.readHangup);
+    this.detection.serverReadable(connection);
   }
 
   writable(): void {}
 
   expired(): void {}
 
-  sendFailed(connection: Connection): void {
-    this.detection.serverSpoke(connection.exchange!, true);
-  }
+  // Nothing is sent yet.
+  sendFailed(): void {}
+}
+
+/** Whether bytes of a server are, as far as they go, an HTTP/2 SETTINGS frame, its first (RFC 9113 §3.4, §6.5). */
+function beginsLikeHttp2(memory: Uint8Array, offset: number, length: number): boolean {
+  // Length (a multiple of the 6 bytes of a setting), type 4, flags, stream 0.
+  if (memory[offset] !== 0 || (length > 1 && memory[offset + 1] !== 0)) return false;
+  if (length > 2 && memory[offset + 2] % 6 !== 0) return false;
+  if (length > 3 && memory[offset + 3] !== 4) return false;
+  for (let i = 4; i < 9 && i < length; i++) if (memory[offset + i] !== 0) return false;
+  return true;
 }

@@ -202,13 +202,18 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
       connection.workload === null
         ? connection.listener!.tunnelTarget(port)
         : this.context.mesh.tunnelTarget(connection, head, port);
-    if (target === null || stream.remoteEnded) {
+    const limit =
+      connection.workload === null || target === null || stream.remoteEnded
+        ? 0
+        : this.context.mesh.admitTunnelled(connection);
+    if (target === null || stream.remoteEnded || limit !== 0) {
       const exchange = this.attach(connection);
       exchange.httpVersion = HTTP_2;
       exchange.requestComplete = true;
       exchange.method = CONNECT;
       this.identify(exchange);
       if (target === null) this.refuse(exchange, 404, Reason.NO_ROUTE, Detail.TUNNEL_NOWHERE);
+      else if (limit !== 0) this.refuse(exchange, 503, Reason.OVERLOAD, limit);
       else this.refuse(exchange, 400, Reason.DOWNSTREAM_PROTOCOL_ERROR, Detail.NONE);
       return 0;
     }

@@ -143,6 +143,7 @@ export abstract class Downstream implements Protocol {
       writeRequestHead(reactor, block, head, exchange, runtime, connection, endpointAddress, this.context.ids);
     }
     if (runtime.node.overload >= SHED_LEVEL) exchange.shed = isShed(exchange, runtime.node.overload);
+    if (connection.workload?.isFull) exchange.shed = true;
     const { policy } = exchange;
     // Neither what is shed nor a preflight, which browsers send by themselves, uses up a limit.
     // A listener that only redirects serves nothing that a limit could be on.
@@ -244,10 +245,12 @@ export abstract class Downstream implements Protocol {
   /** Refuses a request that the gateway, being overloaded, does without. */
   private shed(exchange: Exchange): void {
     const { runtime, ids } = this.context;
-    countShed(exchange, runtime.node);
+    const { workload } = exchange.downstream!;
+    const isFull = workload?.isFull ?? false;
+    if (!isFull) countShed(exchange, runtime.node);
     exchange.retryAfterSeconds = shedRetrySeconds(ids.next());
     exchange.responseLines |= ResponseLines.RETRY_AFTER;
-    this.refuse(exchange, 503, Reason.OVERLOAD, Detail.SHED);
+    this.refuse(exchange, 503, Reason.OVERLOAD, isFull ? Detail.WORKLOAD_BUFFERS : Detail.SHED);
   }
 
   /** Goes on with an exchange that had to wait before it could be sent upstream. */

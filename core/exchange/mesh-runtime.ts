@@ -10,7 +10,15 @@ import { Authorization } from '../authorization/authorization.ts';
 import { usePolicyNumbers } from '../authorization/policy-numbers.ts';
 import type { AuthorizationSettings } from '../authorization/settings.ts';
 import { decodeSockaddr } from '../ffi/sockaddr.ts';
+import { Party } from '../io/turns.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
+import {
+  type Peer,
+  PeerSide,
+  resetWorkloadGauges,
+  WorkloadCounter,
+  WorkloadCounters,
+} from '../telemetry/workload-metrics.ts';
 import type { TlsContext } from '../tls/context.ts';
 import type { TlsContexts } from '../tls/contexts.ts';
 import type { DestinationSettings, MeshSettings, WorkloadSettings } from '../workers/mesh-settings.ts';
@@ -23,7 +31,7 @@ const TUNNEL_PORT = 15_008;
 const DESTINATIONS_MAX = 32_768;
 
 /** A workload of this node. */
-export class WorkloadRuntime {
+export class WorkloadRuntime extends Party {
   settings: WorkloadSettings;
   nameBytes: Uint8Array;
   /** What it shows in tunnels, and the context for that; null: it has no certificate. */
@@ -31,11 +39,19 @@ export class WorkloadRuntime {
   tlsContext: TlsContext | null = null;
   /** Who may reach it; null: everybody. */
   authorization: Authorization | null = null;
-  /** Open connections that it has begun, and that have come to it. */
-  outbound = 0;
-  inbound = 0;
+  readonly counters: WorkloadCounters;
+  /** Connections that are open, by WorkloadSide. */
+  readonly open = new Int32Array(4);
+  /** Most bytes of buffers that it may hold; 0: no limit. */
+  bufferBytesMax = 0;
+  /** New connections that it may have now, and since when that is right. */
+  private tokens = Number.POSITIVE_INFINITY;
+  private tokensMs = 0;
 
-  constructor(settings: WorkloadSettings) {
+  /** Without `counters` it counts for nobody. */
+  constructor(settings: WorkloadSettings, counters = new WorkloadCounters(null, 0, -1)) {
+    super(counters.words, counters.base + WorkloadCounter.BUFFER_BYTES);
+    this.counters = counters;
     this.settings = settings;
     this.nameBytes = new TextEncoder().encode(settings.name);
   }
@@ -62,6 +78,30 @@ export class WorkloadRuntime {
     this.tlsContext = this.tls === null ? null : contexts.client(this.tls, 'h2');
   }
 
+  /** It holds as many buffers as it may: there is nothing new for it until some are free again. */
+  get isFull(): boolean {
+    return this.bufferBytesMax > 0 && this.bufferBytes > this.bufferBytesMax;
+  }
+
+  /** New connections that it may have now; a second without any brings as many as that second allows. */
+  connectionsAllowed(nowMs: number): number {
+    const { connectionsPerSecondMax: rate } = this.settings;
+    if (rate === 0) return Number.POSITIVE_INFINITY;
+    this.tokens = Math.min(rate, this.tokens + ((nowMs - this.tokensMs) * rate) / 1000);
+    this.tokensMs = nowMs;
+    return Math.floor(this.tokens);
+  }
+
+  /** Milliseconds until there will be one, when there is none now. */
+  get connectionWaitMs(): number {
+    return Math.max(1, Math.ceil(((1 - this.tokens) * 1000) / this.settings.connectionsPerSecondMax));
+  }
+
+  /** One of those is used. */
+  useConnection(): void {
+    this.tokens--;
+  }
+
   /** Tells connections of this workload, with its present certificate, from all others. */
   get key(): string {
     return `${this.settings.uid} ${this.tls?.key ?? ''}`;
@@ -74,9 +114,10 @@ export class MeshRuntime {
   /** In the order of the settings. */
   readonly workloads: WorkloadRuntime[];
 
-  /** `previous` are the settings of the snapshot before: its workloads go on. */
-  constructor(settings: MeshSettings, contexts: TlsContexts, previous: MeshRuntime | null) {
+  /** `previous` are the settings of the snapshot before: its workloads go on. `worker` is whose counters are used. */
+  constructor(settings: MeshSettings, contexts: TlsContexts, worker: number, previous: MeshRuntime | null) {
     this.settings = settings;
+    if (previous === null) resetWorkloadGauges(settings.counters, worker);
     usePolicyNumbers(settings.policyNumbers);
     const compiled = new Map(previous?.workloads.map(({ authorization }) => [authorization?.key, authorization]));
     // Workloads with the same policies have them from one object.
@@ -88,11 +129,19 @@ export class MeshRuntime {
     };
     const known = new Map(previous?.workloads.map((workload) => [workload.settings.uid, workload]));
     this.workloads = settings.workloads.map((one) => {
-      const workload = known.get(one.uid) ?? new WorkloadRuntime(one);
+      const workload =
+        known.get(one.uid) ?? new WorkloadRuntime(one, new WorkloadCounters(settings.counters, worker, one.slot));
       workload.update(one, contexts);
       workload.authorization = authorizationOf(one.authorization);
       return workload;
     });
+  }
+
+  /** Shares the buffers of the worker out. */
+  limitBuffers(capacityBytes: number): void {
+    for (const workload of this.workloads) {
+      workload.bufferBytesMax = Math.floor((capacityBytes * workload.settings.bufferPercentMax) / 100);
+    }
   }
 
   /** Identity of the workload at an address to which connections of `from` go in a tunnel; null: they go directly. */
@@ -112,13 +161,17 @@ export class MeshRuntime {
 /** The endpoints of a backend without any of its own: each address that was asked for is one. */
 export class DestinationEndpoints {
   readonly endpoints: Endpoint[];
+  /** Whom each of them counts for. */
+  readonly peers: Peer[] = [];
   private readonly indexes = new Map<string, number>();
   private readonly make: (place: Pick<EndpointSettings, 'address' | 'host' | 'port'>) => Endpoint;
+  private readonly peerOf: (endpoint: Endpoint) => Peer;
 
-  /** `make` gives the endpoint of a place; all are put into `endpoints`. */
-  constructor(endpoints: Endpoint[], make: DestinationEndpoints['make']) {
+  /** `make` gives the endpoint of a place; all are put into `endpoints`. `peerOf` says whom one counts for. */
+  constructor(endpoints: Endpoint[], make: DestinationEndpoints['make'], peerOf: DestinationEndpoints['peerOf']) {
     this.endpoints = endpoints;
     this.make = make;
+    this.peerOf = peerOf;
   }
 
   /** Index of the endpoint of an address; -1: there is none, or there are too many. */
@@ -129,8 +182,10 @@ export class DestinationEndpoints {
     if (this.endpoints.length >= DESTINATIONS_MAX) return -1;
     const host = hostOf(address);
     const port = Number(address.slice(address.lastIndexOf(':') + 1));
+    const endpoint = this.make({ address, host, port });
     this.indexes.set(address, this.endpoints.length);
-    return this.endpoints.push(this.make({ address, host, port })) - 1;
+    this.peers.push(this.peerOf(endpoint));
+    return this.endpoints.push(endpoint) - 1;
   }
 
   /** Keeps those endpoints of an earlier snapshot that have connections. */
@@ -141,6 +196,13 @@ export class DestinationEndpoints {
         this.endpointOf(endpoint.address);
     }
   }
+}
+
+/** Whom connections to a backend, or to one of the addresses that it stands for, count for. */
+export function destinationPeer(workload: WorkloadRuntime, backend: string, endpoint: Endpoint | null): Peer {
+  // A workload that is reached by its own address is known by its identity.
+  const identity = endpoint?.tunnel?.verifyNames?.[0];
+  return workload.counters.peer(PeerSide.DESTINATION, identity ?? backend);
 }
 
 /** Address text of `ip:port` or `[ip]:port`. */

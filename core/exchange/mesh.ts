@@ -11,16 +11,27 @@
 import { Lookup } from '../ffi/original-destination.ts';
 import type { RequestHead } from '../http1/message.ts';
 import type { Connection } from '../io/connection.ts';
+import type { Turns } from '../io/turns.ts';
 import { CloseCause } from '../telemetry/metrics.ts';
+import { WorkloadCounter } from '../telemetry/workload-metrics.ts';
 import { Alpn } from '../tls/alpn.ts';
 import type { ProxyContext } from './context.ts';
 import { addressText, readAddressText, type WorkloadRuntime } from './mesh-runtime.ts';
 import { Detail, Reason } from './reasons.ts';
 import type { ListenerRuntime } from './runtime.ts';
 
-/** What a connection counts as at its workload. */
-export const WorkloadSide = { NONE: 0, OUTBOUND: 1, INBOUND: 2 } as const;
-const { INBOUND, OUTBOUND } = WorkloadSide;
+/** What a connection counts as at its workload: as begun by it, as come to it, or as a tunnel that carries such. */
+export const WorkloadSide = { NONE: 0, OUTBOUND: 1, INBOUND: 2, TUNNELS: 3 } as const;
+const { INBOUND, OUTBOUND, TUNNELS } = WorkloadSide;
+const { BUSY_MS, OUTBOUND_ACCEPTED, OUTBOUND_OPEN } = WorkloadCounter;
+
+const sides = { outbound: OUTBOUND, inbound: INBOUND, tunnels: TUNNELS, virtual: OUTBOUND } as const;
+
+/** How long new connections of a workload wait that holds as many buffers as it may. */
+const FULL_PAUSE_MS = 50;
+
+/** Longest pause of a workload that has new connections too fast: its limits may have changed then. */
+const RATE_PAUSE_MS_MAX = 1000;
 
 export class Mesh {
   private readonly context: ProxyContext;
@@ -40,7 +51,13 @@ export class Mesh {
       return;
     }
     connection.workload = workload;
-    if (!this.admit(connection, workload, role === 'outbound' ? OUTBOUND : INBOUND)) return;
+    workload.useConnection();
+    const side = sides[role];
+    if (this.isAtLimit(workload, side)) {
+      this.refuse(connection, Reason.OVERLOAD, Detail.WORKLOAD_CONNECTIONS);
+      return;
+    }
+    this.count(connection, workload, side);
     if (role === 'tunnels') this.context.preamble.accepted(connection);
     else if (this.readDestination(connection)) {
       if (role === 'outbound') this.leave(connection);
@@ -48,18 +65,49 @@ export class Mesh {
     }
   }
 
-  /** Counts a connection at its workload, or refuses it. */
-  private admit(connection: Connection, workload: WorkloadRuntime, side: number): boolean {
-    const { connectionsMax } = workload.settings;
-    const open = side === OUTBOUND ? workload.outbound : workload.inbound;
-    if (connectionsMax > 0 && open >= connectionsMax) {
-      this.refuse(connection, Reason.OVERLOAD, Detail.WORKLOAD_CONNECTIONS);
-      return false;
-    }
+  /** Milliseconds for which a listener is to accept nothing, since its workload has had enough; 0: it may. */
+  pauseMs(listener: ListenerRuntime): number {
+    const workload = this.workloadOf(listener);
+    if (workload === null) return 0;
+    if (workload.isFull) return FULL_PAUSE_MS;
+    if (workload.connectionsAllowed(this.context.reactor.nowMs) > 0) return 0;
+    return Math.min(workload.connectionWaitMs, RATE_PAUSE_MS_MAX);
+  }
+
+  /** Connections that a listener which need not pause may accept at once. */
+  acceptsMax(listener: ListenerRuntime): number {
+    const workload = this.workloadOf(listener);
+    return workload === null ? Number.POSITIVE_INFINITY : workload.connectionsAllowed(this.context.reactor.nowMs);
+  }
+
+  /** The workload that a listening socket belongs to; null while a reload that takes it away is on its way. */
+  workloadOf(listener: ListenerRuntime): WorkloadRuntime | null {
+    const { mesh } = this.context.runtime;
+    return mesh?.workloads[listener.settings.mesh!.workload] ?? null;
+  }
+
+  private isAtLimit({ open, settings }: WorkloadRuntime, side: number): boolean {
+    return settings.connectionsMax > 0 && open[side]! >= settings.connectionsMax;
+  }
+
+  /** Counts a connection at its workload. */
+  private count(connection: Connection, workload: WorkloadRuntime, side: number): void {
+    const { words, base } = workload.counters;
     connection.workloadSide = side;
-    if (side === OUTBOUND) workload.outbound++;
-    else workload.inbound++;
-    return true;
+    workload.open[side]!++;
+    words[base + OUTBOUND_OPEN + side - 1]!++;
+    words[base + OUTBOUND_ACCEPTED + side - 1]!++;
+  }
+
+  /** Why the workload of a tunnel may not have another connection through it (Detail); 0: it has it, and counts it. */
+  admitTunnelled(connection: Connection): number {
+    const workload = connection.workload!;
+    if (this.isAtLimit(workload, INBOUND)) return Detail.WORKLOAD_CONNECTIONS;
+    if (workload.isFull) return Detail.WORKLOAD_BUFFERS;
+    if (workload.connectionsAllowed(this.context.reactor.nowMs) < 1) return Detail.WORKLOAD_RATE;
+    workload.useConnection();
+    this.count(connection, workload, INBOUND);
+    return 0;
   }
 
   /** Reads where a redirected connection was going. */
@@ -123,10 +171,27 @@ export class Mesh {
     else this.context.handOver(connection, Alpn.NONE);
   }
 
+  /** Counts time of the worker for the workloads that had turns in a measured batch, by the length of those. */
+  shareTime(turns: Turns, ms: number): void {
+    const { workloads } = this.context.runtime.mesh!;
+    let total = turns.nobody.busyMs;
+    turns.nobody.busyMs = 0;
+    for (let i = 0; i < workloads.length; i++) total += workloads[i]!.busyMs;
+    if (total === 0) return;
+    for (let i = 0; i < workloads.length; i++) {
+      const workload = workloads[i]!;
+      if (workload.busyMs === 0) continue;
+      const { words, base } = workload.counters;
+      words[base + BUSY_MS]! += (ms * workload.busyMs) / total;
+      workload.busyMs = 0;
+    }
+  }
+
   /** A counted connection has been closed. */
   closed(workload: WorkloadRuntime, side: number): void {
-    if (side === OUTBOUND) workload.outbound--;
-    else workload.inbound--;
+    const { words, base } = workload.counters;
+    workload.open[side]!--;
+    words[base + OUTBOUND_OPEN + side - 1]!--;
   }
 
   private refuse(connection: Connection, reason: number, detail: number): void {

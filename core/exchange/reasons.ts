@@ -149,6 +149,8 @@ export const Detail = {
   EGRESS_REFUSED: 61,
   PLAINTEXT_REFUSED: 62,
   WORKLOAD_CONNECTIONS: 63,
+  WORKLOAD_BUFFERS: 64,
+  WORKLOAD_RATE: 65,
 } as const;
 
 const detailSentences: Record<number, string> = {
@@ -220,6 +222,8 @@ const detailSentences: Record<number, string> = {
   [Detail.PLAINTEXT_REFUSED]:
     'The workload takes connections of the mesh only (mode: strict), and this was plain text.',
   [Detail.WORKLOAD_CONNECTIONS]: 'The workload has as many connections open as it may have (limits of the node).',
+  [Detail.WORKLOAD_BUFFERS]: 'The workload holds as many buffers as it may (limits of the node).',
+  [Detail.WORKLOAD_RATE]: 'The workload has got as many new connections per second as it may (limits of the node).',
   [Detail.COMPRESSOR_FAILED]: 'The compressor of the response body failed or was restarted.',
 };
 

@@ -188,7 +188,8 @@ export function writeRequestHead(
           const length = headers.valueLength(field);
           keep =
             exchange.requestIdLength === 0 &&
-            (trusted || !http.requestIdHeader) &&
+            // Applications of the mesh name requests for each other, and nodes keep what nodes have named.
+            (trusted || downstream.workload !== null || !http.requestIdHeader) &&
             length > 0 &&
             length <= REQUEST_ID_BYTES_MAX &&
             !(head.connectionNamesFields && connectionNames(memory, headers, field));

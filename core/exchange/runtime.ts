@@ -13,6 +13,7 @@ import { useLimitNames } from '../limits/limit-names.ts';
 import { RouteTable } from '../routing/route-table.ts';
 import { StreamRoutes } from '../routing/stream-routes.ts';
 import type { RequestRecorder } from '../telemetry/request-recorder.ts';
+import type { Peer } from '../telemetry/workload-metrics.ts';
 import type { TlsContext } from '../tls/context.ts';
 import type { TlsContexts } from '../tls/contexts.ts';
 import type {
@@ -27,7 +28,13 @@ import type {
   Snapshot,
 } from '../workers/snapshot.ts';
 import { type HashKeys, hashKeysOf } from './hash-key.ts';
-import { DestinationEndpoints, MeshRuntime, tunnelPlace, type WorkloadRuntime } from './mesh-runtime.ts';
+import {
+  DestinationEndpoints,
+  destinationPeer,
+  MeshRuntime,
+  tunnelPlace,
+  type WorkloadRuntime,
+} from './mesh-runtime.ts';
 import { ruleLimits } from './rule-limits.ts';
 import { RefPolicy, RulePolicy } from './rule-policy.ts';
 
@@ -152,6 +159,8 @@ export interface BackendRuntime {
   tunnel: BackendRuntime | null;
   /** Its endpoints are made by the destinations of connections; null: it has endpoints of its own. */
   destinations: DestinationEndpoints | null;
+  /** What a workload uses: whom its traffic counts for; null: for nobody. */
+  peer: Peer | null;
   /** It stands for the tunnels of the backend of its name. */
   isTunnel: boolean;
   /** Context of TLS connections; null: plain TCP, or (see `settings.tls`) one that could not be made. */
@@ -275,6 +284,7 @@ export class Runtime {
         tracked: false,
         tunnel: null,
         destinations: null,
+        peer: null,
         isTunnel: true,
         tlsContext,
       };
@@ -302,6 +312,7 @@ export class Runtime {
         balancer,
         isTunnel: false,
         destinations: null,
+        peer: null,
         tunnel,
         hashKeys: hashKeysOf(settings.policy.balancer),
         tracked:
@@ -313,7 +324,8 @@ export class Runtime {
       };
     };
     this.backends = snapshot.backends.map(backendOf);
-    this.mesh = snapshot.mesh === null ? null : new MeshRuntime(snapshot.mesh, contexts, previous?.mesh ?? null);
+    this.mesh =
+      snapshot.mesh === null ? null : new MeshRuntime(snapshot.mesh, contexts, node.worker, previous?.mesh ?? null);
     this.makeVariant = (index, workload) => {
       const base = this.backends[index];
       const { settings } = base;
@@ -335,9 +347,14 @@ export class Runtime {
       };
       const endpoints = settings.endpoints.map((place) => make(place, place.identity));
       const destinations = settings.originalDestination
-        ? new DestinationEndpoints(endpoints, (place) => make(place, this.mesh!.identityAt(place.host, workload)))
+        ? new DestinationEndpoints(
+            endpoints,
+            (place) => make(place, this.mesh!.identityAt(place.host, workload)),
+            (endpoint) => destinationPeer(workload, settings.name, endpoint),
+          )
         : null;
-      return { ...base, endpoints, tunnel, destinations };
+      const peer = destinationPeer(workload, settings.name, null);
+      return { ...base, endpoints, tunnel, destinations, peer };
     };
     previous?.eachVariant((name, workload, before) => {
       const index = this.mesh?.workloads.includes(workload)

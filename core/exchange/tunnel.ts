@@ -14,6 +14,7 @@ import { CloseCause, Counter } from '../telemetry/metrics.ts';
 import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 import { Detail, Reason } from './reasons.ts';
+import { countJoined, countPassed } from './workload-traffic.ts';
 
 /** Receives per turn of one direction. */
 const RECEIVES_PER_TURN = 4;
@@ -65,6 +66,7 @@ export class Tunnel implements Protocol {
     exchange.responseFraming = BodyFraming.TUNNEL;
     counters[Counter.TUNNELS_OPEN]++;
     if (exchange.tracked) this.context.upstream.joined(exchange);
+    if (exchange.isConnection && client.workload !== null) countJoined(exchange);
     client.protocol = this;
     upstream.protocol = this;
     client.tunnelPeer = upstream;
@@ -200,6 +202,8 @@ export class Tunnel implements Protocol {
     const { reactor } = this.context;
     if (fromClient) exchange.requestBodyBytes += length;
     else exchange.responseBodyBytes += length;
+    const client = exchange.downstream!;
+    if (client.workload !== null) countPassed(client, fromClient, length);
     if (to.http2Stream === null) {
       this.count(fromClient ? Counter.UPSTREAM_BYTES_OUT : Counter.DOWNSTREAM_BYTES_OUT, length);
     }

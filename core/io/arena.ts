@@ -10,6 +10,7 @@
 // Owned by one worker. Hot module: no allocation.
 
 import { BATCH_MAX, KERNEL_RESERVED_BYTES, type Kernel } from '../ffi/kernel.ts';
+import type { Party } from './turns.ts';
 
 /** Small blocks keep request heads (a browser's is 350 to 1,500 bytes). */
 export const SMALL_BLOCK_BYTES = 2 * 1024;
@@ -81,6 +82,8 @@ export class Arena {
   readonly scratchOffset = KERNEL_RESERVED_BYTES + RECEIVE_AREA_BYTES;
   /** EDIT_BYTES; the content is of use only until the head that it is for has been written. */
   readonly editOffset = KERNEL_RESERVED_BYTES + RECEIVE_AREA_BYTES + SCRATCH_BYTES;
+  /** Who takes blocks now, where owners are kept (`keepOwners`); null: nobody in particular. */
+  party: Party | null = null;
 
   private readonly kernel: Kernel;
   private readonly largeOffset: number;
@@ -94,6 +97,8 @@ export class Arena {
   private largeTouched = 0;
   private smallUsed = 0;
   private largeUsed = 0;
+  /** Who has taken each block, small ones first; null: nobody asks. */
+  private owners: (Party | null)[] | null = null;
 
   constructor(kernel: Kernel) {
     this.kernel = kernel;
@@ -123,8 +128,22 @@ export class Arena {
     return this.smallFree.length * SMALL_BLOCK_BYTES + this.largeFree.length * LARGE_BLOCK_BYTES;
   }
 
+  /** From now on the bytes of each block count for whoever is `party` when it is taken. */
+  keepOwners(): void {
+    this.owners ??= new Array(this.smallFree.length + this.largeFree.length).fill(null);
+  }
+
   /** Takes a block of at least `bytes` (at most LARGE_BLOCK_BYTES); 0 when none is left. */
   allocate(bytes: number): number {
+    const block = this.take(bytes);
+    if (this.owners !== null && block !== 0 && this.party !== null) {
+      this.owners[this.indexOf(block)] = this.party;
+      this.party.words[this.party.bufferWord]! += this.sizeOf(block);
+    }
+    return block;
+  }
+
+  private take(bytes: number): number {
     if (bytes <= SMALL_BLOCK_BYTES) {
       if (this.smallFreeCount > 0) {
         this.smallUsed++;
@@ -148,6 +167,14 @@ export class Arena {
 
   /** Gives a block back. Every block is freed exactly once, by its owner. */
   free(block: number): void {
+    if (this.owners !== null) {
+      const index = this.indexOf(block);
+      const owner = this.owners[index];
+      if (owner !== null) {
+        this.owners[index] = null;
+        owner.words[owner.bufferWord]! -= this.sizeOf(block);
+      }
+    }
     if (block < this.largeOffset) {
       this.smallUsed--;
       this.smallFree[this.smallFreeCount++] = block;
@@ -156,6 +183,12 @@ export class Arena {
     this.largeUsed--;
     this.largeFree[this.largeFreeCount++] = block;
     if (this.largeFreeCount > RESIDENT_FREE_LARGE_BLOCKS) this.kernel.release(block, LARGE_BLOCK_BYTES);
+  }
+
+  private indexOf(block: number): number {
+    return block < this.largeOffset
+      ? (block - BLOCKS_OFFSET) / SMALL_BLOCK_BYTES
+      : this.smallFree.length + (block - this.largeOffset) / LARGE_BLOCK_BYTES;
   }
 
   /** Size of a block. */

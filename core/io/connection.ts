@@ -15,6 +15,7 @@ import type { HeaderTable } from '../http1/header-table.ts';
 import type { Http2Session } from '../http2/session.ts';
 import type { Http2Stream } from '../http2/stream.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
+import type { Peer } from '../telemetry/workload-metrics.ts';
 import { noBytes } from './bytes.ts';
 import type { Transport } from './transport.ts';
 
@@ -74,6 +75,8 @@ export class Connection implements PeerAddress {
   access: ConnectionAccess | null = null;
   /** As which of the connections of its workload it counts (exchange/mesh.ts); 0: as none. */
   workloadSide = 0;
+  /** Whom it has last counted for as a connection (exchange/workload-traffic.ts). */
+  peer: Peer | null = null;
 
   // -- readiness (edge-triggered: remembered here until used up) --------------
   /** A receive may bring bytes. */

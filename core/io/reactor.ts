@@ -26,6 +26,7 @@ import { noBytes } from './bytes.ts';
 import { Connection, type PeerAddress, type Protocol } from './connection.ts';
 import { TimerWheel } from './timer-wheel.ts';
 import type { Transport } from './transport.ts';
+import { type Party, RESUMED, Turns } from './turns.ts';
 
 /** A stream socket: everything, edge-triggered, registered once for its whole life. */
 const STREAM_EVENTS = Epoll.IN | Epoll.OUT | Epoll.RDHUP | Epoll.ET;
@@ -51,6 +52,9 @@ const CACHE_LINE_BYTES = 64;
 /** Held input may reach as far into the receive area as leaves room for the largest receive behind it. */
 const HELD_BYTES_MAX =
   RECEIVE_AREA_BYTES - BULK_RECEIVE_BYTES_MAX - 2 * HEADROOM_BYTES - 2 * TAILROOM_BYTES - CACHE_LINE_BYTES;
+
+/** Turns that are taken before the system is asked again for events. */
+const TURNS_PER_BATCH = 2 * BATCH_MAX;
 
 /** How often the wall clock is read: a clock that is set shows after at most this time. */
 const WALL_CHECK_MS = 500;
@@ -118,9 +122,13 @@ export class Reactor {
   private deferredBytes = 0;
   private heldBytes = 0;
   /** Bytes of the receive area that all of those still need. */
+  private stagedBytes = 0;
   /** Node proxies: told when a connection that counts at a workload is over. */
   onWorkloadConnectionClosed: (workload: WorkloadRuntime, side: number) => void = () => {};
-  private stagedBytes = 0;
+  /** Node proxies: whose turn it is; null: this is a gateway. */
+  turns: Turns | null = null;
+  /** Node proxies: the next batch is measured, turn by turn (`Party.busyMs`). */
+  measured = false;
   /** Connections that have something to do at the end of the batch; with their generations. */
   private readonly endConnections: Connection[] = [];
   private readonly endGenerations: number[] = [];
@@ -167,20 +175,22 @@ export class Reactor {
    * them all. Returns the number of events.
    */
   runBatch(maxWaitMs: number): number {
-    let waitMs = this.readyCount > 0 || this.endCount > 0 ? 0 : maxWaitMs;
+    let waitMs = this.hasReady ? 0 : maxWaitMs;
     if (waitMs !== 0) {
       const timerMs = this.timers.waitMs(this.nowMs);
       if (timerMs >= 0 && (waitMs < 0 || timerMs < waitMs)) waitMs = timerMs;
     }
-    const count = this.kernel.epollWait(this.epoll, waitMs);
+    let count = this.kernel.epollWait(this.epoll, waitMs);
     this.readClocks();
+    if (this.turns !== null) count = this.takeTurns(this.turns, count);
     // Only those that wait already are served: what queues itself in this batch has its turn in the next.
-    const waiting = this.readyCount;
+    const waiting = this.turns === null ? this.readyCount : 0;
     for (let first = 0; first < count; first += BATCH_MAX) {
       const end = Math.min(first + BATCH_MAX, count);
       if (first > 0 && this.deferredCount > 0) this.flushDeferred();
       if (end - first > 1) this.receiveAhead(first, end);
-      for (let i = first; i < end; i++) this.dispatch(i);
+      if (this.turns === null) for (let i = first; i < end; i++) this.dispatch(i);
+      else this.serveTurns(this.turns, first, end);
       if (this.aheadCount > 0) this.endAhead();
     }
     for (let i = 0; i < waiting; i++) this.serveReady();
@@ -192,7 +202,64 @@ export class Reactor {
 
   /** Whether a connection waits in the ready queue or for the end of a batch, so that the next batch must not sleep. */
   get hasReady(): boolean {
-    return this.readyCount > 0 || this.endCount > 0;
+    return this.readyCount > 0 || this.endCount > 0 || (this.turns !== null && this.turns.waiting > 0);
+  }
+
+  // -- node proxies: turns ------------------------------------------------------
+
+  /** From now on workloads take turns, and the blocks that they take are counted. */
+  shareFairly(): void {
+    this.turns ??= new Turns(this.slotsMax);
+    this.arena.keepOwners();
+  }
+
+  /** Lets everything that is ready wait for its turn, and puts those whose turn it is in place of the events. */
+  private takeTurns(turns: Turns, count: number): number {
+    const { events, eventStride, eventDataIndex } = this.kernel;
+    this.arena.party = null;
+    for (let i = 0; i < count; i++) {
+      const word = i * eventStride;
+      const slot = events[word + eventDataIndex];
+      const generation = events[word + eventDataIndex + 1];
+      const connection = this.connections[slot];
+      if (connection === undefined || connection.generation !== generation) continue;
+      turns.add(slot, generation, events[word], partyOf(connection) ?? turns.nobody);
+    }
+    for (let left = this.readyCount; left > 0; left--) {
+      const slot = this.takeReady();
+      const connection = this.connections[slot];
+      if (connection === undefined) continue;
+      turns.add(slot, connection.generation, RESUMED, partyOf(connection) ?? turns.nobody);
+    }
+    return turns.take(events, eventStride, eventDataIndex, TURNS_PER_BATCH);
+  }
+
+  private serveTurns(turns: Turns, first: number, end: number): void {
+    const { arena, kernel, measured } = this;
+    const { events, eventStride, eventDataIndex } = kernel;
+    let beforeMs = measured ? kernel.nowMs() : 0;
+    for (let i = first; i < end; i++) {
+      const word = i * eventStride;
+      const bits = events[word];
+      const connection = this.connections[events[word + eventDataIndex]]!;
+      // The handler may close it.
+      const party = partyOf(connection);
+      arena.party = party;
+      if ((bits & RESUMED) === 0) {
+        this.dispatch(i);
+      } else {
+        connection.queued = false;
+        events[word] = bits & ~RESUMED;
+        if (events[word] !== 0) this.dispatch(i);
+        if ((events[word] & ~Epoll.OUT) === 0 && connection.protocol !== null) connection.protocol.readable(connection);
+      }
+      if (measured) {
+        const afterMs = kernel.nowMs();
+        (party ?? turns.nobody).busyMs += afterMs - beforeMs;
+        beforeMs = afterMs;
+      }
+    }
+    arena.party = null;
   }
 
   /**
@@ -463,7 +530,9 @@ export class Reactor {
         connection.ahead = 0;
         connection.readReady = false;
       } else if (connection.ahead > 0) {
+        if (this.turns !== null) this.arena.party = partyOf(connection);
         const block = this.arena.allocate(connection.ahead);
+        this.arena.party = null;
         if (block === 0) {
           connection.ahead = AHEAD_NO_BUFFER;
         } else {
@@ -839,6 +908,8 @@ export class Reactor {
     while (length > 0) {
       let last = connection.outputLast;
       if (last === 0 || connection.outputEnd === last + LARGE_BLOCK_BYTES) {
+        // Also at the end of a batch, when it is nobody's turn.
+        if (this.turns !== null) this.arena.party = partyOf(connection) ?? this.arena.party;
         const block = this.arena.allocate(LARGE_BLOCK_BYTES);
         if (block === 0) {
           connection.errno = Errno.ENOBUFS;
@@ -959,6 +1030,7 @@ export class Reactor {
     connection.workload = null;
     connection.destination = null;
     connection.access = null;
+    connection.peer = null;
     connection.inputEnds = false;
     connection.trailers = null;
     connection.protocol = null;
@@ -1007,11 +1079,15 @@ export class Reactor {
     }
   }
 
-  private serveReady(): void {
+  private takeReady(): number {
     const slot = this.readyQueue[this.readyHead];
     if (++this.readyHead === this.slotsMax) this.readyHead = 0;
     this.readyCount--;
-    const connection = this.connections[slot];
+    return slot;
+  }
+
+  private serveReady(): void {
+    const connection = this.connections[this.takeReady()];
     if (connection === undefined) return;
     connection.queued = false;
     // Closed, or closed and opened again since: the new occupant takes a call for nothing.
@@ -1052,4 +1128,9 @@ export class Reactor {
     this.descriptors[this.slotsMax] = 0;
     this.kernel.close(this.epoll);
   }
+}
+
+/** Whose turn it is when a connection is served; null: nobody's. */
+function partyOf({ workload, endpoint }: Connection): Party | null {
+  return workload ?? (endpoint === null ? null : endpoint.workload);
 }

@@ -42,6 +42,10 @@ export interface WorkloadSettings {
   slot: number;
   /** Most connections that it may have open in each direction, per worker; 0: no limit. */
   connectionsMax: number;
+  /** Connections that it may begin, and that may come to it, together per second and worker; 0: no limit. */
+  connectionsPerSecondMax: number;
+  /** Percentage of a worker's buffers that it may hold before new connections and requests are refused; 0: no limit. */
+  bufferPercentMax: number;
   /** Who may reach it; null: everybody. */
   authorization: AuthorizationSettings | null;
 }
@@ -67,6 +71,8 @@ export interface DestinationSettings {
 /** The mesh as the packet core of one node needs it. */
 export interface MeshSettings {
   workloads: WorkloadSettings[];
+  /** Their counters (core/telemetry/workload-metrics.ts). */
+  counters: SharedArrayBuffer;
   /** Numbers of the policies of all workloads. */
   policyNumbers: PolicyNumbers;
   /** By `ip:port` (`[ip]:port` with IPv6), or by `ip` for every other port. */

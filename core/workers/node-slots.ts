@@ -10,6 +10,7 @@ import { BackendWord, createNodeState, EndpointWord, NodeState } from '../lb/nod
 import { monotonicMs } from './clock.ts';
 import { LimitTables } from './limit-tables.ts';
 import type { BackendSettings } from './snapshot.ts';
+import { WorkloadSlots } from './workload-slots.ts';
 
 /** Time until a slot that is not used any more is given to another. Longer than nearly all exchanges. */
 const SLOT_REST_MS = 15 * 60_000;
@@ -109,6 +110,8 @@ export class NodeSlots {
   readonly state: NodeState;
   /** Tables of rate limits. */
   readonly limits: LimitTables;
+  /** Counters of workloads. */
+  readonly workloads: WorkloadSlots;
   private samples: SharedArrayBuffer | null = null;
   private readonly endpoints: Slots;
   private readonly backends: Slots;
@@ -117,6 +120,7 @@ export class NodeSlots {
   constructor(workers: number, state: SharedArrayBuffer = createNodeState(workers)) {
     this.state = new NodeState(state, -1);
     this.limits = new LimitTables(workers);
+    this.workloads = new WorkloadSlots(workers);
     const { state: node } = this;
     this.endpoints = new Slots(
       node.endpointsMax,

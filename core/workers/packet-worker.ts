@@ -192,12 +192,16 @@ export class PacketWorker {
       compression.collect();
       if (compression.hasAnswers) waitMs = 0;
     }
+    const sampled = ++this.batchNumber % BUSY_SAMPLE === 0;
+    this.reactor.measured = sampled;
     const events = this.reactor.runBatch(waitMs);
     const { counters } = this.metrics;
-    const sampled = ++this.batchNumber % BUSY_SAMPLE === 0;
     if (sampled || events >= LAG_EVENTS || this.reactor.nowMs - this.lagMeasuredMs >= LAG_INTERVAL_MS) {
       const busyMs = this.reactor.kernel.nowMs() - this.reactor.nowMs;
-      if (sampled) counters[Counter.LOOP_BUSY_MS] += busyMs * BUSY_SAMPLE;
+      if (sampled) {
+        counters[Counter.LOOP_BUSY_MS] += busyMs * BUSY_SAMPLE;
+        if (this.reactor.turns !== null) this.context.mesh.shareTime(this.reactor.turns, busyMs * BUSY_SAMPLE);
+      }
       this.noteLag(busyMs);
     }
     if (events > 0) {
@@ -298,7 +302,15 @@ export class PacketWorker {
       else if (this.closeIfIdle(connection)) report.closed++;
       else report.drained++;
     });
-    if (runtime.mesh !== null) context.authorizer.recheck();
+    if (runtime.mesh !== null) {
+      reactor.shareFairly();
+      runtime.mesh.limitBuffers(reactor.arena.capacityBytes);
+      for (const listener of this.listeners.values()) {
+        // Accepting is work for the workload, too.
+        if (listener.watch !== null) listener.watch.workload = context.mesh.workloadOf(listener);
+      }
+      context.authorizer.recheck();
+    }
     report.pauseMs = reactor.kernel.nowMs() - startMs;
     this.post({ type: 'applied', epoch: snapshot.epoch, report });
   }

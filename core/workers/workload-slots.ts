@@ -49,7 +49,8 @@ export class WorkloadSlots {
   assign(workloads: readonly WorkloadSettings[], nowMs: number = monotonicMs()): WorkloadSettings[] {
     return workloads.map((workload) => {
       const { uid, name } = workload;
-      const slot = this.byUid.get(uid)?.slot ?? this.revive(uid) ?? this.takeFresh() ?? this.takeRested(nowMs) ?? SHARED;
+      const slot =
+        this.byUid.get(uid)?.slot ?? this.revive(uid) ?? this.takeFresh() ?? this.takeRested(nowMs) ?? SHARED;
       this.byUid.set(uid, { slot, name });
       return { ...workload, slot };
     });

@@ -29,6 +29,7 @@ import { overloadMetrics } from './overload-metrics.ts';
 import { rateLimitMetrics } from './rate-limit-metrics.ts';
 import { resilienceMetrics } from './resilience-metrics.ts';
 import type { AdminState, WorkerState } from './state.ts';
+import { workloadMetrics } from './workload-metrics.ts';
 
 export type { Sample } from '../../core/process/exposition.ts';
 
@@ -330,6 +331,7 @@ export const metricDefinitions: readonly MetricDefinition[] = [
   ...adaptiveMetrics,
   ...backendMetrics,
   ...bodyMetrics,
+  ...workloadMetrics,
   ...processMetrics,
 ];
 

@@ -20,6 +20,7 @@ import { endpointNow } from '../explain-endpoint.ts';
 import { recordingLines } from '../replay/recordings.ts';
 import { MetricsPage } from './metrics.ts';
 import type { AdminState, BackendState, ReloadRecord, WorkerState } from './state.ts';
+import { graphEdges } from './workload-metrics.ts';
 
 /** Most records of one /requests answer, and how many there are without `limit`. */
 const REQUESTS_MAX = 1000;
@@ -38,6 +39,7 @@ const index = `Portcullis admin port (read-only)
 /explain?id=ID      what happened to one of them
 /recorded-requests  heads of the last requests, for \`portcullis check --replay\`
 /mesh               node proxies: workloads, certificates, and what is wrong
+/mesh/graph         node proxies: who talks to whom
 `;
 
 /** Starts the admin port; rejects with the system's error (EADDRINUSE, EACCES ...) when it cannot listen. */
@@ -68,6 +70,8 @@ async function pageOf(url: URL, state: AdminState, metrics: MetricsPage): Promis
       return recordedRequests(state);
     case '/mesh':
       return state.mesh === undefined ? undefined : json(200, state.mesh.page());
+    case '/mesh/graph':
+      return state.workloads === undefined ? undefined : json(200, graphEdges(state.workloads));
     case '/explain':
       return explain(state, url.searchParams.get('id'));
     default:

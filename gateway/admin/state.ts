@@ -145,6 +145,13 @@ export interface MeshState {
   page(): object;
 }
 
+/** Counters of the workloads of a node. */
+export interface WorkloadCountersState {
+  /** See core/telemetry/workload-metrics.ts. */
+  buffer: SharedArrayBuffer;
+  workloads: readonly { slot: number; name: string }[];
+}
+
 /** Read-only view of the running gateway. */
 export interface AdminState {
   readonly version: string;
@@ -177,6 +184,8 @@ export interface AdminState {
   readonly flightRecords: readonly SharedArrayBuffer[];
   /** Absent: this is no node proxy. */
   readonly mesh?: MeshState | undefined;
+  /** Node proxies. */
+  readonly workloads?: WorkloadCountersState | undefined;
   /** What requests are recorded with; null: they are not. */
   readonly recorder: RecorderSettings | null;
   /** Null: there is no gateway to ask. */

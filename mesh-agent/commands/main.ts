@@ -8,7 +8,7 @@ import { CONTROL_HELP, MESH_HELP, NODE_HELP } from './help.ts';
 import type { MeshIo } from './io.ts';
 
 const VIEWS = ['status', 'services', 'workloads', 'policies', 'roots'];
-const OTHERS = ['node', 'rotate', 'token', 'capture'];
+const OTHERS = ['node', 'check', 'apply', 'wait', 'rotate', 'token', 'capture'];
 
 /** Runs `portcullis control` with the arguments after the word; resolves to the exit code. Throws an ExitError. */
 export async function controlCommand(args: string[], io: MeshIo): Promise<number> {

@@ -122,8 +122,9 @@ export class DirectorySource implements MeshSource {
     return this.problems;
   }
 
-  /** The files as they were last looked at. */
+  /** The files as they were last looked at; none while they are being read. */
   get fileStates(): FileState[] {
+    if (this.unfinished) return [];
     return [...this.files].map(([file, { digest, now }]) => {
       const inUse = now !== null && this.used.get(file) === now;
       return { file, digest, inUse };

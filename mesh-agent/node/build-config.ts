@@ -196,7 +196,7 @@ function workloadSettings(local: LocalWorkload, node: NodeConfig, index: MeshInd
     certificate,
     strict: node.mode === 'strict',
     slot: -1,
-    connectionsMax: node.limits.connectionsMax,
+    ...node.limits,
     authorization: authorizationOf(workload, index),
   };
 }

@@ -37,6 +37,9 @@ export interface NodeConfig {
   limits: {
     /** Of each workload, in each direction and per worker; 0: no limit. */
     connectionsMax: number;
+    /** Of each workload, per worker; 0: no limit. */
+    connectionsPerSecondMax: number;
+    bufferPercentMax: number;
   };
   workers: number | 'auto';
   admin: AdminConfig | null;
@@ -91,7 +94,11 @@ function normalise(input: NodeInput, file: string): NodeConfig {
     mode: input.mode ?? 'strict',
     egress: input.egress ?? 'passthrough',
     capture: capture === 'off' ? null : { ...capture, failClosed: capture.failClosed ?? true },
-    limits: { connectionsMax: input.limits?.connections ?? 0 },
+    limits: {
+      connectionsMax: input.limits?.connections ?? 0,
+      connectionsPerSecondMax: input.limits?.connectionsPerSecond ?? 0,
+      bufferPercentMax: input.limits?.bufferPercent ?? 50,
+    },
     workers: input.workers ?? 'auto',
     admin: admin === 'off' ? null : adminConfig(admin.address ?? NODE_ADMIN_DEFAULT),
     logLevel: input.log?.level ?? 'info',

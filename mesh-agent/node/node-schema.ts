@@ -184,6 +184,26 @@ export const nodeSchema = mapping({
             description: 'Most connections of one workload in each direction, per worker.',
           }),
         ),
+        connectionsPerSecond: maybe(
+          integer({
+            default: 0,
+            min: 0,
+            max: 1_000_000,
+            zero: 'no limit',
+            description:
+              'Most new connections of one workload per second and worker, both directions together. Those beyond wait, see [fair sharing](fairness.md).',
+          }),
+        ),
+        bufferPercent: maybe(
+          integer({
+            default: 50,
+            min: 0,
+            max: 100,
+            zero: 'no limit',
+            description:
+              'Percentage of the buffers of a worker that one workload may hold. With more it gets no new connections and requests, see [fair sharing](fairness.md).',
+          }),
+        ),
       },
       { default: {}, description: 'Limits of each workload.' },
     ),

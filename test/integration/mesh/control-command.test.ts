@@ -3,96 +3,14 @@
 import assert from 'node:assert/strict';
 import { readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { type TestContext, test } from 'node:test';
-import { credentials } from '@grpc/grpc-js';
-import { XdsClient } from '../../../mesh-agent/control/xds-client.ts';
-import { keyToPem } from '../../../mesh-agent/identity/certificate.ts';
-import { CertificateClient, type ClientCertificate } from '../../../mesh-agent/identity/certificate-client.ts';
-import { createSigningRequest } from '../../../mesh-agent/identity/csr.ts';
-import { generateKey } from '../../../mesh-agent/identity/keys.ts';
-import { TrustStore } from '../../../mesh-agent/identity/trust-store.ts';
+import { test } from 'node:test';
 import { configFor, startApi } from '../../support/kube-api/harness.ts';
 import { pod } from '../../support/kube-api/objects.ts';
 import { temporaryDirectory } from '../../unit/mesh-agent/commands/support.ts';
 import { runToEnd } from '../support.ts';
-import { CONFIG, Control, createToken, workload } from './control-process.ts';
+import { CONFIG, Control, createToken, Host, NODE, workload } from './control-process.ts';
 
-const NODE = 'spiffe://cluster.local/node/host-a';
 const CART = 'spiffe://cluster.local/ns/shop/sa/cart';
-const silent = (): void => {};
-
-/** A host that joins with a token, and the clients that its node proxy is made of. */
-class Host {
-  readonly token: string;
-  readonly roots: string;
-  certificate: ClientCertificate | null = null;
-  readonly client: CertificateClient;
-  private readonly address: string;
-
-  private constructor(t: TestContext, address: string, roots: string, token: string, trust: TrustStore) {
-    this.address = address;
-    this.roots = roots;
-    this.token = token;
-    this.client = new CertificateClient({
-      address,
-      serverName: 'localhost',
-      trust,
-      token: async () => this.token,
-      certificate: () => this.certificate,
-    });
-    t.after(() => this.client.close());
-  }
-
-  static async of(t: TestContext, control: Control, token: string): Promise<Host> {
-    const roots = await control.mesh('roots', '--admin', await control.admin());
-    const trust = await TrustStore.open('cluster.local', roots, null, silent);
-    return new Host(t, await control.address(), roots, token, trust);
-  }
-
-  async request(identity: string): Promise<ClientCertificate> {
-    const key = await generateKey();
-    const chain = await this.client.request(createSigningRequest(identity, key), identity, 0);
-    return { chainPem: chain.join(''), keyPem: keyToPem(key) };
-  }
-
-  async join(): Promise<void> {
-    this.certificate = await this.request(NODE);
-  }
-
-  /** Connects with the node's certificate; `until` waits for a state. */
-  async follow(t: TestContext): Promise<{ xds: XdsClient; until(condition: () => boolean): Promise<void> }> {
-    const waiting = new Set<() => void>();
-    const tell = (): void => {
-      for (const check of [...waiting]) check();
-    };
-    const { chainPem, keyPem } = this.certificate!;
-    const xds = new XdsClient({
-      address: this.address,
-      serverName: 'localhost',
-      credentials: () => credentials.createSsl(Buffer.from(this.roots), Buffer.from(keyPem), Buffer.from(chainPem)),
-      id: 'proxy-a',
-      node: 'host-a',
-      trustDomain: 'cluster.local',
-      stateFile: null,
-      onUpdate: tell,
-      log: (_level, message) => void (message.includes('is away') && tell()),
-      reconnect: { firstMs: 20, maxMs: 100 },
-    });
-    t.after(() => xds.close());
-    await xds.start();
-    const until = (condition: () => boolean): Promise<void> =>
-      new Promise((resolve) => {
-        const check = (): void => {
-          if (!condition()) return;
-          waiting.delete(check);
-          resolve();
-        };
-        waiting.add(check);
-        check();
-      });
-    return { xds, until };
-  }
-}
 
 test('a host joins with a token, follows the mesh, and the commands show it', async (t) => {
   const control = new Control(t, {

@@ -9,6 +9,7 @@ import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { parseAllDocuments } from 'yaml';
 import { type ControlConfig, loadControl } from '../../../mesh-agent/commands/control-config.ts';
+import { loadNode, type NodeConfig } from '../../../mesh-agent/node/node-config.ts';
 import type { PolicyRule } from '../../support/kube-api/access.ts';
 import { configFor, Followed, follow, startApi } from '../../support/kube-api/harness.ts';
 import { pod } from '../../support/kube-api/objects.ts';
@@ -95,7 +96,7 @@ test('with every option the chart renders valid objects', { skip: noHelm }, () =
   const { files } = loadedControl(objects).ca;
   assert.deepEqual(Object.values(files ?? {}).map(dirname), Array(3).fill('/etc/portcullis/ca'));
   const plainObjects = objectsIn(render('--set', 'image=x').stdout);
-  assert.ok(!plainObjects.some(({ kind }) => kind === 'DaemonSet'), 'the node proxy is not part of this version');
+  assert.ok(!plainObjects.some(({ kind }) => kind === 'DaemonSet'), 'the node proxy is a trial');
   const only = render('--set', 'image=x,control.enabled=false,networkPolicy.enabled=false');
   const kinds = objectsIn(only.stdout).map(({ kind }) => kind);
   assert.deepEqual(kinds.sort(), ['ConfigMap', 'Deployment', 'PodDisruptionBudget', 'Service', 'ServiceAccount']);
@@ -258,6 +259,21 @@ function loadedControl(objects: readonly Manifest[]): ControlConfig {
   return { ca: { files: parseAllDocuments(map.data['control.yaml'])[0]!.toJS().ca.files } } as ControlConfig;
 }
 
+/** The node proxy's configuration, valid but for the roots, which are mounted in the pod only. */
+function loadedNode(): NodeConfig {
+  const text: string = find('ConfigMap', 'portcullis-node').data['node.yaml'];
+  const directory = mkdtempSync(join(tmpdir(), 'portcullis-chart-'));
+  const file = join(directory, 'node.yaml');
+  const [, roots] = /^ +roots: (\S+)$/m.exec(text)!;
+  writeFileSync(file, text.replace(roots!, file));
+  const loaded = loadNode(file, { NODE_NAME: 'worker-7' });
+  rmSync(directory, { recursive: true });
+  assert.ok('config' in loaded, 'errors' in loaded ? JSON.stringify(loaded.errors) : '');
+  const { config } = loaded;
+  assert.equal(config.node, 'worker-7');
+  return { ...config, controlPlane: { ...config.controlPlane, rootsFile: roots! } };
+}
+
 test('the control plane’s configuration is valid, and fits the pod, its service and the nodes', () => {
   const config = loadedControl(plain);
   const [{ spec }] = workloads;
@@ -266,12 +282,19 @@ test('the control plane’s configuration is valid, and fits the pod, its servic
   assert.deepEqual([config.listen.port, config.admin?.port], ports);
   const service = find('Service', 'portcullis-control');
   assert.ok(config.serverNames.includes(`${service.metadata.name}.${service.metadata.namespace}.svc`));
-  const nodeConfig = parseAllDocuments(find('ConfigMap', 'portcullis-node').data['node.yaml'])[0]!.toJS();
-  assert.ok(config.serverNames.includes(nodeConfig.control.address.split(':')[0]), 'nodes know it by this name');
+  const nodeConfig = loadedNode();
+  const [host] = nodeConfig.controlPlane.address.split(':');
+  assert.ok(config.serverNames.includes(host!), 'nodes know it by this name');
   const mounts = container.volumeMounts.map(({ mountPath }: { mountPath: string }) => mountPath);
   assert.ok(mounts.includes(dirname(config.ca.directory)), 'the one place that can be written to');
   assert.equal(config.source.kind, 'kubernetes');
   const node = workloads[1];
+  const nodeMounts = node.spec.template.spec.containers[0].volumeMounts.map((mount: Manifest) => mount.mountPath);
+  for (const file of [nodeConfig.controlPlane.rootsFile, nodeConfig.token.file]) {
+    assert.ok(nodeMounts.includes(dirname(file)), file);
+  }
+  // What Kubernetes makes is readable by all; the proxy makes a private one below it.
+  assert.ok(nodeMounts.includes(dirname(nodeConfig.stateDirectory)));
   const account = `${node.metadata.namespace}/${node.spec.template.spec.serviceAccountName}`;
   assert.deepEqual(config.attestation.kubernetes?.nodeAccounts, [account]);
   assert.equal(

@@ -38,6 +38,9 @@ spec:
   rules: [{to: [{operation: {methods: [GET]}}]}]
 `;
 
+/** Closed without a byte, or an error. */
+const REFUSED = /^(|ECONN.*)$/;
+
 const skip = meshSkipReason();
 
 test('policies and strict mode on the nodes', { skip }, async (t) => {
@@ -73,6 +76,10 @@ test('policies and strict mode on the nodes', { skip }, async (t) => {
     const { status, body } = await clients.request(from, at, port, { method, path });
     return { status, body };
   };
+
+  /** What comes back from a request in plain text; the error's code when the connection fails. */
+  const outcome = (from: typeof web, host: string, port: number): Promise<string> =>
+    clients.exchange(from, host, port, 'GET / HTTP/1.1\r\nhost: x\r\n\r\n').catch((error) => error.code);
 
   await t.test('what is allowed passes, what is not is answered with 403 and the reason', async () => {
     assert.equal((await ask(web, 'GET', '/items')).status, 200);
@@ -117,18 +124,28 @@ test('policies and strict mode on the nodes', { skip }, async (t) => {
 
   await t.test('strict: nobody gets in without a certificate of the mesh', async () => {
     for (const workload of ['cart-0', 'cart-1', 'open-0']) {
-      const refused = await clients
-        .exchange(stranger, mesh.at(workload).address, 8080, 'GET / HTTP/1.1\r\nhost: x\r\n\r\n')
-        .catch((error) => error.code);
-      assert.ok(refused === '' || /^ECONN/.test(refused), `${workload}: ${refused}`);
+      assert.match(await outcome(stranger, mesh.at(workload).address, 8080), REFUSED, workload);
     }
   });
 
+  await t.test('nor by way of the ports of the proxy itself', async () => {
+    const cart = mesh.at('cart-0').address;
+    for (const [from, host, port] of [
+      [stranger, cart, 15_001],
+      [stranger, cart, 15_006],
+      [stranger, cart, 15_008],
+      [web, cart, 15_001],
+      [web, cart, 15_006],
+      [web, '127.0.0.1', 15_001],
+      [web, '127.0.0.1', 15_006],
+    ] as const) {
+      assert.match(await outcome(from, host, port), REFUSED, `${from.name} to ${host}:${port}`);
+    }
+    assert.equal((await ask(web, 'GET', '/items')).status, 200);
+  });
+
   await t.test('egress refused: addresses outside of the mesh are not reached', async () => {
-    const refused = await clients
-      .exchange(web, mesh.at('stranger').address, 8080, 'GET / HTTP/1.1\r\nhost: x\r\n\r\n')
-      .catch((error) => error.code);
-    assert.ok(refused === '' || /^ECONN/.test(refused), refused);
+    assert.match(await outcome(web, mesh.at('stranger').address, 8080), REFUSED);
   });
 
   await t.test('a policy that changes counts at once, on connections that are open, too', async () => {

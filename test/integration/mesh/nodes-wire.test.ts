@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { runScript, startApp } from '../../support/mesh/apps.ts';
 import { meshSkipReason, TestMesh } from '../../support/mesh/mesh.ts';
-import { Capture, chosenVersion, tlsRecords } from '../../support/mesh/packets.ts';
+import { Capture, type Captured, chosenVersion, tlsRecords } from '../../support/mesh/packets.ts';
 
 const TUNNEL_PORT = 15_008;
 const CONTROL_PORT = 15_012;
@@ -13,6 +13,7 @@ const APPLICATION_DATA = 23;
 const HANDSHAKE = 22;
 const CLIENT_HELLO = 1;
 const SERVER_HELLO = 2;
+const TLS_1_3 = 0x0304;
 
 const skip = meshSkipReason('curl', 'tcpdump');
 
@@ -36,7 +37,10 @@ test('packets between nodes are TLS 1.3 to port 15008, whatever applications spe
   const { clients } = mesh;
   const web = mesh.at('web-0');
   const secret = 'do-not-read-this-on-the-wire';
-  const capture = await Capture.start(mesh.at('one'), 'up0', join(mesh.directory, 'wire.pcap'));
+  const one = mesh.at('one');
+  const [wire, bridge] = await Promise.all(
+    ['up0', 'br0'].map((link) => Capture.start(one, link, join(mesh.directory, `${link}.pcap`))),
+  );
 
   const reached = new Set<string>();
   for (let count = 0; reached.size < 2; count++) {
@@ -54,25 +58,35 @@ test('packets between nodes are TLS 1.3 to port 15008, whatever applications spe
   assert.match(stdout, /feed-0: do-not/);
   assert.equal(await clients.exchange(web, mesh.vip('feed'), 7000, secret, secret.length), secret);
   assert.equal((await clients.request(web, mesh.at('cart-1').address, 8080, { path: `/${secret}` })).status, 200);
-  const { flows, file } = await capture.stop();
+  const between = await wire!.stop();
+  const within = await bridge!.stop();
 
+  const addressOf = (name: string): string => mesh.at(name).address;
+  assertTunnelsOnly(between, secret, [web.address, addressOf('cart-1'), addressOf('feed-0')]);
+  // What stays on the node is as closed; nothing of it was to be seen outside.
+  assertTunnelsOnly(within, secret, [web.address, addressOf('cart-0'), addressOf('cart-1'), addressOf('feed-0')]);
+  const onNode = ({ flows }: Captured) => flows.filter(({ to }) => to.address === addressOf('cart-0'));
+  assert.equal(onNode(between).length, 0);
+  assert.ok(onNode(within).length > 0);
+});
+
+/** Everything in a capture is of the control plane, or a tunnel between some of these addresses. */
+function assertTunnelsOnly({ flows, file }: Captured, secret: string, between: string[]): void {
   assert.equal(file.indexOf(secret), -1, 'nothing that applications said can be read');
   assert.equal(file.indexOf('HTTP/1.1'), -1);
-  const tunnels = flows.filter(({ to, from }) => [to.port, from.port].includes(TUNNEL_PORT));
-  const others = flows.filter((flow) => !tunnels.includes(flow));
-  for (const { from, to } of others) {
-    assert.ok([from.port, to.port].includes(CONTROL_PORT), `${from.address}:${from.port} to ${to.address}:${to.port}`);
-  }
-  const addresses = new Set([web.address, mesh.at('cart-1').address, mesh.at('feed-0').address]);
-  assert.ok(tunnels.length >= 4, `${tunnels.length} flows`);
-  for (const flow of tunnels) {
-    const name = `${flow.from.address}:${flow.from.port} to ${flow.to.address}:${flow.to.port}`;
-    assert.ok(addresses.has(flow.from.address) && addresses.has(flow.to.address), name);
+  let tunnels = 0;
+  for (const flow of flows) {
+    const { from, to } = flow;
+    const name = `${from.address}:${from.port} to ${to.address}:${to.port}`;
+    if ([from.port, to.port].includes(CONTROL_PORT)) continue;
+    tunnels++;
+    assert.ok([from.port, to.port].includes(TUNNEL_PORT), name);
+    assert.ok(between.includes(from.address) && between.includes(to.address), name);
     assert.ok(flow.whole, name);
     const records = tlsRecords(flow);
     assert.ok(records !== null && records.length > 0, `${name} is something else than TLS`);
-    const fromServer = flow.from.port === TUNNEL_PORT;
-    if (fromServer) assert.equal(chosenVersion(records), 0x0304, name);
+    const fromServer = from.port === TUNNEL_PORT;
+    if (fromServer) assert.equal(chosenVersion(records), TLS_1_3, name);
     // After the hellos all is encrypted: certificates, and so identities, too.
     const open = records.filter(({ type }) => type === HANDSHAKE);
     for (const { payload } of open) assert.equal(payload[0], fromServer ? SERVER_HELLO : CLIENT_HELLO, name);
@@ -81,4 +95,5 @@ test('packets between nodes are TLS 1.3 to port 15008, whatever applications spe
       name,
     );
   }
-});
+  assert.ok(tunnels >= 4, `${tunnels} flows`);
+}

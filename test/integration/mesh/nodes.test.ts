@@ -34,6 +34,12 @@ const plan: MeshPlan = {
 
 const skip = meshSkipReason('curl', 'nginx', 'wrk');
 
+/** Requests were read, not passed on as bytes: by the node of the client, and by that of the server. */
+function assertRequests({ headers }: { headers: Record<string, string> }): void {
+  assert.match(headers['x-request-id'] ?? '', /^[0-9a-f-]{36}$/);
+  assert.match(headers['x-forwarded-client-cert'] ?? '', /URI=spiffe:\/\/cluster\.local\/ns\/shop\/sa\/web/);
+}
+
 test('applications in a mesh of three nodes', { skip }, async (t) => {
   const directory = mkdtempSync(join(tmpdir(), 'portcullis-nginx-'));
   t.after(() => rmSync(directory, { recursive: true, force: true }));
@@ -109,23 +115,41 @@ test('applications in a mesh of three nodes', { skip }, async (t) => {
     assert.equal(await clients.exchange(web, feed, 7001, ''), '220 feed-0 speaks first\r\n');
   });
 
-  await t.test('what is spoken is found out where no protocol is declared', async () => {
-    const { status, body } = await clients.request(web, feed, 8000, { path: '/detected' });
-    assert.deepEqual([status, JSON.parse(body).url], [200, '/detected']);
-    assert.match(await mesh.curl('web-0', `http://${feed}:8001/h2`, '--http2-prior-knowledge'), /"app":"feed-0"/);
-    assert.equal(await clients.exchange(web, feed, 8002, '\0 not HTTP', 10), '\0 not HTTP');
-    assert.equal(await clients.exchange(web, feed, 8003, ''), '220 feed-0 speaks first\r\n');
+  await t.test('a client may end its half of a connection', async () => {
+    const socket = await clients.connect(web, feed, 7000);
+    socket.end('last words');
+    let text = '';
+    for await (const chunk of socket.setEncoding('utf8')) text += chunk;
+    assert.equal(text, 'last words');
   });
 
-  await t.test(
-    'a workload is reached by its own address, and by that of a service with one endpoint alike',
-    async () => {
-      const { address } = mesh.at('cart-1');
-      const { status, body } = await clients.request(web, address, 8080);
-      assert.deepEqual([status, JSON.parse(body).app], [200, 'cart-1']);
-      assert.match(await clients.exchange(web, mesh.at('feed-0').address, 7001, ''), /^220 feed-0/);
-    },
-  );
+  await t.test('HTTP/1.1 is found out where no protocol is declared', async () => {
+    const { status, body } = await clients.request(web, feed, 8000, { path: '/detected' });
+    assert.deepEqual([status, JSON.parse(body).url], [200, '/detected']);
+    assertRequests(JSON.parse(body));
+  });
+
+  await t.test('so is HTTP/2, whose servers speak before clients that take their time', async () => {
+    for (const waitMs of [0, 50, 0]) {
+      const { status, body } = await clients.requestHttp2(web, feed, 8001, '/detected', waitMs);
+      assert.equal(status, 200, body);
+      assertRequests(JSON.parse(body));
+    }
+    assert.match(await mesh.curl('web-0', `http://${feed}:8001/h2`, '--http2-prior-knowledge'), /"app":"feed-0"/);
+  });
+
+  await t.test('and everything else is passed on, whoever speaks first', async () => {
+    assert.equal(await clients.exchange(web, feed, 8002, '\0 not HTTP', 10), '\0 not HTTP');
+    for (let count = 0; count < 2; count++) {
+      assert.equal(await clients.exchange(web, feed, 8003, ''), '220 feed-0 speaks first\r\n');
+    }
+  });
+
+  await t.test('a workload is reached by its own address, too', async () => {
+    const { status, body } = await clients.request(web, mesh.at('cart-1').address, 8080);
+    assert.deepEqual([status, JSON.parse(body).app], [200, 'cart-1']);
+    assert.match(await clients.exchange(web, mesh.at('feed-0').address, 7001, ''), /^220 feed-0/);
+  });
 
   await t.test('addresses outside of the mesh are reached as they are', async () => {
     const { address } = mesh.at('stranger');
@@ -152,5 +176,17 @@ test('applications in a mesh of three nodes', { skip }, async (t) => {
       const { status } = await clients.request(web, mesh.vip('page'), 80);
       return status === 200;
     });
+  });
+
+  await t.test('a workload that comes to the mesh is reached by tunnel, and as before when it has left', async () => {
+    const { address } = mesh.at('stranger');
+    const ask = async () => JSON.parse((await clients.request(web, address, 8080)).body);
+    const rules = async () => (await mesh.at('stranger').run('nft', ['list', 'tables'])).stdout;
+    await mesh.changeWorkload('two', 'stranger', { member: true });
+    await eventually('it is in the mesh', async () => 'x-forwarded-client-cert' in (await ask()).headers);
+    assert.match(await rules(), /portcullis/);
+    await mesh.changeWorkload('two', 'stranger', { member: false });
+    await eventually('it has left', async () => (await ask()).from === `::ffff:${web.address}`);
+    await eventually('its rules are gone', async () => (await rules()) === '');
   });
 });

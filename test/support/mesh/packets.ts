@@ -15,6 +15,13 @@ export interface Flow {
   whole: boolean;
 }
 
+/** What was captured. */
+export interface Captured {
+  flows: Flow[];
+  /** All packets as they are. */
+  file: Buffer;
+}
+
 /** A capture that runs. */
 export class Capture {
   private readonly tcpdump: Running;
@@ -34,7 +41,7 @@ export class Capture {
   }
 
   /** Ends it. Throws when packets were lost. */
-  async stop(): Promise<{ flows: Flow[]; file: Buffer }> {
+  async stop(): Promise<Captured> {
     this.tcpdump.kill('SIGTERM');
     const { stderr } = await this.tcpdump.finished;
     if (!/^0 packets dropped by kernel$/m.test(stderr)) throw new Error(stderr);

@@ -1,7 +1,9 @@
 // Connections from inside a namespace, for clients that live in the test's own process.
 
 import { Agent, type IncomingHttpHeaders, request } from 'node:http';
+import { connect as connectHttp2 } from 'node:http2';
 import { Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
 import { NamespaceSockets } from '../../../core/ffi/netns.ts';
 import type { TestNamespace } from '../netns/network.ts';
 
@@ -76,6 +78,29 @@ export class Clients {
       });
       outgoing.on('error', reject);
       outgoing.end(body);
+    });
+  }
+
+  /** One request by HTTP/2 with prior knowledge, of a client that first waits. */
+  async requestHttp2(from: TestNamespace, host: string, port: number, path: string, waitMs = 0): Promise<Answer> {
+    const socket = await this.connect(from, host, port);
+    await delay(waitMs);
+    return new Promise((resolve, reject) => {
+      const session = connectHttp2(`http://${host}:${port}`, { createConnection: () => socket });
+      session.once('error', reject);
+      session.once('close', () => reject(new Error('the connection was closed')));
+      const stream = session.request({ ':path': path });
+      let headers: Record<string, unknown> = {};
+      let text = '';
+      stream.once('response', (fields) => {
+        headers = fields;
+      });
+      stream.setEncoding('utf8').on('data', (chunk) => (text += chunk));
+      stream.once('error', reject);
+      stream.once('end', () => {
+        resolve({ status: Number(headers[':status']), headers: headers as IncomingHttpHeaders, body: text });
+        session.destroy();
+      });
     });
   }
 

@@ -94,9 +94,11 @@ attestation:
 trustDomain: {{ .Values.mesh.trustDomain }}
 node: "${NODE_NAME}"
 admin: {address: "127.0.0.1:{{ .Values.node.adminPort }}"}
-control:
+controlPlane:
   address: {{ include "portcullis.name" . }}-control.{{ .Release.Namespace }}.svc.{{ .Values.mesh.clusterDomain }}:{{ .Values.control.port }}
-  tokenFile: /var/run/secrets/portcullis/token
-stateDirectory: {{ .Values.node.stateDirectory }}
+  roots: /etc/portcullis-roots/roots.pem
+serviceAccountToken: {file: /var/run/secrets/portcullis/token}
+stateDirectory: {{ .Values.node.stateDirectory }}/node
+mode: {{ .Values.node.mode }}
 {{- end -}}
 {{- end -}}

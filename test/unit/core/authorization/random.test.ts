@@ -6,6 +6,7 @@ import { Network, parseAddress } from '../../../../core/authorization/network.ts
 import { hasForms, PATH_FORMS, PathForms } from '../../../../core/authorization/path-forms.ts';
 import { PathList } from '../../../../core/authorization/path-list.ts';
 import { TextMatch } from '../../../../core/authorization/text-match.ts';
+import { Family } from '../../../../core/ffi/sockaddr.ts';
 
 const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 31));
 let state = seed;
@@ -104,6 +105,15 @@ test('networks hold the addresses whose first bits they have', () => {
     assert.equal(Network.parse(`${network}/${bits}`)!.contains(parseAddress(address)!), expected, what);
   }
   assert.ok(held > 200, `${held} were in their networks`);
+});
+
+test('a peer of IPv4 on a socket of IPv6 is one of IPv4', () => {
+  const words = { peer0: 0, peer1: 0, peer2: 0xffff, peer3: 0x0a010203 };
+  const peer = { peerFamily: Family.INET6, peerPort: 0, ...words };
+  assert.equal(Network.parse('10.1.0.0/16')!.contains(peer), true);
+  assert.equal(Network.parse('10.2.0.0/16')!.contains(peer), false);
+  assert.equal(Network.parse('::/0')!.contains(peer), false);
+  assert.equal(Network.parse('::/0')!.contains({ ...peer, peer2: 0 }), true);
 });
 
 test('what is no network is none', () => {

@@ -22,6 +22,7 @@ test('help is there for each command, and unknown words get the one that was pro
     [['mesh', 'token', '--help'], /token revoke/],
     [['mesh', 'token', 'create', '--help'], /--service-account/],
     [['mesh', 'capture', '--help'], /capture install/],
+    [['mesh', 'node', '--help'], /portcullis mesh node --config FILE/],
   ] as const) {
     const { code, stdout } = await run(...args);
     assert.equal(code, 0, args.join(' '));
@@ -40,6 +41,10 @@ test('help is there for each command, and unknown words get the one that was pro
     [['mesh', 'token', 'create', '--node', 'a', '--uses', '0'], /--uses: 0 is neither unlimited nor a number/],
     [['mesh', 'token', 'create', '--node', 'a', '--expires', '1'], /--expires: 1 is not a duration/],
     [['mesh', 'capture', 'instal'], /unknown command instal: did you mean install\?/],
+    [['mesh', 'node'], /mesh node needs --config FILE/],
+    [['mesh', 'node', 'node.yaml'], /a file is given as --config node\.yaml/],
+    [['mesh', 'nod'], /unknown command nod: did you mean node\?/],
+    [['schema', 'nodes'], /unknown configuration nodes: did you mean node\?/],
     [['schema', 'contrl'], /unknown configuration contrl: did you mean control\?/],
   ] as const) {
     const { code, stderr } = await run(...args);

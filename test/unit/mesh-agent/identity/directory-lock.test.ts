@@ -21,13 +21,14 @@ const never = (): void => assert.fail('the lock is lost');
 
 test('a second one is refused by name, and gets the directory when the first has given it back', async (t) => {
   const directory = temporaryDirectory(t);
-  const { log } = recordingLog();
+  const { log, lines } = recordingLog();
   assert.equal(await directoryHolder(directory), null);
   const lock = await lockDirectory(directory, { log, lost: never });
   await assert.rejects(
     lockDirectory(directory, { log, lost: never }),
     refusal('in-use', new RegExp(`in use by another control plane \\(.*, process ${process.pid}, since 2`)),
   );
+  assert.deepEqual(lines, [], 'at once, without waiting for a sign of life');
   assert.match((await directoryHolder(directory))!.owner, /process/);
   await lock.release();
   await (await lockDirectory(directory, { log, lost: never })).release();

@@ -49,7 +49,7 @@ stateDirectory: state
     token: { kind: 'serviceAccount', file: join(base, 'token') },
     ...{ stateDirectory: join(base, 'state'), mode: 'strict', egress: 'passthrough' },
     capture: { failClosed: true },
-    limits: { connectionsMax: 0 },
+    limits: { connectionsMax: 0, connectionsPerSecondMax: 0, bufferPercentMax: 50 },
     workers: 'auto',
     admin: { address: '127.0.0.1:9902', host: '127.0.0.1', port: 9902 },
     ...{ logLevel: 'info', accessLog: null, drainTimeoutMs: 30_000 },
@@ -82,7 +82,7 @@ drainTimeout: 0
     token: { kind: 'join', file: join(base, 'token') },
     ...{ stateDirectory: '/var/lib/portcullis', mode: 'permissive', egress: 'refuse' },
     capture: { failClosed: false, excludeInbound: ['192.168.0.0/16'], excludeOutboundPorts: ['53'] },
-    limits: { connectionsMax: 5 },
+    limits: { connectionsMax: 5, connectionsPerSecondMax: 0, bufferPercentMax: 50 },
     ...{ workers: 2, admin: null, logLevel: 'warn' },
     accessLog: { path: '-', format: 'common' },
     drainTimeoutMs: 0,
@@ -94,7 +94,7 @@ test('a reload takes over what it can, and names what waits for a restart', () =
   const before = nodeConfig();
   const after = nodeConfig({
     ...{ mode: 'permissive', egress: 'refuse', workers: 4, stateDirectory: '/other', drainTimeoutMs: 1 },
-    limits: { connectionsMax: 9 },
+    limits: { connectionsMax: 9, connectionsPerSecondMax: 0, bufferPercentMax: 50 },
   });
   const { config, waiting } = reloaded(before, after);
   assert.deepEqual(waiting.sort(), ['stateDirectory', 'workers']);

@@ -9,7 +9,7 @@ export function nodeConfig(more: Partial<NodeConfig> = {}): NodeConfig {
     controlPlane: { address: 'control:15012', serverName: null, rootsFile: '/etc/portcullis/roots.pem' },
     token: { kind: 'join', file: '/etc/portcullis/token' },
     ...{ stateDirectory: '/var/lib/portcullis', mode: 'strict', egress: 'passthrough', capture: null },
-    limits: { connectionsMax: 0 },
+    limits: { connectionsMax: 0, connectionsPerSecondMax: 0, bufferPercentMax: 50 },
     ...{ workers: 1, admin: null, logLevel: 'info', accessLog: null, drainTimeoutMs: 30_000 },
     ...more,
   };

@@ -1,0 +1,115 @@
+// Fair turns on a node proxy: connections that are ready wait by the workload that they belong to, and workloads are
+// served in rounds, one connection of each at a time. A gateway has no workloads, and is served in the order of epoll.
+//
+// The system hands over at most a few hundred events at once, in the order in which they happened: behind a workload
+// with thousands of busy connections another one would wait for all of them. So only a few are served before the
+// system is asked again, and what it reports meanwhile takes its place in the round.
+// Owned by the reactor. Hot module: no allocation, exception, promise, closure or log line.
+
+/** Somebody who shares a worker with others: a workload. */
+export class Party {
+  /** Bytes of buffers that it holds, at `bufferWord` of `words`, which may be shared memory. */
+  readonly words: Float64Array;
+  readonly bufferWord: number;
+  /** Milliseconds that its turns have taken in a batch that is measured. */
+  busyMs = 0;
+  /** Ready connections: first and last slot, and how many. Of use to Turns only. */
+  first = -1;
+  last = -1;
+  waiting = 0;
+  /** Who is next in the round. */
+  next: Party | null = null;
+
+  constructor(words: Float64Array, bufferWord: number) {
+    this.words = words;
+    this.bufferWord = bufferWord;
+  }
+
+  /** Bytes of buffers that it holds. */
+  get bufferBytes(): number {
+    return this.words[this.bufferWord]!;
+  }
+}
+
+/** Bit of a turn that was asked for by `Reactor.enqueue`, among those of epoll: none of those that it reports. */
+export const RESUMED = 1 << 27;
+
+export class Turns {
+  /** Connections that belong to nobody: what the worker needs for itself. They are a party like the others. */
+  readonly nobody = new Party(new Float64Array(1), 0);
+  /** Connections that wait for their turn. */
+  waiting = 0;
+  /** By slot: what has been reported, for which occupant, who is behind it, and whether it waits. */
+  private readonly bits: Int32Array;
+  private readonly generations: Int32Array;
+  private readonly behind: Int32Array;
+  private readonly queued: Uint8Array;
+  private firstParty: Party | null = null;
+  private lastParty: Party | null = null;
+
+  /** For so many connection slots. */
+  constructor(slotsMax: number) {
+    this.bits = new Int32Array(slotsMax);
+    this.generations = new Int32Array(slotsMax);
+    this.behind = new Int32Array(slotsMax);
+    this.queued = new Uint8Array(slotsMax);
+  }
+
+  /** A connection is ready; what is reported of one that waits already is added to that. */
+  add(slot: number, generation: number, bits: number, party: Party): void {
+    if (this.queued[slot] === 1) {
+      if (this.generations[slot] === generation) {
+        this.bits[slot]! |= bits;
+      } else {
+        // Of an earlier occupant only the place is left, and that the reactor takes the slot for queued.
+        this.generations[slot] = generation;
+        this.bits[slot] = bits | (this.bits[slot]! & RESUMED);
+      }
+      return;
+    }
+    this.queued[slot] = 1;
+    this.generations[slot] = generation;
+    this.bits[slot] = bits;
+    this.behind[slot] = -1;
+    this.waiting++;
+    if (party.waiting++ === 0) {
+      party.first = slot;
+      this.join(party);
+    } else {
+      this.behind[party.last] = slot;
+    }
+    party.last = slot;
+  }
+
+  /**
+   * Takes the next turns, at most `max`, and writes them to `events` in the form of the system's (Kernel.events).
+   * Returns how many.
+   */
+  take(events: Int32Array, stride: number, dataIndex: number, max: number): number {
+    let count = 0;
+    let word = 0;
+    while (count < max && this.firstParty !== null) {
+      const party = this.firstParty;
+      this.firstParty = party.next;
+      party.next = null;
+      const slot = party.first;
+      party.first = this.behind[slot]!;
+      this.queued[slot] = 0;
+      this.waiting--;
+      if (--party.waiting > 0) this.join(party);
+      events[word] = this.bits[slot]!;
+      events[word + dataIndex] = slot;
+      events[word + dataIndex + 1] = this.generations[slot]!;
+      word += stride;
+      count++;
+    }
+    return count;
+  }
+
+  /** Puts a party at the end of the round. */
+  private join(party: Party): void {
+    if (this.firstParty === null) this.firstParty = party;
+    else this.lastParty!.next = party;
+    this.lastParty = party;
+  }
+}

@@ -1,0 +1,154 @@
+// `portcullis mesh node` as an operator meets it: what it says of itself, workloads that come, go and fail, signals.
+
+import assert from 'node:assert/strict';
+import { readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import type { NodeMeshPage, WorkloadView } from '../../../mesh-agent/node/node-admin.ts';
+import { startApp } from '../../support/mesh/apps.ts';
+import { eventually, meshSkipReason, TestMesh } from '../../support/mesh/mesh.ts';
+
+const http = { port: 8080, kind: 'http' } as const;
+
+test('a node proxy and its operator', { skip: meshSkipReason('curl') }, async (t) => {
+  const mesh = await TestMesh.create(t, {
+    nodes: { one: { 'web-0': {}, 'cart-0': {} }, two: { stranger: { member: false } } },
+    services: { cart: [{ port: 80, targetPort: 8080, protocol: 'http' }] },
+  });
+  const node = mesh.node('one');
+  const web = mesh.at('web-0');
+  const stranger = mesh.at('stranger');
+  await Promise.all([startApp(mesh.at('cart-0'), 'cart-0', http), startApp(stranger, 'stranger', http)]);
+  const isolated = await mesh.network.addIsolated(['ghost', 'other', 'busy']);
+  const [ghost, other, busy] = isolated as [(typeof isolated)[0], (typeof isolated)[0], (typeof isolated)[0]];
+  await startApp(busy, 'busy', { port: 15_006, kind: 'http' });
+
+  const page = async (): Promise<NodeMeshPage> => JSON.parse(await node.page('/mesh')) as NodeMeshPage;
+  const workload = async (name: string): Promise<WorkloadView | undefined> =>
+    (await page()).workloads.find((one) => one.workload === `shop/${name}`);
+  const served = (name: string, state = true): Promise<WorkloadView> =>
+    eventually(`shop/${name} is ${state ? '' : 'not '}served`, async () => {
+      const found = await workload(name);
+      if (found === undefined || found.served !== state) throw new Error(JSON.stringify(found));
+      if (state && found.capture !== 'installed') throw new Error(found.capture);
+      return found;
+    });
+  const document = (name: string, address: string, networkNamespace?: string): string =>
+    `${JSON.stringify({
+      kind: 'Workload',
+      metadata: { name, namespace: 'shop' },
+      spec: { addresses: [address], serviceAccount: name, node: 'one', networkNamespace },
+    })}\n`;
+  const rules = async (at: typeof web): Promise<string> => (await at.run('nft', ['list', 'tables'])).stdout;
+  /** What `web-0` gets from a machine outside of the mesh. */
+  const outside = (): Promise<number> => web.run('curl', curl(stranger.address)).then(({ code }) => code!);
+  const cart = (): Promise<number> => web.run('curl', curl(mesh.vip('cart'), 80)).then(({ code }) => code!);
+
+  await t.test('the admin port tells of workloads, certificates and the control plane, and of no key', async () => {
+    const { problems, capture, networkNamespace, certificate, identity } = await served('web-0');
+    assert.deepEqual(
+      [problems, capture, networkNamespace, identity],
+      [[], 'installed', web.path, mesh.identity('web-0')],
+    );
+    assert.ok(Date.parse(certificate.validUntil!) > Date.now());
+    const { controlPlane, state, trust, identity: own, mesh: counts } = await page();
+    assert.deepEqual(
+      [controlPlane.connected, controlPlane.synced, state, own],
+      [true, true, 'control plane', 'spiffe://cluster.local/node/one'],
+    );
+    assert.deepEqual(counts, { workloads: 2, services: 1, policies: 0 });
+    assert.equal(trust.roots.length, 1);
+    const config = await node.page('/config');
+    assert.match(config, /BEGIN CERTIFICATE/);
+    assert.doesNotMatch(config, /PRIVATE KEY/);
+    assert.match(config, new RegExp(`"${mesh.vip('cart')}:80"`));
+  });
+
+  await t.test('a workload that cannot be served is named with the reason, and costs the others nothing', async () => {
+    const path = join(mesh.directory, 'ghost');
+    mesh.write('mesh/ghost.yaml', document('ghost', '10.9.1.200', path));
+    mesh.write('mesh/busy.yaml', document('busy', '10.9.1.201', busy.path));
+    const [{ problems: missing }, { problems: taken }] = [await served('ghost', false), await served('busy', false)];
+    await eventually('the reason is there', async () => {
+      const text = (await workload('ghost'))!.problems.join();
+      return text.includes(`there is no network namespace ${path}`);
+    });
+    assert.ok(missing.length > 0 && taken.length > 0);
+    await eventually('the reason of the other is there', async () => {
+      const text = (await workload('busy'))!.problems.join();
+      return /listen|bind/.test(text) && /in use/.test(text);
+    });
+    await node.proxy!.log(/warn workload is not served workload=shop\/ghost problem=/);
+    assert.equal((await node.ask('/readyz')).status, 200);
+    assert.equal(await cart(), 0);
+  });
+
+  await t.test('when its namespace appears it is served, and again when another one takes its place', async () => {
+    symlinkSync(ghost.path, join(mesh.directory, 'ghost'));
+    await served('ghost');
+    assert.match(await rules(ghost), /inet portcullis/);
+    symlinkSync(other.path, join(mesh.directory, 'ghost.new'));
+    renameSync(join(mesh.directory, 'ghost.new'), join(mesh.directory, 'ghost'));
+    await eventually('the other one is captured', async () => /inet portcullis/.test(await rules(other)));
+    await served('ghost');
+  });
+
+  await t.test('a workload that leaves the mesh is not captured any more', async () => {
+    mesh.write('mesh/ghost.yaml', '');
+    await eventually('the rules are gone', async () => !/inet portcullis/.test(await rules(other)));
+    assert.equal(await workload('ghost'), undefined);
+    assert.equal(await cart(), 0);
+  });
+
+  await t.test('a workload that does not name its namespace is found by its address', async () => {
+    mesh.write('mesh/ghost.yaml', document('found', stranger.address));
+    assert.match((await served('found')).networkNamespace!, /^\/proc\/\d+\/ns\/net$/);
+    assert.match(await rules(stranger), /inet portcullis/);
+    mesh.write('mesh/ghost.yaml', '');
+    await eventually('the rules are gone', async () => !/inet portcullis/.test(await rules(stranger)));
+  });
+
+  await t.test('SIGHUP changes what it can, names what waits, and refuses a broken file', async () => {
+    const file = join(node.directory, 'node.yaml');
+    const text = readFileSync(file, 'utf8');
+    assert.equal(await outside(), 0);
+    writeFileSync(file, text.replace('egress: passthrough', 'egress: refuse').replace('workers: 1', 'workers: 2'));
+    node.proxy!.kill('SIGHUP');
+    await node.proxy!.log(/warn a change needs a restart to take effect key=workers/);
+    await eventually('nothing leaves the mesh', async () => (await outside()) !== 0);
+    assert.equal(await cart(), 0);
+    writeFileSync(file, 'egress: sideways\n');
+    node.proxy!.kill('SIGHUP');
+    await node.proxy!.log(/error the configuration was refused, the old one stays errors=/);
+    assert.equal((await page()).egress, 'refuse');
+    writeFileSync(file, text);
+  });
+
+  await t.test('SIGTERM ends it with 0, and captures stay closed until the next one serves', async () => {
+    node.proxy!.kill('SIGTERM');
+    assert.equal((await node.proxy!.finished).code, 0);
+    assert.match(await rules(web), /inet portcullis/);
+    assert.notEqual(await outside(), 0);
+    await mesh.killControl();
+    await node.start();
+    assert.equal((await page()).state, 'saved');
+    await served('web-0');
+    assert.deepEqual([await outside(), await cart()], [0, 0]);
+  });
+
+  await t.test('with failClosed: false, connections go past a proxy that is killed', async () => {
+    node.proxy!.kill('SIGTERM');
+    await node.proxy!.finished;
+    const file = join(node.directory, 'node.yaml');
+    writeFileSync(file, `${readFileSync(file, 'utf8')}capture: {failClosed: false}\n`);
+    await node.start();
+    await served('web-0');
+    await node.kill();
+    await eventually('the rules are gone', async () => (await outside()) === 0);
+    assert.doesNotMatch(await rules(web), /inet portcullis/);
+  });
+});
+
+function curl(host: string, port = 8080): string[] {
+  return ['-sS', '--max-time', '5', '-o', '/dev/null', `http://${host}:${port}/`];
+}
