@@ -113,7 +113,7 @@ export async function runCommand(
   args: readonly string[],
   options: {
     core?: number | null;
-    namespace?: string;
+    namespace?: string | undefined;
     cwd?: string;
     interruptAfterMs?: number;
     killAfterMs?: number;
@@ -187,12 +187,7 @@ export function cleanUp(): void {
  * The command line with `taskset` in front when a core is given, and `nsenter` when a network namespace is. Both
  * exec, so the pid is the command's own.
  */
-function placed(
-  command: string,
-  args: readonly string[],
-  core: number | null,
-  namespace?: string,
-): [string, string[]] {
+function placed(command: string, args: readonly string[], core: number | null, namespace?: string): [string, string[]] {
   const line = [command, ...args];
   if (core !== null) line.unshift('taskset', '-c', String(core));
   if (namespace !== undefined) line.unshift('nsenter', `--net=${namespace}`);

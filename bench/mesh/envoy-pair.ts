@@ -50,7 +50,10 @@ export interface EnvoyPlaces {
 }
 
 /** Writes certificates and configurations into a directory; returns the files of the first and the second Envoy. */
-export async function writeEnvoyFiles(directory: string, places: EnvoyPlaces): Promise<[first: string, second: string]> {
+export async function writeEnvoyFiles(
+  directory: string,
+  places: EnvoyPlaces,
+): Promise<[first: string, second: string]> {
   const forger = await Forger.stranger();
   const root = join(directory, 'root.pem');
   writeFileSync(root, forger.rootPem);

@@ -38,12 +38,12 @@ export interface AdminServer {
 
 /**
  * Starts an admin port; rejects with the system's error (EADDRINUSE, EACCES ...) when it cannot listen. `index` is
- * the page of `/`, and what a request for a page that does not exist gets to see.
+ * the page of `/`, and what a request for a page that does not exist gets to see; a function makes it each time.
  */
 export async function startAdminPages(
   host: string,
   port: number,
-  index: string,
+  index: string | (() => string),
   pageOf: PageMaker,
 ): Promise<AdminServer> {
   const server = createServer((request, response) => {
@@ -89,7 +89,7 @@ function closeServer(server: Server): Promise<void> {
 async function answer(
   request: IncomingMessage,
   response: ServerResponse,
-  index: string,
+  index: string | (() => string),
   pageOf: PageMaker,
 ): Promise<void> {
   let page: Page;
@@ -118,7 +118,7 @@ async function answer(
 async function route(
   request: IncomingMessage,
   response: ServerResponse,
-  index: string,
+  index: string | (() => string),
   pageOf: PageMaker,
 ): Promise<Page> {
   // A request body is nobody's wish here; what is not read ends the connection after the answer.
@@ -130,9 +130,10 @@ async function route(
     return textPage(405, 'The admin port is read-only: GET and HEAD only.\n');
   }
   const url = parseTarget(request.url ?? '/');
-  if (url?.pathname === '/') return textPage(200, index);
+  const list = typeof index === 'string' ? index : index();
+  if (url?.pathname === '/') return textPage(200, list);
   const page = url === undefined ? undefined : await pageOf(url);
-  return page ?? textPage(404, `There is no such page.\n\n${index}`);
+  return page ?? textPage(404, `There is no such page.\n\n${list}`);
 }
 
 /** Whether a Host field is an IP literal or localhost, with or without port; absent only from HTTP/1.0. */

@@ -158,6 +158,8 @@ async function put(files: Files, directory: string): Promise<number> {
     const path = join(directory, name);
     return { path, bytes, temporary: join(dirname(path), `.${basename(path)}.${process.pid}.new`) };
   });
+  // The control plane is another user perhaps, and has to read what is written.
+  const umask = process.umask(0o022);
   try {
     for (const { path, bytes, temporary } of pairs) {
       mkdirSync(dirname(path), { recursive: true });
@@ -169,6 +171,8 @@ async function put(files: Files, directory: string): Promise<number> {
   } catch (error) {
     for (const { temporary } of pairs) rmSync(temporary, { force: true });
     throw systemFailure(`cannot write to ${directory}`, error);
+  } finally {
+    process.umask(umask);
   }
   return pairs.length;
 }

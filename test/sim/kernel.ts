@@ -19,6 +19,7 @@ import {
   SEGMENTS_MAX,
   sendEach,
 } from '../../core/ffi/kernel.ts';
+import { Lookup } from '../../core/ffi/original-destination.ts';
 import { decodeSockaddr, encodeSockaddr, type HostPort } from '../../core/ffi/sockaddr.ts';
 import { SimEpoll, SimEventfd, type SimFile } from './epoll.ts';
 import type { Random } from './random.ts';
@@ -137,10 +138,14 @@ export class SimKernel implements Kernel {
     else this.endpoints.set(key(address), endpoint);
   }
 
-  /** A client outside starts connecting to a listener; it is told through `onWake`. */
-  dialIn(address: HostPort, from: HostPort): SimSocket {
+  /**
+   * A client outside starts connecting to a listener; it is told through `onWake`. `original`: it was going there, and
+   * a rule has redirected it.
+   */
+  dialIn(address: HostPort, from: HostPort, original: HostPort | null = null): SimSocket {
     const links = this.links();
     const client = new SimSocket(this.scheduler, this.random, links.in, from, address);
+    client.original = original;
     const delayMs = this.random.between(links.in.delayMinMs, links.in.delayMaxMs);
     this.scheduler.after(delayMs, () => this.offer(client, links.out));
     return client;
@@ -240,8 +245,11 @@ export class SimKernel implements Kernel {
     return this.connect(sockaddr);
   }
 
-  originalDestination(): number {
-    return -Errno.ENOENT;
+  originalDestination(fd: number): number {
+    const { original } = this.socket(fd, 'originalDestination');
+    if (original === null) return -Errno.ENOENT;
+    this.putAddress(original);
+    return Lookup.FOUND;
   }
 
   connect(sockaddr: Uint8Array): number {
@@ -419,6 +427,7 @@ export class SimKernel implements Kernel {
   private offer(client: SimSocket, link: LinkProfile): void {
     if (client.orphaned) return;
     const server = new SimSocket(this.scheduler, this.random, link, client.remote, client.local);
+    server.original = client.original;
     const listener = this.listeners.get(key(client.remote));
     const delayMs = this.random.between(link.delayMinMs, link.delayMaxMs);
     if (listener === undefined || !listener.offer(server)) {

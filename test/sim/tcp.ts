@@ -68,6 +68,8 @@ export class SimSocket extends SimFile {
   orphaned = false;
   readonly local: HostPort;
   readonly remote: HostPort;
+  /** Where the connection was going before it was redirected; null: it was not. */
+  original: HostPort | null = null;
 
   private readonly scheduler: Scheduler;
   private readonly random: Random;

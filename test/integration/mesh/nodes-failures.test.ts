@@ -64,6 +64,24 @@ test('a mesh of three nodes with parts that fail', { skip }, async (t) => {
     await works('page', reader);
   });
 
+  await t.test('a proxy that is told to end finishes what is under way, on either side', async () => {
+    for (const node of ['two', 'one']) {
+      const answer = clients.request(web, mesh.vip('feed'), 80, { path: '/wait/600' });
+      await eventually('the request is under way', async () =>
+        /^portcullis_requests_in_flight [1-9]/m.test(await mesh.node(node).page('/metrics')),
+      );
+      const { proxy } = mesh.node(node);
+      proxy!.kill('SIGTERM');
+      assert.equal((await answer).status, 200, node);
+      const { code, stderr } = await proxy!.finished;
+      assert.equal(code, 0, stderr);
+      const at = mesh.at(node === 'one' ? 'web-0' : 'reader-0');
+      assert.equal(await outcome(clients.exchange(at, mesh.vip('page'), 80, '')), 'ECONNREFUSED', 'closed meanwhile');
+      await mesh.node(node).start();
+      await works('feed');
+    }
+  });
+
   await t.test('without the control plane all goes on, also with a proxy that starts meanwhile', async () => {
     await mesh.killControl();
     assert.equal(await ask('feed'), 'feed-0');

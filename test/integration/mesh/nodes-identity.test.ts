@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { startApp } from '../../support/mesh/apps.ts';
-import { meshSkipReason, TestMesh } from '../../support/mesh/mesh.ts';
+import { eventually, meshSkipReason, TestMesh } from '../../support/mesh/mesh.ts';
 import { FalseProxy, Forger, openTunnel } from '../../support/mesh/peers.ts';
 
 const skip = meshSkipReason();
@@ -78,23 +78,46 @@ spec:
     });
   });
 
+  await t.test('the node that refused them counts them by reason', async () => {
+    const metrics = await mesh.node('two').page('/metrics');
+    for (const failure of ['client_certificate_required', 'unknown_ca', 'certificate_expired']) {
+      assert.ok(metrics.includes(`portcullis_tls_handshake_failures_total{failure="${failure}"} 1\n`), failure);
+    }
+  });
+
+  await t.test('a tunnel leads to addresses of its workload only', async () => {
+    const papers = await forger.issue(web);
+    for (const elsewhere of [mesh.at('bank-0').address, mesh.at('two').address, '127.0.0.1', mesh.vip('cart')]) {
+      const target = `${elsewhere}:8080`;
+      const outcome = await openTunnel(clients, mesh.at('thief'), mesh.at('cart-0').address, target, papers);
+      assert.ok(outcome.kind === 'answered' && outcome.status >= 400, `${target}: ${JSON.stringify(outcome.kind)}`);
+      outcome.session.destroy();
+    }
+  });
+
   await t.test('whoever answers where a workload is must have its identity', async (t) => {
     const bank = mesh.identity('bank-0');
     const ask = () => clients.request(mesh.at('web-0'), mesh.vip('bank'), 80);
     const server = await FalseProxy.start(t, mesh.at('bank-0'), await stranger.issue(bank), forger.rootPem);
-    for (const [name, papers] of [
-      ['another root', await stranger.issue(bank)],
-      ['an expired certificate', await forger.issue(bank, true)],
-      ['a valid certificate of somebody else', await forger.issue(mesh.identity('cart-0'))],
-      ['that of a node', await forger.issue('spiffe://cluster.local/node/three')],
+    for (const [name, detail, papers] of [
+      ['another root', 'tls_unknown_ca', await stranger.issue(bank)],
+      ['an expired certificate', 'tls_certificate_expired', await forger.issue(bank, true)],
+      ['a valid certificate of somebody else', 'tls_wrong_host', await forger.issue(mesh.identity('cart-0'))],
+      ['that of a node', 'tls_wrong_host', await forger.issue('spiffe://cluster.local/node/three')],
     ] as const) {
       await t.test(name, async () => {
         server.show(papers, forger.rootPem);
-        const { status, body } = await ask();
+        const { status, headers, body } = await ask();
         assert.equal(status, 503, body);
         assert.equal(server.tunnels, 0);
-        const entry = mesh.node('one').accessLog().at(-1);
-        t.diagnostic(JSON.stringify(entry));
+        const id = headers['x-request-id'];
+        const entry = await eventually('it is in the log', () =>
+          mesh
+            .node('one')
+            .accessLog()
+            .find(({ requestId }) => requestId === id),
+        );
+        assert.deepEqual([entry.reason, entry.detail], ['UF', detail], name);
       });
     }
     await t.test('the right one', async () => {

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ConstantLoad, startApp } from '../../support/mesh/apps.ts';
-import { meshSkipReason, TestMesh } from '../../support/mesh/mesh.ts';
+import { eventually, meshSkipReason, TestMesh } from '../../support/mesh/mesh.ts';
 
 const skip = meshSkipReason();
 const http = { port: 8080, kind: 'http' } as const;
@@ -70,6 +70,25 @@ spec:
     }
     const { requests, failures } = await running.stop();
     assert.deepEqual(failures, [], `of ${requests} requests`);
+  });
+
+  await t.test('nor does a new root of the mesh, which every node takes over', async () => {
+    const { activeRoot: before, phase } = (await mesh.status()).ca;
+    assert.equal(phase, 'idle');
+    const running = load('cart', 20);
+    await running.more(1);
+    await mesh.command('rotate', '--config', mesh.controlFile);
+    const after = await eventually('the rotation is over', async () => {
+      const { ca } = await mesh.status();
+      if (ca.phase !== 'idle' || ca.activeRoot === before) throw new Error(JSON.stringify(ca));
+      return ca.activeRoot;
+    });
+    await running.more(1);
+    const { requests, failures } = await running.stop();
+    assert.deepEqual(failures, [], `of ${requests} requests`);
+    for (const node of mesh.nodes.values()) {
+      assert.deepEqual((await node.status()).trust.roots, [after], `${node.name} trusts the new root only`);
+    }
   });
 
   await t.test(

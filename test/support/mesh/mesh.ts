@@ -84,6 +84,11 @@ export class MeshNode {
     this.directory = directory;
   }
 
+  /** Admin port, which the other nodes reach, too. */
+  get admin(): string {
+    return `${this.namespace.address}:${NODE_ADMIN_PORT}`;
+  }
+
   /** Writes the configuration, with a token of its own. */
   configure(options: NodeOptions, roots: string, token: string): void {
     const { mode = 'permissive', egress = 'passthrough', more = '' } = options;
@@ -96,7 +101,7 @@ trustDomain: ${TRUST_DOMAIN}
 controlPlane: {address: "${this.mesh.controlAddress}:${CONTROL_PORT}", roots: roots.pem}
 joinToken: {file: token}
 stateDirectory: state
-admin: {address: "127.0.0.1:${NODE_ADMIN_PORT}"}
+admin: {address: "${this.admin}"}
 accessLog: {path: access.log}
 workers: 1
 mode: ${mode}
@@ -160,7 +165,7 @@ ${more}
 
   /** A page of the proxy's admin port. */
   ask(path: string): Promise<Answer> {
-    return this.mesh.clients.request(this.namespace, '127.0.0.1', NODE_ADMIN_PORT, { path });
+    return this.mesh.clients.request(this.namespace, this.namespace.address, NODE_ADMIN_PORT, { path });
   }
 
   /** Entries of the access log up to now. */
@@ -256,11 +261,14 @@ export class TestMesh {
     return `${this.controlAddress}:${CONTROL_ADMIN_PORT}`;
   }
 
+  /** Configuration of the control plane. */
+  get controlFile(): string {
+    return join(this.directory, 'control.yaml');
+  }
+
   /** Starts the control plane, and waits until it serves. */
   async startControl(): Promise<void> {
-    this.control = new Running(
-      this.at(CONTROL_NODE).spawn(portcullis, ['control', '--config', join(this.directory, 'control.yaml')]),
-    );
+    this.control = new Running(this.at(CONTROL_NODE).spawn(portcullis, ['control', '--config', this.controlFile]));
     await this.control.log(/info serving /);
   }
 

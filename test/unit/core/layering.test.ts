@@ -237,6 +237,8 @@ const SELDOM: [path: string, name: string, why: string][] = [
   ['core/http1/word-view.ts', 'wordView', 'once per thread'],
   ['core/http1/word-view.ts', 'lowerLiteral', 'at load'],
   ['core/io/reactor.ts', 'takeSlot', 'once per slot'],
+  ['core/io/reactor.ts', 'shareFairly', 'once per worker of a node proxy'],
+  ['core/io/arena.ts', 'keepOwners', 'once per worker of a node proxy'],
   ['core/lb/http2-pool.ts', 'add', 'once per connection'],
   ['core/routing/route-table.ts', 'routeName', 'for labels, which are made once'],
   ['core/routing/route-table.ts', 'ruleLabel', 'for labels, which are made once'],

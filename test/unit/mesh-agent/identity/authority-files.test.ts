@@ -120,6 +120,22 @@ test('an operator’s CA with other kinds of keys and names signs leaves that op
   assert.match(openssl(['x509', '-noout', '-text'], chain[0]), /Signature Algorithm: ecdsa-with-SHA384/);
 });
 
+test('an operator’s CA is rotated to the next one that is given, and never to one that nobody gave', async (t) => {
+  const [directory, made] = [temporaryDirectory(t), temporaryDirectory(t)];
+  const [files, nextFiles] = [operatorCa(made, 'ours'), operatorCa(made, 'next')];
+  const alone = await openAuthority(t, { directory, files });
+  await assert.rejects(alone.startRotation(), refusal('rotation', /there are none of the next one/));
+  assert.equal(alone.rotationStatus().phase, 'idle');
+  await alone.close();
+  const authority = await openAuthority(t, { directory, files, nextFiles });
+  await authority.startRotation();
+  const next = readFileSync(nextFiles.rootCertificate, 'utf8').trim();
+  assert.equal(bundleToPem(authority.bundle).trim(), next);
+  await authority.close();
+  // From now on it is the first.
+  assert.equal(bundleToPem((await openAuthority(t, { directory, files: nextFiles })).bundle).trim(), next);
+});
+
 test('an operator’s CA that cannot work is refused with what is wrong', async (t) => {
   const directory = temporaryDirectory(t);
   const files = operatorCa(directory, 'a');
