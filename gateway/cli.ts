@@ -13,7 +13,7 @@ export interface CommandIo {
   err: (text: string) => void;
 }
 
-const HELP = `Portcullis: an edge gateway, and on its way to a service mesh.
+const HELP = `Portcullis: an edge gateway and a service mesh.
 
 Usage:
   portcullis run [--config FILE]     serve; without a file, a built-in demo on 127.0.0.1:8080
@@ -32,6 +32,9 @@ Usage:
   portcullis mesh node --config FILE the proxy of one of its nodes
   portcullis mesh status|services|workloads|policies|roots [--admin HOST:PORT] [--json]
                                      how the mesh stands, as its control plane knows it
+  portcullis mesh check|apply|wait|rotate ...
+                                     validate and change what a mesh is made of, wait until every node serves it;
+                                     replace its root
   portcullis mesh token|capture ...  join tokens of plain hosts; whose connections a node proxy takes
   portcullis --help | --version      \`control\`, \`mesh\`, \`mesh node\`, \`mesh token\` and \`mesh capture\` have a --help of their own
 
@@ -42,7 +45,8 @@ Signals of a running process:
   SIGUSR1  reopen the access log
 
 Exit codes: 0 done, 1 configuration invalid (or warnings as errors) or nothing found, 2 usage, 3 cannot listen, 4 unsupported machine or
-missing runtime, 5 too few file descriptors, 6 connections were cut, 70 internal error.
+missing runtime, 5 too few file descriptors, 6 connections were cut, 7 not served by every node,
+70 internal error.
 `;
 
 type Command = (args: string[], io: CommandIo) => Promise<number>;

@@ -62,6 +62,12 @@ export class Connector implements Protocol {
     if (endpoint.tunnel !== null) return this.context.upstreamTunnels.connect(endpoint, backend, owner);
     const { reactor, counters } = this.context;
     const { workload } = endpoint;
+    if (workload?.removed) {
+      // Its namespace may be closed, and the number of its descriptor may stand for that of another.
+      counters[UPSTREAM_CONNECT_FAILURES]++;
+      this.failed(Reason.UPSTREAM_CONNECT_FAILURE, Detail.WORKLOAD_GONE, 0);
+      return null;
+    }
     const fd =
       workload === null
         ? reactor.kernel.connect(endpoint.sockaddr)

@@ -22,6 +22,15 @@ import { Detail, Reason } from './reasons.ts';
 /** Destinations remembered at most; then all are forgotten, and found out again. */
 const KNOWN_MAX = 16_384;
 
+/**
+ * Time for the client of a server that cannot be reached to speak HTTP, and get an answer that says so. One that speaks
+ * another protocol has its connection closed then, if connecting fails once more.
+ */
+const UNREACHABLE_WAIT_MS = 1000;
+
+/** State of a connection whose server could not be reached. */
+const UNREACHABLE = 1;
+
 /** Who speaks first. */
 const CLIENT = 1;
 const SERVER = 2;
@@ -52,6 +61,7 @@ export class Detection implements Protocol {
       return;
     }
     connection.protocol = this;
+    connection.state = 0;
     const { tunnelIdleTimeoutMs } = runtime.http;
     if (tunnelIdleTimeoutMs > 0) reactor.setTimer(connection, tunnelIdleTimeoutMs);
     if (first === 0) {
@@ -163,6 +173,8 @@ export class Detection implements Protocol {
     connection.exchange = null;
     this.context.forgetExchange(exchange);
     connection.protocol = this;
+    connection.state = UNREACHABLE;
+    reactor.setTimer(connection, UNREACHABLE_WAIT_MS);
     reactor.resume(connection);
   }
 
@@ -212,9 +224,10 @@ export class Detection implements Protocol {
 
   sendFailed(): void {}
 
-  /** Neither has said anything for so long. */
+  /** Neither has said anything for so long, or a client with an unreachable server is no client of HTTP. */
   expired(connection: Connection): void {
-    this.context.downstreamTcp.close(connection, CloseCause.IDLE_TIMEOUT, false);
+    if (connection.state === UNREACHABLE) this.context.downstreamTcp.accepted(connection);
+    else this.context.downstreamTcp.close(connection, CloseCause.IDLE_TIMEOUT, false);
   }
 }
 

@@ -269,6 +269,7 @@ export class DownstreamHttp1 extends Downstream {
       head.method !== Method.CONNECT &&
       !this.context.draining &&
       !listener.removed &&
+      (connection.workload === null || !connection.workload.removed) &&
       (http.requestsPerConnectionMax === 0 || connection.exchanges < http.requestsPerConnectionMax);
     if (head.chunked) {
       exchange.requestFraming = CHUNKED;
@@ -306,7 +307,9 @@ export class DownstreamHttp1 extends Downstream {
 
   protected writeResponse(exchange: Exchange, headOffset: number, head: ResponseHead, piece: BodyPiece): boolean {
     // An early response ends the connection (see `finish`), and the client should know (RFC 9112 §9.6).
-    if (this.context.draining || exchange.downstream!.listener!.removed || !exchange.requestComplete) {
+    const { listener, workload } = exchange.downstream!;
+    const leaving = this.context.draining || listener!.removed || (workload !== null && workload.removed);
+    if (leaving || !exchange.requestComplete) {
       exchange.keepAlive = false;
     } else if (this.context.runtime.node.connectionsScarce) {
       exchange.keepAlive = false;

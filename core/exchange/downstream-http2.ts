@@ -280,7 +280,9 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
   streamsAvailable(): void {}
 
   sessionIdle(session: Http2Session): void {
-    if (session.goawayNoticeSent || this.context.draining || session.connection.listener!.removed) {
+    const { listener, workload } = session.connection;
+    const removed = listener!.removed || (workload !== null && workload.removed);
+    if (session.goawayNoticeSent || this.context.draining || removed) {
       this.engine.shutdowns.finish(session, CloseCause.DRAIN);
     }
   }

@@ -42,6 +42,8 @@ export class WorkloadRuntime extends Party {
   readonly counters: WorkloadCounters;
   /** Connections that are open, by WorkloadSide. */
   readonly open = new Int32Array(4);
+  /** No snapshot names it any more: what is in progress ends, and nothing is begun. */
+  removed = false;
   /** Most bytes of buffers that it may hold; 0: no limit. */
   bufferBytesMax = 0;
   /** New connections that it may have now, and since when that is right. */
@@ -135,6 +137,7 @@ export class MeshRuntime {
       workload.authorization = authorizationOf(one.authorization);
       return workload;
     });
+    for (const workload of previous?.workloads ?? []) workload.removed = !this.workloads.includes(workload);
   }
 
   /** Shares the buffers of the worker out. */

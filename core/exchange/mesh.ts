@@ -27,6 +27,9 @@ const { BUSY_MS, OUTBOUND_ACCEPTED, OUTBOUND_OPEN } = WorkloadCounter;
 
 const sides = { outbound: OUTBOUND, inbound: INBOUND, tunnels: TUNNELS, virtual: OUTBOUND } as const;
 
+/** Where this proxy listens in the namespaces of workloads (mesh-agent/capture): nothing of a workload is there. */
+const proxyPorts = new Set([15_001, 15_006, 15_008]);
+
 /** How long new connections of a workload wait that holds as many buffers as it may. */
 const FULL_PAUSE_MS = 50;
 
@@ -145,7 +148,7 @@ export class Mesh {
 
   /**
    * The listener that takes a tunnel of a workload to the authority of a CONNECT, whose port has been read; null: that
-   * is not the workload's. Sets the destination of the connection.
+   * is not the workload's, or the proxy's own. Sets the destination of the connection.
    */
   tunnelTarget(connection: Connection, head: RequestHead, port: number): ListenerRuntime | null {
     const { authorityOffset, hostLength } = head;
@@ -153,7 +156,8 @@ export class Mesh {
       'latin1',
     );
     const bare = host.startsWith('[') ? host.slice(1, -1) : host;
-    if (!connection.workload!.settings.addresses.includes(bare)) return null;
+    const { removed, settings } = connection.workload!;
+    if (removed || !settings.addresses.includes(bare) || proxyPorts.has(port)) return null;
     connection.destination = addressText({ host: bare, port });
     this.context.authorizer.admit(connection, connection.workload!);
     return this.inboundListener(connection.destination);

@@ -298,7 +298,7 @@ export class PacketWorker {
     context.tlsContexts.end();
     reactor.forEach((connection) => {
       if (connection.listener === null || connection.listener.watch === connection) return;
-      if (!connection.listener.removed) report.kept++;
+      if (!connection.listener.removed && !connection.workload?.removed) report.kept++;
       else if (this.closeIfIdle(connection)) report.closed++;
       else report.drained++;
     });

@@ -38,14 +38,22 @@ const index = `Portcullis admin port (read-only)
 /requests?limit=N   the last failed and slow requests, newest first
 /explain?id=ID      what happened to one of them
 /recorded-requests  heads of the last requests, for \`portcullis check --replay\`
-/mesh               node proxies: workloads, certificates, and what is wrong
-/mesh/graph         node proxies: who talks to whom
+`;
+
+/** The pages that only a node proxy has. */
+const meshIndex = `/mesh               workloads of this node, their certificates, and what is wrong, as JSON
+/mesh/graph         who talks to whom, as JSON
 `;
 
 /** Starts the admin port; rejects with the system's error (EADDRINUSE, EACCES ...) when it cannot listen. */
 export async function startAdminServer(host: string, port: number, state: AdminState): Promise<AdminServer> {
   const metrics = new MetricsPage(state);
-  return startAdminPages(host, port, index, (url) => pageOf(url, state, metrics));
+  return startAdminPages(
+    host,
+    port,
+    () => (state.mesh === undefined ? index : index + meshIndex),
+    (url) => pageOf(url, state, metrics),
+  );
 }
 
 async function pageOf(url: URL, state: AdminState, metrics: MetricsPage): Promise<Page | undefined> {

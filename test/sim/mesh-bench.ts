@@ -76,8 +76,8 @@ function configOf(options: MeshOptions): Config {
   const { workloads = [1], settings = {}, egressRefused = false, endpoints = ['10.1.0.9:8080'] } = options;
   const listeners = [
     ...workloads.flatMap((number) => [
-      `{name: w${number} outbound, address: "${addressOf(number)}:15001", protocols: [tcp]}`,
-      `{name: w${number} inbound, address: "${addressOf(number)}:15006", protocols: [tcp]}`,
+      `{name: w${number}-outbound, address: "${addressOf(number)}:15001", protocols: [tcp]}`,
+      `{name: w${number}-inbound, address: "${addressOf(number)}:15006", protocols: [tcp]}`,
     ]),
     ...virtual.map(([name, protocols], at) => `{name: ${name}, address: "0.0.0.0:${at + 1}", protocols: ${protocols}}`),
   ];

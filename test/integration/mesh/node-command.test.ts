@@ -68,12 +68,18 @@ test('a node proxy and its operator', { skip: meshSkipReason('curl') }, async (t
     const path = join(mesh.directory, 'ghost');
     mesh.write('mesh/ghost.yaml', document('ghost', '10.9.1.200', path));
     mesh.write('mesh/busy.yaml', document('busy', '10.9.1.201', busy.path));
+    mesh.write('mesh/twin.yaml', document('zz-twin', '10.9.1.202', web.path));
     const [{ problems: missing }, { problems: taken }] = [await served('ghost', false), await served('busy', false)];
     await eventually('the reason is there', async () => {
       const text = (await workload('ghost'))!.problems.join();
       return text.includes(`there is no network namespace ${path}`);
     });
     assert.ok(missing.length > 0 && taken.length > 0);
+    await eventually('that of the third is there', async () =>
+      (await workload('zz-twin'))?.problems
+        .join()
+        .includes('is the network namespace of directory//Workload/shop/web-0'),
+    );
     await eventually('the reason of the other is there', async () => {
       const text = (await workload('busy'))!.problems.join();
       return /listen|bind/.test(text) && /in use/.test(text);

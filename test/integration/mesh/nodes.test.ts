@@ -77,6 +77,20 @@ test('applications in a mesh of three nodes', { skip }, async (t) => {
     });
   });
 
+  await t.test('both nodes have it in their logs, under one id', async () => {
+    const { headers } = await clients.request(web, feed, 80, { path: '/logged' });
+    const id = headers['x-request-id'];
+    assert.equal(typeof id, 'string');
+    for (const name of ['one', 'two']) {
+      await eventually(`it is in the log of ${name}`, () =>
+        mesh
+          .node(name)
+          .accessLog()
+          .some((entry) => entry.requestId === id && entry.path === '/logged'),
+      );
+    }
+  });
+
   await t.test('IPv6 is the same', async () => {
     const { status, body } = await clients.request(web, mesh.vip6('feed'), 80);
     assert.deepEqual([status, JSON.parse(body).app], [200, 'feed-0']);
