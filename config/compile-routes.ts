@@ -286,7 +286,7 @@ function write(build: Build): SharedArrayBuffer {
     [Header.ROUTES, routes],
     [Header.REFS, build.refs],
     [Header.LISTENER_SETS, build.listenerSets],
-    [Header.LISTENER_HOSTS, build.listenerHosts],
+    [Header.LISTENER_HOSTS, [0, ...build.listenerHosts]],
     [Header.HOSTS, hosts],
     [Header.HOST_SLOTS, hostSlots],
     [Header.PATHS, paths],

@@ -3,13 +3,18 @@
 // Nodes and workloads are network namespaces; the control plane, the node proxies and the applications are real
 // processes in them. Everything is removed at the end, also after Ctrl-C; what a killed run left behind is removed by the next one.
 
+import { join } from 'node:path';
+import type { GraphEdge } from '../gateway/admin/workload-metrics.ts';
 import { ConstantLoad, startApp } from '../test/support/mesh/apps.ts';
 import { meshSkipReason, TestMesh } from '../test/support/mesh/mesh.ts';
+import { Capture, type Captured, chosenVersion, tlsRecords } from '../test/support/mesh/packets.ts';
+import { TUNNEL_PORT } from '../test/support/mesh/peers.ts';
 import { type MeshPlan, virtualAddresses } from '../test/support/mesh/plan.ts';
 import type { Lifetime } from '../test/support/mesh/sockets.ts';
 
 /** How long there is traffic. */
 const TRAFFIC_MS = 5_000;
+const TLS_1_3 = 0x0304;
 
 const PLAN: MeshPlan = {
   nodes: {
@@ -66,16 +71,14 @@ function lines(text: string): void {
 
 /** What belongs to the demo, ended in the order of its making. */
 class Ends implements Lifetime {
-  private ends: (() => void | Promise<void>)[] = [];
+  private readonly ends: (() => void | Promise<void>)[] = [];
 
   after(end: () => void | Promise<void>): void {
     this.ends.push(end);
   }
 
   async run(): Promise<void> {
-    const { ends } = this;
-    this.ends = [];
-    for (const end of ends) await end();
+    for (let end = this.ends.shift(); end !== undefined; end = this.ends.shift()) await end();
   }
 }
 
@@ -99,6 +102,48 @@ async function startServices(mesh: TestMesh): Promise<void> {
   );
 }
 
+/** Edges of the graph, added up over workloads of the same service and over both of an edge's ends. */
+async function graph(mesh: TestMesh): Promise<string> {
+  const rows = new Map<
+    string,
+    { protocol: string; connections: number; requests: number; failures: number; denied: number }
+  >();
+  const nameOf = (text: string): string => /\/sa\/([a-z]+)|^shop\/([a-z]+)/.exec(text)?.slice(1).join('') ?? text;
+  for (const node of mesh.nodes.values()) {
+    const edges = JSON.parse(await node.page('/mesh/graph')) as GraphEdge[];
+    for (const { reporter, source, destination, protocol, ...counts } of edges) {
+      const key = `${nameOf(source).padEnd(9)}-> ${nameOf(destination).padEnd(9)}`;
+      const row = rows.get(key) ?? { protocol, connections: 0, requests: 0, failures: 0, denied: 0 };
+      rows.set(key, row);
+      row.denied += counts.denied;
+      if (reporter === 'destination') continue;
+      row.connections += counts.connections;
+      row.requests += counts.requests;
+      row.failures += counts.failures;
+    }
+  }
+  const lines = [...rows].map(([key, { protocol, connections, requests, failures, denied }]) => {
+    const amount = protocol === 'tcp' ? `${connections} connections` : `${requests} requests`;
+    return `${key}${protocol.padEnd(6)}${amount.padStart(18)}${`${failures} failed`.padStart(12)}${`${denied} denied`.padStart(12)}`;
+  });
+  return lines.sort().join('\n');
+}
+
+/** Listens on the wire of node-1; null: tcpdump is not installed. */
+async function listen(mesh: TestMesh): Promise<Capture | null> {
+  if (meshSkipReason('tcpdump') !== false) return null;
+  return Capture.start(mesh.at('node-1'), 'up0', join(mesh.directory, 'wire.pcap'));
+}
+
+function wireSummary({ flows, file }: Captured): string {
+  const tunnels = flows.filter(({ to }) => to.port === TUNNEL_PORT).length;
+  const servers = flows.filter(({ from }) => from.port === TUNNEL_PORT);
+  const encrypted = servers.every((flow) => chosenVersion(tlsRecords(flow) ?? []) === TLS_1_3);
+  const legible = file.indexOf('HTTP/1.1') >= 0;
+  const version = encrypted ? 'all TLS 1.3' : 'NOT all TLS 1.3';
+  return `on the wire of node-1: ${(file.length / 1e6).toFixed(1)} MB in ${tunnels} connections, ${version}, ${legible ? 'LEGIBLE' : 'nothing legible'}`;
+}
+
 async function demo(ends: Ends): Promise<void> {
   const startMs = performance.now();
   const seconds = (): string => `${((performance.now() - startMs) / 1000).toFixed(1)} s`;
@@ -109,6 +154,7 @@ async function demo(ends: Ends): Promise<void> {
   lines(faint(`control plane, three node proxies and eight applications run after ${seconds()}`));
 
   step('Traffic', 'shopper -> web -> cart -> payments, catalog -> prices, reviews; every hop in mutual TLS');
+  const capture = await listen(mesh);
   const load = new ConstantLoad(mesh.at('shopper-0'), { url: urlOf('web'), lanes: 4, perConnection: 20, rate: 100 });
   await new Promise((resolve) => setTimeout(resolve, TRAFFIC_MS));
   const { requests, failed, failures, p50Ms, p99Ms } = await load.stop();
@@ -116,8 +162,9 @@ async function demo(ends: Ends): Promise<void> {
     `${requests} requests of five hops each, ${failed} failed, p50 ${p50Ms.toFixed(1)} ms, p99 ${p99Ms.toFixed(1)} ms`,
   );
   for (const failure of failures.slice(0, 3)) lines(failure);
+  if (capture !== null) lines(wireSummary(await capture.stop()));
 
-  for (const view of ['status', 'services', 'policies']) {
+  for (const view of ['status', 'services']) {
     step(`portcullis mesh ${view}`);
     lines(await mesh.command(view, '--admin', mesh.controlAdmin));
   }
@@ -133,6 +180,9 @@ async function demo(ends: Ends): Promise<void> {
     (await mesh.clients.request(mesh.at('catalog-0'), mesh.vip('prices'), 80, { method })).status;
   lines(`catalog-0 -> GET prices          ${await price('GET')}`);
   lines(`catalog-0 -> DELETE prices       ${await price('DELETE')}  ${faint('prices-are-read')}`);
+
+  step('Who talks to whom', '/mesh/graph of every node');
+  lines(await graph(mesh));
 
   step('The proxy of node-3 is killed', 'its workloads are cut off, as failing closed means; the others go on');
   await mesh.node('node-3').kill();

@@ -1,14 +1,16 @@
-// Which protocol is spoken on a connection whose port does not say: found out without a timer.
+// Which protocol is spoken on a connection whose port does not say: found out by who says what first.
 //
 //   bytes of the client --HTTP--> HTTP/1.1 or HTTP/2       nothing yet, and the server of this destination
-//                       --else--> TCP                        is known to wait for the client: wait
-//                                                            is known to speak first: TCP
+//                       --else--> TCP                        is known to speak first: TCP
 //                                                            is not known: connect, and see who speaks first
+//                                                            seems to wait for the client: the same, a second later
 //
 // In the last case the connection is an exchange of DownstreamTcp already (`exchange.detecting`), whose tunnel begins
 // when it is known to be one; an exchange for a client that then speaks HTTP is given up without a trace. Only who
 // speaks first is remembered, since that is the server's habit; what a client says decides for its connection alone,
-// so no client can have the rules for HTTP passed by for others.
+// so no client can have the rules for HTTP passed by for others. That a client has spoken first may be its own oddity:
+// it saves connections to servers of HTTP, and costs clients of others a second at most. A server of HTTP that answers
+// a silent client (408) does not speak first by habit.
 // Owned by one worker. Works per connection, nothing per request.
 
 import type { Connection, Protocol } from '../io/connection.ts';
@@ -28,12 +30,19 @@ const KNOWN_MAX = 16_384;
  */
 const UNREACHABLE_WAIT_MS = 1000;
 
-/** State of a connection whose server could not be reached. */
+/** States of a connection before its protocol: its server has not been asked, could not be reached, has been asked. */
+const UNASKED = 0;
 const UNREACHABLE = 1;
+const ASKED = 2;
+
+/** How long a client may be silent before its server is asked, where another client has spoken first. */
+const CLIENT_FIRST_MS = 1000;
 
 /** Who speaks first. */
 const CLIENT = 1;
 const SERVER = 2;
+
+const responseStart = new TextEncoder().encode('HTTP/');
 
 /** What the first bytes of a client are: not enough to tell, HTTP, anything else, its end, or a failed connection. */
 const UNDECIDED = 0;
@@ -54,30 +63,43 @@ export class Detection implements Protocol {
 
   /** Takes over a connection of a listener that detects. */
   accepted(connection: Connection): void {
-    const { reactor, runtime, downstreamTcp } = this.context;
+    const { reactor, downstreamTcp } = this.context;
     const first = this.known.get(connection.destination!) ?? 0;
     if (first === SERVER) {
       downstreamTcp.accepted(connection);
       return;
     }
     connection.protocol = this;
-    connection.state = 0;
-    const { tunnelIdleTimeoutMs } = runtime.http;
-    if (tunnelIdleTimeoutMs > 0) reactor.setTimer(connection, tunnelIdleTimeoutMs);
+    connection.state = UNASKED;
     if (first === 0) {
+      this.waitLong(connection);
       // The client may have spoken already, and then nobody needs to be asked.
       const { generation } = connection;
       connection.readReady = true;
       this.readable(connection);
       const silent =
         connection.generation === generation && connection.protocol === this && connection.inputLength === 0;
-      // What may not be passed on unread reaches nobody before it is known to be HTTP.
-      if (silent && (connection.access === null || !this.context.authorizer.refusesUnread(connection))) {
-        downstreamTcp.accepted(connection, true);
-      }
+      if (silent) this.askServer(connection);
     } else {
+      reactor.setTimer(connection, CLIENT_FIRST_MS);
       reactor.resume(connection);
     }
+  }
+
+  /** Connects to the server of a silent client: it may be the one to speak first. */
+  private askServer(connection: Connection): void {
+    connection.state = ASKED;
+    // What may not be passed on unread reaches nobody before it is known to be HTTP.
+    if (connection.access !== null && this.context.authorizer.refusesUnread(connection)) return;
+    this.context.downstreamTcp.accepted(connection, true);
+  }
+
+  /** Sets the time for which nobody needs to speak. */
+  private waitLong(connection: Connection): void {
+    const { reactor, runtime } = this.context;
+    const { tunnelIdleTimeoutMs } = runtime.http;
+    if (tunnelIdleTimeoutMs > 0) reactor.setTimer(connection, tunnelIdleTimeoutMs);
+    else reactor.clearTimer(connection);
   }
 
   /** A client that waits for nobody has sent something. */
@@ -118,6 +140,7 @@ export class Detection implements Protocol {
   connected(exchange: Exchange): void {
     const upstream = exchange.upstream!;
     upstream.protocol = this.server;
+    this.waitLong(exchange.downstream!);
     this.context.reactor.resume(upstream);
   }
 
@@ -144,7 +167,7 @@ export class Detection implements Protocol {
         this.remember(destination!, CLIENT);
         return;
       }
-      this.remember(destination!, SERVER);
+      if (!beginsLikeHttp1(memory, inputOffset, inputLength)) this.remember(destination!, SERVER);
     } else {
       // The tunnel sees the end as well.
       upstream.readReady = true;
@@ -226,8 +249,15 @@ export class Detection implements Protocol {
 
   /** Neither has said anything for so long, or a client with an unreachable server is no client of HTTP. */
   expired(connection: Connection): void {
-    if (connection.state === UNREACHABLE) this.context.downstreamTcp.accepted(connection);
-    else this.context.downstreamTcp.close(connection, CloseCause.IDLE_TIMEOUT, false);
+    if (connection.state === UNREACHABLE) {
+      this.context.downstreamTcp.accepted(connection);
+    } else if (connection.state === ASKED) {
+      this.context.downstreamTcp.close(connection, CloseCause.IDLE_TIMEOUT, false);
+    } else {
+      connection.state = ASKED;
+      this.waitLong(connection);
+      if (connection.inputLength === 0) this.askServer(connection);
+    }
   }
 }
 
@@ -249,6 +279,14 @@ class ServerSide implements Protocol {
 
   // Nothing is sent yet.
   sendFailed(): void {}
+}
+
+/** Whether bytes of a server are, as far as they go, the begin of an HTTP/1 response: "HTTP/". */
+function beginsLikeHttp1(memory: Uint8Array, offset: number, length: number): boolean {
+  for (let i = 0; i < responseStart.length && i < length; i++) {
+    if (memory[offset + i] !== responseStart[i]) return false;
+  }
+  return true;
 }
 
 /** Whether bytes of a server are, as far as they go, an HTTP/2 SETTINGS frame, its first (RFC 9113 §3.4, §6.5). */

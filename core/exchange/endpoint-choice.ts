@@ -32,6 +32,7 @@ export function chooseEndpoint(context: ProxyContext, exchange: Exchange, head: 
 export function pickEndpoint(context: ProxyContext, exchange: Exchange): void {
   const { balancer, destinations } = exchange.runtime!.backends[exchange.backend];
   if (destinations !== null) {
+    if (destinations.isFull) context.mesh.makeRoom(destinations);
     exchange.endpoint = destinations.endpointOf(exchange.downstream!.destination);
     return;
   }

@@ -27,8 +27,11 @@ import type { BackendTlsSettings, EndpointSettings } from '../workers/snapshot.t
 /** Port of tunnels. */
 const TUNNEL_PORT = 15_008;
 
-/** Addresses that one workload may have been connected to between two snapshots; a scan of ports must end somewhere. */
-const DESTINATIONS_MAX = 32_768;
+/** Addresses that one workload may be connected to, or have been lately; a scan of ports must end somewhere. */
+export const DESTINATIONS_MAX = 32_768;
+
+/** Time between two looks for addresses that may be forgotten. */
+const FORGET_EVERY_MS = 1000;
 
 /** A workload of this node. */
 export class WorkloadRuntime extends Party {
@@ -167,6 +170,9 @@ export class DestinationEndpoints {
   /** Whom each of them counts for. */
   readonly peers: Peer[] = [];
   private readonly indexes = new Map<string, number>();
+  /** Indexes of endpoints that have been forgotten. */
+  private readonly free: number[] = [];
+  private forgottenMs = Number.NEGATIVE_INFINITY;
   private readonly make: (place: Pick<EndpointSettings, 'address' | 'host' | 'port'>) => Endpoint;
   private readonly peerOf: (endpoint: Endpoint) => Peer;
 
@@ -182,23 +188,52 @@ export class DestinationEndpoints {
     if (address === null) return -1;
     const known = this.indexes.get(address);
     if (known !== undefined) return known;
-    if (this.endpoints.length >= DESTINATIONS_MAX) return -1;
+    if (this.isFull) return -1;
     const host = hostOf(address);
     const port = Number(address.slice(address.lastIndexOf(':') + 1));
     const endpoint = this.make({ address, host, port });
-    this.indexes.set(address, this.endpoints.length);
-    this.peers.push(this.peerOf(endpoint));
-    return this.endpoints.push(endpoint) - 1;
+    const index = this.free.pop() ?? this.endpoints.length;
+    this.indexes.set(address, index);
+    this.peers[index] = this.peerOf(endpoint);
+    this.endpoints[index] = endpoint;
+    return index;
+  }
+
+  /** There is no room for another address. */
+  get isFull(): boolean {
+    return this.endpoints.length >= DESTINATIONS_MAX && this.free.length === 0;
+  }
+
+  /** Whether it is time to look again which addresses may be forgotten. */
+  mayForget(nowMs: number): boolean {
+    return nowMs - this.forgottenMs >= FORGET_EVERY_MS;
+  }
+
+  /** Forgets the addresses without connections, apart from those at the indexes in `used`. Returns their endpoints. */
+  forget(used: ReadonlySet<number>, nowMs: number): Endpoint[] {
+    this.forgottenMs = nowMs;
+    const forgotten: Endpoint[] = [];
+    for (const [address, index] of this.indexes) {
+      const endpoint = this.endpoints[index]!;
+      if (used.has(index) || hasConnections(endpoint)) continue;
+      this.indexes.delete(address);
+      this.free.push(index);
+      forgotten.push(endpoint);
+    }
+    return forgotten;
   }
 
   /** Keeps those endpoints of an earlier snapshot that have connections. */
   keep(before: DestinationEndpoints): void {
-    for (const endpoint of before.endpoints) {
-      const { idleCount, http2, tunnel } = endpoint;
-      if (idleCount > 0 || http2 !== null || (tunnel?.tunnels?.carriers.length ?? 0) > 0)
-        this.endpointOf(endpoint.address);
+    for (const address of before.indexes.keys()) {
+      if (hasConnections(before.endpoints[before.indexes.get(address)!]!)) this.endpointOf(address);
     }
   }
+}
+
+/** Whether an endpoint has connections that may serve again, or tunnels that may carry some. */
+function hasConnections({ idleCount, http2, tunnel }: Endpoint): boolean {
+  return idleCount > 0 || (http2?.members.length ?? 0) > 0 || (tunnel?.tunnels?.carriers.length ?? 0) > 0;
 }
 
 /** Whom connections to a backend, or to one of the addresses that it stands for, count for. */

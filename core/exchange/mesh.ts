@@ -16,7 +16,7 @@ import { CloseCause } from '../telemetry/metrics.ts';
 import { WorkloadCounter } from '../telemetry/workload-metrics.ts';
 import { Alpn } from '../tls/alpn.ts';
 import type { ProxyContext } from './context.ts';
-import { addressText, readAddressText, type WorkloadRuntime } from './mesh-runtime.ts';
+import { addressText, type DestinationEndpoints, readAddressText, type WorkloadRuntime } from './mesh-runtime.ts';
 import { Detail, Reason } from './reasons.ts';
 import type { ListenerRuntime } from './runtime.ts';
 
@@ -45,11 +45,9 @@ export class Mesh {
 
   /** Takes over a connection that a listener of the mesh has accepted. */
   accepted(connection: Connection): void {
-    const { mesh } = this.context.runtime;
-    const { role, workload: index } = connection.listener!.settings.mesh!;
-    const workload = mesh?.workloads[index] ?? null;
-    if (mesh === null || workload === null) {
-      // A reload that takes the workload away is on its way.
+    const { settings, workload } = connection.listener!;
+    const { role } = settings.mesh!;
+    if (workload === null || workload.removed) {
       this.context.preamble.close(connection, CloseCause.FINISHED);
       return;
     }
@@ -70,7 +68,7 @@ export class Mesh {
 
   /** Milliseconds for which a listener is to accept nothing, since its workload has had enough; 0: it may. */
   pauseMs(listener: ListenerRuntime): number {
-    const workload = this.workloadOf(listener);
+    const { workload } = listener;
     if (workload === null) return 0;
     if (workload.isFull) return FULL_PAUSE_MS;
     if (workload.connectionsAllowed(this.context.reactor.nowMs) > 0) return 0;
@@ -79,14 +77,8 @@ export class Mesh {
 
   /** Connections that a listener which need not pause may accept at once. */
   acceptsMax(listener: ListenerRuntime): number {
-    const workload = this.workloadOf(listener);
+    const { workload } = listener;
     return workload === null ? Number.POSITIVE_INFINITY : workload.connectionsAllowed(this.context.reactor.nowMs);
-  }
-
-  /** The workload that a listening socket belongs to; null while a reload that takes it away is on its way. */
-  workloadOf(listener: ListenerRuntime): WorkloadRuntime | null {
-    const { mesh } = this.context.runtime;
-    return mesh?.workloads[listener.settings.mesh!.workload] ?? null;
   }
 
   private isAtLimit({ open, settings }: WorkloadRuntime, side: number): boolean {
@@ -189,6 +181,18 @@ export class Mesh {
       words[base + BUSY_MS]! += (ms * workload.busyMs) / total;
       workload.busyMs = 0;
     }
+  }
+
+  /** Forgets addresses that nothing is connected to any more, for a workload that has been connected to very many. */
+  makeRoom(destinations: DestinationEndpoints): void {
+    const { reactor } = this.context;
+    if (!destinations.mayForget(reactor.nowMs)) return;
+    const used = new Set<number>();
+    reactor.forEach(({ exchange }) => {
+      if (exchange === null || exchange.backend < 0) return;
+      if (exchange.runtime!.backends[exchange.backend]!.destinations === destinations) used.add(exchange.endpoint);
+    });
+    for (const endpoint of destinations.forget(used, reactor.nowMs)) this.context.dropEndpoint(endpoint);
   }
 
   /** A counted connection has been closed. */

@@ -46,8 +46,10 @@ const noChoice = encoder.encode('\n');
 /** A listener of a worker. Lives as long as its address is configured, across snapshots. */
 export class ListenerRuntime {
   settings: ListenerSettings;
-  /** Index in the current snapshot, for route lookups. */
+  /** Index in the current snapshot, for route lookups; -1 once it is removed. */
   index: number;
+  /** Node proxies: whose connections come here; null: it is virtual, or a gateway's. */
+  workload: WorkloadRuntime | null = null;
   nameBytes: Uint8Array;
   readonly fd: number;
   /** The watched listening socket; null once it is not accepting any more. */
@@ -78,6 +80,12 @@ export class ListenerRuntime {
     this.index = index;
     this.nameBytes = encoder.encode(settings.name);
     this.https = settings.scheme === 'https';
+  }
+
+  /** It is not in the current snapshot: what is begun on its connections has only routes that are for all listeners. */
+  remove(): void {
+    this.removed = true;
+    this.index = -1;
   }
 
   /** The listener that takes a tunnel to this port, or null. */

@@ -53,7 +53,7 @@ export const Header = {
   EXPRESSIONS: 27,
   /** 1 when some condition asks for the client's address. */
   NEEDS_CLIENT: 28,
-  /** Index of the host that stands for "any host", by listener. */
+  /** Index of the host that stands for "any host": without a listener (-1), then by listener. */
   LISTENER_HOSTS: 29,
   WORDS: 30,
 } as const;

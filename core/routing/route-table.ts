@@ -162,7 +162,7 @@ export class RouteTable {
         if (rule >= 0) return rule;
       }
     }
-    return this.matchPath(request, this.words[this.listenerHosts + request.listener]!, pathHash, depth);
+    return this.matchPath(request, this.words[this.listenerHosts + 1 + request.listener]!, pathHash, depth);
   }
 
   /** Index of the host with this key, or 0. */

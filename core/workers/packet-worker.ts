@@ -307,7 +307,7 @@ export class PacketWorker {
       runtime.mesh.limitBuffers(reactor.arena.capacityBytes);
       for (const listener of this.listeners.values()) {
         // Accepting is work for the workload, too.
-        if (listener.watch !== null) listener.watch.workload = context.mesh.workloadOf(listener);
+        if (listener.watch !== null) listener.watch.workload = listener.workload;
       }
       context.authorizer.recheck();
     }
@@ -325,13 +325,8 @@ export class PacketWorker {
   }
 
   private applyListeners(snapshot: Snapshot, listenerFds: readonly number[]): void {
-    const wanted = new Set(listenerFds);
-    for (const [fd, listener] of this.listeners) {
-      if (wanted.has(fd)) continue;
-      this.stopListening(listener);
-      listener.removed = true;
-      this.listeners.delete(fd);
-    }
+    const { context } = this;
+    const workloads = context.runtime.mesh?.workloads;
     snapshot.listeners.forEach((settings, index) => {
       const fd = listenerFds[index];
       const known = this.listeners.get(fd);
@@ -357,7 +352,16 @@ export class PacketWorker {
         tunnels?.map(({ port, listener }) => ({ port, target: of(listener) })) ??
         (mesh?.role === 'tunnels' ? [] : null);
     });
-    this.context.listeners = listenerFds.map((fd) => this.listeners.get(fd)!);
+    context.listeners = listenerFds.map((fd) => this.listeners.get(fd)!);
+    for (const listener of context.listeners) listener.workload = workloads?.[listener.settings.mesh!.workload] ?? null;
+    // Last: connections that wait at one that goes are taken by what is in force from now on.
+    const wanted = new Set(listenerFds);
+    for (const [fd, listener] of this.listeners) {
+      if (wanted.has(fd)) continue;
+      listener.remove();
+      this.stopListening(listener);
+      this.listeners.delete(fd);
+    }
   }
 
   /** Takes all connections that the system has accepted for us, then refuses further ones at once. */
@@ -376,8 +380,8 @@ export class PacketWorker {
   }
 
   private closeIfIdle(connection: Connection): boolean {
-    const { downstreamHttp1, downstreamHttp2, http2, preamble } = this.context;
-    if (connection.protocol === preamble) {
+    const { detection, downstreamHttp1, downstreamHttp2, http2, preamble } = this.context;
+    if (connection.protocol === preamble || connection.protocol === detection) {
       // It has not said what it wants, or is in its handshake.
       preamble.close(connection, CloseCause.DRAIN);
       return true;

@@ -17,7 +17,7 @@ import type { WorkloadSettings } from '../../core/workers/mesh-settings.ts';
 import { NodeSlots } from '../../core/workers/node-slots.ts';
 import { PacketWorker, type WorkerStats } from '../../core/workers/packet-worker.ts';
 import type { WorkerMessage } from '../../core/workers/protocol.ts';
-import { type Endpoint, SimKernel } from './kernel.ts';
+import { type Endpoint, noFaults, SimKernel } from './kernel.ts';
 import { Random } from './random.ts';
 import { Scheduler } from './scheduler.ts';
 import { type LinkProfile, plainLink, type SimSocket } from './tcp.ts';
@@ -47,6 +47,8 @@ export interface BenchOptions extends MeshOptions {
   links?: (random: Random) => { out: LinkProfile; in: LinkProfile };
   connectionsMax?: number;
   bufferBytes?: number;
+  /** Longest time of a system call; 0: none takes any. */
+  syscallMsMax?: number;
 }
 
 /** Names of listeners without a socket, with what they speak. */
@@ -199,13 +201,14 @@ export class MeshBench {
 
   constructor(options: BenchOptions = {}) {
     this.options = options;
-    const { bufferBytes = 2 * 1024 * 1024, connectionsMax = 64 } = options;
+    const { bufferBytes = 2 * 1024 * 1024, connectionsMax = 64, syscallMsMax = 0 } = options;
     const random = new Random(options.seed ?? 1);
     this.kernel = new SimKernel({
       random,
       scheduler: this.scheduler,
       memoryBytes: kernelMemoryBytes(bufferBytes),
       links: () => options.links?.(random) ?? { out: plainLink, in: plainLink },
+      faults: { ...noFaults, syscallMsMax },
     });
     const start = {
       ...{ index: 0, wakeFd: this.kernel.eventfd(), connectionsMax, metrics: this.metrics },
@@ -258,13 +261,22 @@ export class MeshBench {
   /** A connection of a workload to somewhere, captured; null: it is made to the node proxy itself. */
   leave(workload: number, host: string | null, port = 0): SimSocket {
     const from = { host: addressOf(workload), port: this.clientPort++ };
-    return this.kernel.dialIn(socketsOf(workload).outbound, from, host === null ? null : { host, port });
+    return this.dial(socketsOf(workload).outbound, from, host === null ? null : { host, port });
   }
 
   /** A connection from elsewhere to a port of a workload. */
   arrive(workload: number, port: number): SimSocket {
     const from = { host: '10.9.0.1', port: this.clientPort++ };
-    return this.kernel.dialIn(socketsOf(workload).inbound, from, { host: addressOf(workload), port });
+    return this.dial(socketsOf(workload).inbound, from, { host: addressOf(workload), port });
+  }
+
+  /** The system of the node completes the handshake, whatever the worker does meanwhile. */
+  private dial(address: HostPort, from: HostPort, original: HostPort | null): SimSocket {
+    const client = this.kernel.dialIn(address, from, original);
+    for (let step = 0; step < 1000 && client.state === 'connecting'; step++) {
+      this.scheduler.advanceTo(this.scheduler.nowMs + 0.01);
+    }
+    return client;
   }
 
   /** Lets the worker run for a while. */
@@ -323,7 +335,8 @@ export function textOf(socket: SimSocket): string {
   return count > 0 ? Buffer.from(chunk.subarray(0, count)).toString('latin1') : '';
 }
 
-/** Sends a text. */
+/** Sends a text, unless the connection has been closed. */
 export function send(socket: SimSocket, text: string): void {
-  socket.send(Buffer.from(text, 'latin1'));
+  const sent = text === '' || socket.orphaned ? text.length : socket.send(Buffer.from(text, 'latin1'));
+  if (sent >= 0 && sent < text.length) throw new Error('the connection takes no more');
 }

@@ -148,6 +148,31 @@ test('a workload that a reload removes gets no new connections; those that it ha
   assertNothingLeft(bench);
 });
 
+test('a request of a workload that has left in the middle of it begins no connection in its name', () => {
+  const bench = new MeshBench({ workloads: [1, 2] });
+  const client = bench.leave(2, VIP, PORTS.http);
+  send(client, GET.slice(0, 10));
+  bench.run();
+  bench.use({ workloads: [1] });
+  send(client, GET.slice(10));
+  bench.run();
+  assert.match(textOf(client), /^HTTP\/1\.1 503 .*\r\n(.+\r\n)*connection: close\r\n/i);
+  assert.equal(bench.server.dials, 0);
+  assert.deepEqual(bench.details, ['workload_gone']);
+});
+
+test('time of the worker is that of the workload whose connections are served', () => {
+  const bench = new MeshBench({ workloads: [1, 2], syscallMsMax: 0.02 });
+  const [busy, quiet] = [bench.leave(1, VIP, PORTS.http), bench.leave(2, VIP, PORTS.http)];
+  bench.run();
+  send(quiet, GET);
+  bench.run();
+  for (let round = 0; round < 300; round++) exchange(bench, busy);
+  const [used, other] = [1, 2].map((workload) => bench.counters(workload)[WorkloadCounter.BUSY_MS]!);
+  assert.ok(used! > 1, `${used} ms`);
+  assert.ok(other! < used! / 10, `${other} of ${used} ms`);
+});
+
 test('two workloads never share a connection to a server, not even a kept one, nor across a reload', () => {
   const bench = new MeshBench({ workloads: [1, 2] });
   const owners = new Map<SimSocket, number>();
@@ -342,7 +367,7 @@ test('a workload with very many busy connections does not make another one wait 
     bench.scheduler.advanceTo(bench.scheduler.nowMs + 0.5);
     batches++;
   }
-  assert.ok(arrived() < 200, `${arrived()} of the other workload came first`);
+  assert.ok(arrived() < 300, `${arrived()} of the other workload came first`);
   bench.run(50);
   assert.equal(arrived(), 600, 'and none is forgotten');
 });

@@ -8,6 +8,8 @@ import type { NodeMeshPage, WorkloadView } from '../../../mesh-agent/node/node-a
 import { startApp } from '../../support/mesh/apps.ts';
 import { eventually, meshSkipReason, TestMesh } from '../../support/mesh/mesh.ts';
 
+type Place = ReturnType<TestMesh['at']>;
+
 const http = { port: 8080, kind: 'http' } as const;
 
 test('a node proxy and its operator', { skip: meshSkipReason('curl') }, async (t) => {
@@ -19,8 +21,9 @@ test('a node proxy and its operator', { skip: meshSkipReason('curl') }, async (t
   const web = mesh.at('web-0');
   const stranger = mesh.at('stranger');
   await Promise.all([startApp(mesh.at('cart-0'), 'cart-0', http), startApp(stranger, 'stranger', http)]);
-  const isolated = await mesh.network.addIsolated(['ghost', 'other', 'busy']);
-  const [ghost, other, busy] = isolated as [(typeof isolated)[0], (typeof isolated)[0], (typeof isolated)[0]];
+  const names = ['ghost', 'other', 'busy', 'loner'];
+  await mesh.network.addIsolated(names);
+  const [ghost, other, busy, loner] = names.map((name) => mesh.at(name)) as [Place, Place, Place, Place];
   await startApp(busy, 'busy', { port: 15_006, kind: 'http' });
 
   const page = async (): Promise<NodeMeshPage> => JSON.parse(await node.page('/mesh')) as NodeMeshPage;
@@ -107,11 +110,15 @@ test('a node proxy and its operator', { skip: meshSkipReason('curl') }, async (t
   });
 
   await t.test('a workload that does not name its namespace is found by its address', async () => {
-    mesh.write('mesh/ghost.yaml', document('found', stranger.address));
+    // Other tests have meshes on this machine, with the same addresses as this one.
+    const address = `10.200.${(process.pid >> 8) & 255}.${process.pid & 255}`;
+    await loner.run('ip', ['address', 'add', address, 'dev', 'lo']);
+    await startApp(loner, 'loner', http);
+    mesh.write('mesh/ghost.yaml', document('found', address));
     assert.match((await served('found')).networkNamespace!, /^\/proc\/\d+\/ns\/net$/);
-    assert.match(await rules(stranger), /inet portcullis/);
+    assert.match(await rules(loner), /inet portcullis/);
     mesh.write('mesh/ghost.yaml', '');
-    await eventually('the rules are gone', async () => !/inet portcullis/.test(await rules(stranger)));
+    await eventually('the rules are gone', async () => !/inet portcullis/.test(await rules(loner)));
   });
 
   await t.test('SIGHUP changes what it can, names what waits, and refuses a broken file', async () => {

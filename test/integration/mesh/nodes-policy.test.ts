@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import type { GraphEdge } from '../../../gateway/admin/workload-metrics.ts';
 import { startApp } from '../../support/mesh/apps.ts';
 import { eventually, meshSkipReason, TestMesh } from '../../support/mesh/mesh.ts';
 
@@ -120,6 +121,19 @@ test('policies and strict mode on the nodes', { skip }, async (t) => {
       .exchange(web, mesh.vip('bank'), 7000, '')
       .catch((error) => error.code ?? error.message);
     assert.ok(refused === '' || refused === 'ECONNRESET', refused);
+  });
+
+  await t.test('the graph of the node says who was denied', async () => {
+    const edges = JSON.parse(await mesh.node('two').page('/mesh/graph')) as GraphEdge[];
+    for (const [account, workload] of [
+      ['thief', 'cart-0'],
+      ['web', 'bank-0'],
+    ]) {
+      const edge = edges.find(
+        ({ source, destination }) => source.endsWith(`/sa/${account}`) && destination.endsWith(`/${workload}`),
+      );
+      assert.ok(edge !== undefined && edge.denied > 0, JSON.stringify(edges));
+    }
   });
 
   await t.test('a rehearsed denial lets through', async () => {

@@ -25,7 +25,7 @@ const plan: MeshPlan = {
       { port: 7000, targetPort: 7000, protocol: 'tcp' },
       { port: 7001, targetPort: 7001, protocol: 'tcp' },
       { port: 8000, targetPort: 8080, protocol: 'auto' },
-      { port: 8001, targetPort: 8081, protocol: 'auto' },
+      { port: 8001, targetPort: 8082, protocol: 'auto' },
       { port: 8002, targetPort: 7000, protocol: 'auto' },
       { port: 8003, targetPort: 7001, protocol: 'auto' },
     ],
@@ -53,6 +53,7 @@ test('applications in a mesh of three nodes', { skip }, async (t) => {
       'feed-0',
       http,
       { port: 8081, kind: 'h2c' },
+      { port: 8082, kind: 'h2c' },
       { port: 50_051, kind: 'grpc' },
       { port: 7000, kind: 'echo' },
       { port: 7001, kind: 'banner' },
@@ -78,8 +79,8 @@ test('applications in a mesh of three nodes', { skip }, async (t) => {
   });
 
   await t.test('both nodes have it in their logs, under one id', async () => {
-    const { headers } = await clients.request(web, feed, 80, { path: '/logged' });
-    const id = headers['x-request-id'];
+    const { body } = await clients.request(web, feed, 80, { path: '/logged' });
+    const id = JSON.parse(body).headers['x-request-id'];
     assert.equal(typeof id, 'string');
     for (const name of ['one', 'two']) {
       await eventually(`it is in the log of ${name}`, () =>
@@ -109,6 +110,20 @@ test('applications in a mesh of three nodes', { skip }, async (t) => {
     const answer = await clients.request(web, feed, 80, { method: 'POST', path: '/upload', body });
     assert.equal(JSON.parse(answer.body).bytes, body.length);
     assert.equal((await clients.request(web, feed, 80, { path: '/bytes/3000000' })).body.length, 3_000_000);
+  });
+
+  await t.test('an upgraded connection carries bytes both ways', async () => {
+    for (const port of [80, 8000]) {
+      const head = 'GET / HTTP/1.1\r\nhost: feed\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n';
+      const socket = await clients.connect(web, feed, port);
+      socket.write(head);
+      let text = '';
+      for await (const chunk of socket.setEncoding('utf8')) {
+        if (text === '') socket.end('over the mesh and back');
+        text += chunk;
+      }
+      assert.match(text, /^HTTP\/1\.1 101 [\s\S]*\r\n\r\nover the mesh and back$/);
+    }
   });
 
   await t.test('HTTP/2 with prior knowledge and gRPC stay what they are', async () => {
@@ -144,7 +159,7 @@ test('applications in a mesh of three nodes', { skip }, async (t) => {
   });
 
   await t.test('so is HTTP/2, whose servers speak before clients that take their time', async () => {
-    for (const waitMs of [0, 50, 0]) {
+    for (const waitMs of [50, 0, 50]) {
       const { status, body } = await clients.requestHttp2(web, feed, 8001, '/detected', waitMs);
       assert.equal(status, 200, body);
       assertRequests(JSON.parse(body));

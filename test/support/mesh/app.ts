@@ -60,6 +60,11 @@ async function serverOf(port: AppPort): Promise<Server | null> {
   switch (port.kind) {
     case 'http': {
       const server = createHttp({ keepAliveTimeout: 60_000 }, handler);
+      // Whatever it is upgraded to, it says what it hears.
+      server.on('upgrade', (_incoming, socket) => {
+        socket.write('HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n');
+        socket.on('error', () => {}).pipe(socket);
+      });
       endings.push(() => setInterval(() => server.closeIdleConnections(), 20).unref());
       return server;
     }

@@ -200,6 +200,7 @@ const SELDOM: [path: string, name: string, why: string][] = [
   ['core/exchange/authorizer.ts', 'admit', 'once per worker'],
   ['core/exchange/authorizer.ts', 'recheck', 'once per snapshot'],
   ['core/lb/ring-hash.ts', 'sortByDigit', 'when a ring is built'],
+  ['core/exchange/http2-connections.ts', 'failWaiting', 'once per failed connection'],
   ['core/exchange/compression.ts', 'addBody', 'once per slot of a compressor'],
   ['core/exchange/compression.ts', 'use', 'once per compressor thread'],
   ['core/exchange/hedge-policy.ts', 'of', 'once per snapshot and rule with a quantile'],
