@@ -1,7 +1,7 @@
 // Hints of `portcullis explain`: what an operator can do about an outcome, where something can be
 // done. Settings are named as in the configuration file.
 
-import { Detail, Reason } from '../core/exchange/reasons.ts';
+import { DETAIL_LIMIT, DETAIL_TLS, Detail, Reason } from '../core/exchange/reasons.ts';
 import { Errno } from '../core/ffi/errno.ts';
 import type { FlightRecord } from '../core/telemetry/flight-reader.ts';
 
@@ -90,6 +90,10 @@ export function hintFor(record: FlightRecord): string | undefined {
 function connectHint(record: FlightRecord): string {
   if (record.errno === Errno.ECONNREFUSED)
     return `nothing listens at ${record.endpoint}: is the service running, on this port?`;
+  if (record.detail === Detail.TUNNEL_REFUSED)
+    return `the tunnel to the host of ${record.endpoint} was reached, and said no: its own records tell why.`;
+  if (record.detail >= DETAIL_TLS && record.detail < DETAIL_LIMIT)
+    return `${record.endpoint} (or the tunnel to it) was reached, and TLS with it failed: look at its certificate and names, and at who is trusted here.`;
   return `check that this machine can reach ${record.endpoint}.`;
 }
 

@@ -308,7 +308,7 @@ export class DownstreamHttp1 extends Downstream {
   protected writeResponse(exchange: Exchange, headOffset: number, head: ResponseHead, piece: BodyPiece): boolean {
     // An early response ends the connection (see `finish`), and the client should know (RFC 9112 §9.6).
     const { listener, workload } = exchange.downstream!;
-    const leaving = this.context.draining || listener!.removed || (workload !== null && workload.removed);
+    const leaving = this.context.draining || listener!.removed || workload?.removed === true;
     if (leaving || !exchange.requestComplete) {
       exchange.keepAlive = false;
     } else if (this.context.runtime.node.connectionsScarce) {

@@ -281,7 +281,7 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
 
   sessionIdle(session: Http2Session): void {
     const { listener, workload } = session.connection;
-    const removed = listener!.removed || (workload !== null && workload.removed);
+    const removed = listener!.removed || workload?.removed === true;
     if (session.goawayNoticeSent || this.context.draining || removed) {
       this.engine.shutdowns.finish(session, CloseCause.DRAIN);
     }

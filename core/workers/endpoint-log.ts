@@ -5,8 +5,9 @@
 // ENDPOINT_REPORT_INTERVAL_MS each; what nobody has reported for a while is forgotten, which also
 // bounds the memory for endpoints that have left the configuration.
 
-import { Detail } from '../exchange/reasons.ts';
+import { DETAIL_TLS, Detail, detailSentence } from '../exchange/reasons.ts';
 import { errnoSentence } from '../ffi/errno.ts';
+import { type TlsFailure, tlsFailureSentence } from '../tls/errors.ts';
 import type { Log } from './log.ts';
 import type { EndpointReport } from './protocol.ts';
 
@@ -53,9 +54,7 @@ export class EndpointLog {
       if (!known.recovered || nowMs - known.loggedMs < LINE_INTERVAL_MS) return;
     }
     this.endpoints.set(address, { reportedMs: nowMs, loggedMs: nowMs, recovered: false });
-    const cause =
-      detail === Detail.CONNECT_TIMER ? "no answer within the backend's connectTimeout" : errnoSentence(errno);
-    this.log('warn', 'endpoint fails', { endpoint: address, backend, cause });
+    this.log('warn', 'endpoint fails', { endpoint: address, backend, cause: causeOf(detail, errno) });
   }
 
   private forget(nowMs: number): void {
@@ -63,4 +62,12 @@ export class EndpointLog {
       if (nowMs - reportedMs >= FORGET_AFTER_MS) this.endpoints.delete(address);
     }
   }
+}
+
+function causeOf(detail: number, errno: number): string {
+  if (detail === Detail.CONNECT_TIMER) return "no answer within the backend's connectTimeout";
+  if (errno !== 0) return errnoSentence(errno);
+  return detail >= DETAIL_TLS
+    ? `TLS: ${tlsFailureSentence((detail - DETAIL_TLS) as TlsFailure)}`
+    : detailSentence(detail);
 }
