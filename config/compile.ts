@@ -213,7 +213,7 @@ function backendSettings(
     tunnel: backend.tunnel === null ? null : { port: backend.tunnel.port, tls: tls! },
     proxyProtocol: backend.proxyProtocol,
     http2: backend.http2,
-    originalDestination: backend.originalDestination ?? false,
+    originalDestination: backend.originalDestination ?? null,
     sameProtocol: backend.sameProtocol ?? false,
   };
 }

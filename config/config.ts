@@ -3,7 +3,7 @@
 // Made by load.ts, read by compile.ts and by the control thread. Plain data, structured-cloneable,
 // never changed after loading. Names follow core/workers/snapshot.ts. 0 means "no limit" where noted.
 
-import type { ListenerMeshSettings, MeshSettings } from '../core/workers/mesh-settings.ts';
+import type { ListenerMeshSettings, MeshSettings, OriginalDestinationScope } from '../core/workers/mesh-settings.ts';
 import type {
   BackendPolicySettings,
   EndpointPolicySettings,
@@ -338,7 +338,7 @@ export interface BackendConfig {
   /** 0: no limit. */
   requestsPerConnectionMax: number;
   /** Node proxies: it has no endpoints of its own, and connections go where the client wanted to. */
-  originalDestination?: boolean;
+  originalDestination?: OriginalDestinationScope;
   /** Node proxies: HTTP/2 is spoken with it when the client speaks that, whatever `protocol` says. */
   sameProtocol?: boolean;
 }

@@ -8,16 +8,15 @@
 import { compileSnapshot } from '../config/compile.ts';
 import { compileRoutesOffThread } from '../config/compile-off-thread.ts';
 import { compileRoutes } from '../config/compile-routes.ts';
-import type { Config, ListenerConfig } from '../config/config.ts';
+import type { Config } from '../config/config.ts';
 import type { LoadResult } from '../config/load.ts';
 import { formatAddress } from '../config/names.ts';
 import { errnoSentence } from '../core/ffi/errno.ts';
 import { raiseDescriptorLimit } from '../core/ffi/process.ts';
 import { ExitCode, ExitError } from '../core/process/exit-codes.ts';
-import { listenFailureSentence } from '../core/process/listen-failure.ts';
 import type { Logger } from '../core/process/log.ts';
 import type { RecorderSettings } from '../core/telemetry/request-recorder.ts';
-import { type ListenAddress, ListeningSockets, type ListenPlan } from '../core/workers/listening-sockets.ts';
+import { ListeningSockets, type ListenPlan } from '../core/workers/listening-sockets.ts';
 import { NodeSlots } from '../core/workers/node-slots.ts';
 import { WORKER_FILE } from '../core/workers/prestart.ts';
 import type { Snapshot } from '../core/workers/snapshot.ts';
@@ -33,6 +32,7 @@ import { tryTls } from './certificates/try-tls.ts';
 import { errorsForLog, logWarnings } from './check.ts';
 import { Discovery } from './discovery/discovery.ts';
 import { Health } from './health/health.ts';
+import { type LeaveOut, openListeners, planListeners } from './listeners.ts';
 import { OverloadMonitor, openDescriptors } from './overload.ts';
 import { RateLimiting } from './rate-limit/rate-limiting.ts';
 import { recorderSettings } from './replay/recordings.ts';
@@ -42,6 +42,16 @@ import { GatewayState } from './state.ts';
 
 /** Reads the configuration anew. */
 export type LoadConfig = () => LoadResult;
+
+/** What became of a reload. */
+export interface Reloaded {
+  /** The new configuration is in use. */
+  applied: boolean;
+  /** Workers that have not switched to it yet; they will, unless they are dying. */
+  late: number;
+  /** Why it was refused, one sentence each; empty: it was not. */
+  errors: string[];
+}
 
 /**
  * How long an idle kept-alive connection may still bring a request once the gateway drains. It
@@ -54,6 +64,7 @@ export class App {
   /** What the admin port shows. */
   readonly state: GatewayState;
   private readonly load: LoadConfig;
+  private readonly leaveOut: LeaveOut;
   private readonly logger: Logger;
   /** The configuration that sized the workers. */
   private readonly startConfig: Config;
@@ -78,32 +89,33 @@ export class App {
   /** Compiled routes of the running configuration. */
   private routes = new SharedArrayBuffer(0);
   private readonly changes = new SerialQueue();
-  private reloadWaiting: Promise<boolean> | undefined;
+  private reloadWaiting: Promise<Reloaded> | undefined;
 
   /**
    * Starts everything and resolves once all workers serve. Throws an ExitError with one sentence
-   * when the machine does not allow it (descriptors, ports, files).
+   * when the machine does not allow it (descriptors, ports, files). `leaveOut`: of a node proxy.
    */
   static async start(
-    config: Config,
+    first: Config,
     load: LoadConfig,
     logger: Logger,
     certificates = new Certificates(logger.log),
+    leaveOut: LeaveOut = () => {},
   ): Promise<App> {
-    logger.level = config.log.level;
-    const workerCount = workerCountOf(config);
+    logger.level = first.log.level;
+    const workerCount = workerCountOf(first);
     const capacity = workerConnections({
       workers: workerCount,
-      listeners: config.listeners.length,
-      maxConnections: config.limits.connectionsMax,
+      listeners: first.listeners.length,
+      maxConnections: first.limits.connectionsMax,
       descriptorLimit: raiseDescriptorLimit().soft,
     });
     if ('sentence' in capacity) throw new ExitError(ExitCode.TOO_FEW_DESCRIPTORS, capacity.sentence);
     const sockets = new ListeningSockets(workerCount);
-    const plan = planListeners(sockets, config);
+    const { config, plan } = openListeners(sockets, first, () => loadAgain(load), leaveOut);
     AccessLogOutput.check(config.accessLog);
     const state = new GatewayState(workerCount, config);
-    const app = new App(config, load, logger, sockets, capacity.connectionsMax, state, certificates);
+    const app = new App(config, load, leaveOut, logger, sockets, capacity.connectionsMax, state, certificates);
     try {
       await app.firstApply(config, plan);
     } catch (error) {
@@ -116,6 +128,7 @@ export class App {
   private constructor(
     config: Config,
     load: LoadConfig,
+    leaveOut: LeaveOut,
     logger: Logger,
     sockets: ListeningSockets,
     connectionsMax: number,
@@ -124,6 +137,7 @@ export class App {
   ) {
     this.startConfig = config;
     this.load = load;
+    this.leaveOut = leaveOut;
     this.logger = logger;
     this.sockets = sockets;
     this.state = state;
@@ -200,9 +214,9 @@ export class App {
   /**
    * Reads the configuration again and brings all workers to it. A configuration with errors, or one
    * that the machine refuses, is logged and changes nothing. Calls during a reload that has not yet
-   * read its file are one with it. Resolves to whether the new configuration is in use.
+   * read its file are one with it. Never rejects.
    */
-  reload(): Promise<boolean> {
+  reload(): Promise<Reloaded> {
     this.reloadWaiting ??= this.changes.run(() => {
       this.reloadWaiting = undefined;
       return this.reloadNow();
@@ -258,31 +272,32 @@ export class App {
     this.state.recordApplied(report, performance.now());
   }
 
-  private async reloadNow(): Promise<boolean> {
-    if (this.state.draining) return false;
+  private async reloadNow(): Promise<Reloaded> {
+    if (this.state.draining) return { applied: false, late: 0, errors: ['the process ends'] };
     const startMs = performance.now();
-    const refuse = (errors: string[]): boolean => {
+    const refuse = (errors: string[]): Reloaded => {
       for (const error of errors) this.logger.log('error', error);
       this.logger.log('error', 'reload refused: the configuration of before goes on', { epoch: this.state.epoch });
       this.state.recordRefused(errors, performance.now() - startMs);
-      return false;
+      return { applied: false, late: 0, errors };
     };
     try {
       const loaded = this.load();
       if ('errors' in loaded) return refuse(errorsForLog(loaded.errors));
-      await this.change(loaded.config, startMs);
+      const late = await this.change(loaded.config, startMs);
       await logWarnings(loaded, this.logger.log);
-      return true;
+      return { applied: true, late, errors: [] };
     } catch (error) {
       if (error instanceof ExitError) return refuse([error.message]);
       return refuse([`internal error: ${error instanceof Error ? error.stack : String(error)}`]);
     }
   }
 
-  private async change(config: Config, startMs: number): Promise<void> {
+  /** Brings the workers to a newly loaded configuration; number of those that have not switched yet. */
+  private async change(loaded: Config, startMs: number): Promise<number> {
     const before = this.state.config;
-    for (const sentence of restartOnlyChanges(this.startConfig, config)) this.logger.log('warn', sentence);
-    const plan = planListeners(this.sockets, config);
+    for (const sentence of restartOnlyChanges(this.startConfig, loaded)) this.logger.log('warn', sentence);
+    const { config, plan } = openListeners(this.sockets, loaded, () => loadAgain(this.load), this.leaveOut);
     let snapshot: Snapshot;
     let admin = this.admin;
     try {
@@ -306,6 +321,7 @@ export class App {
     }
     this.adopt(config, snapshot);
     this.reportReload(report, plan, performance.now() - startMs);
+    return report.late;
   }
 
   private reportReload(report: ApplyReport, plan: ListenPlan, durationMs: number): void {
@@ -421,19 +437,9 @@ export class App {
   }
 }
 
-/** Where a listener listens: those of workloads of a node in their network namespaces, virtual ones nowhere. */
-function listenAddress({ name, host, port, mesh }: ListenerConfig, config: Config): ListenAddress {
-  if (mesh === undefined) return { name, host, port };
-  if (mesh.role === 'virtual') return { name, host, port, virtual: true };
-  const { namespaceFd } = config.mesh!.workloads[mesh.workload]!;
-  return namespaceFd < 0 ? { name, host, port } : { name, host, port, namespaceFd };
-}
-
-/** Opens what the configuration's listeners need; throws an ExitError with one sentence. */
-function planListeners(sockets: ListeningSockets, config: Config): ListenPlan {
-  const plan = sockets.plan(config.listeners.map((listener) => listenAddress(listener, config)));
-  if (!('failure' in plan)) return plan;
-  const { address, errno } = plan.failure;
-  const text = formatAddress(address.host, address.port);
-  throw new ExitError(ExitCode.CANNOT_LISTEN, listenFailureSentence(`listener ${address.name}`, text, errno));
+/** A configuration in place of one that cannot be listened for. Throws an ExitError. */
+function loadAgain(load: LoadConfig): Config {
+  const loaded = load();
+  if ('config' in loaded) return loaded.config;
+  throw new ExitError(ExitCode.CONFIG_INVALID, errorsForLog(loaded.errors).join('; '));
 }

@@ -40,7 +40,7 @@ function backendOf(count: number, policy: BalancerPolicy, weighted: boolean): Ba
     connectTimeoutMs: 1000,
     idleTimeoutMs: 1000,
     idleConnectionsMax: 1,
-    originalDestination: false,
+    originalDestination: null,
     sameProtocol: false,
     requestsPerConnectionMax: 0,
     protocol: 'http/1.1',

@@ -17,7 +17,7 @@ import type { ProxyContext } from './context.ts';
 import { readClientOfHead } from './forwarded-client.ts';
 import type { WorkloadRuntime } from './mesh-runtime.ts';
 import { PolicyTrials } from './policy-trials.ts';
-import { Reason, DETAIL_POLICY as refusedBy } from './reasons.ts';
+import { Detail, Reason, DETAIL_POLICY as refusedBy } from './reasons.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { POLICY_DENIALS } = MetricSection;
@@ -44,8 +44,14 @@ export class Authorizer {
     connection.access = accessOf(connection, workload, this.context.runtime.http.trustedHops);
   }
 
+  /** Whether a connection came as from nobody, and its workload takes none of those any more. */
+  private isRefusedPlain({ access, workload }: Connection): boolean {
+    return workload!.settings.strict && access!.facts.source.identity === '';
+  }
+
   /** Detail of what refuses the request that is being worked on; 0: it is let in. The connection has an access. */
   ofRequest(connection: Connection): number {
+    if (this.isRefusedPlain(connection)) return Detail.PLAINTEXT_REFUSED;
     const { verdict } = connection.access!;
     if (verdict === null) return 0;
     const { requestHead } = this.context;
@@ -73,6 +79,7 @@ export class Authorizer {
 
   /** Detail of what refuses a connection that is passed on unread; 0: it is let in. It has an access. */
   ofConnection(connection: Connection): number {
+    if (this.isRefusedPlain(connection)) return Detail.PLAINTEXT_REFUSED;
     const { verdict } = connection.access!;
     if (verdict === null) return 0;
     const refusal = verdict.ofConnection;
@@ -93,7 +100,7 @@ export class Authorizer {
   recheck(): void {
     this.context.reactor.forEach((connection) => {
       const { access, exchange } = connection;
-      if (access === null || access.isCurrent) return;
+      if (access === null || (access.isCurrent && !this.isRefusedPlain(connection))) return;
       if (exchange === null || !exchange.isConnection || exchange.downstream !== connection) return;
       this.recheckOne(connection);
     });
@@ -103,8 +110,9 @@ export class Authorizer {
     const { context } = this;
     const exchange = connection.exchange!;
     const refusal = connection.access!.verdict?.ofConnection ?? null;
-    if (refusal === null) return;
-    const detail = exchange.detecting ? 0 : this.refused(refusal);
+    const isPlain = this.isRefusedPlain(connection);
+    if (refusal === null && !isPlain) return;
+    const detail = isPlain ? Detail.PLAINTEXT_REFUSED : exchange.detecting ? 0 : this.refused(refusal!);
     if (connection.protocol === context.tunnel) {
       context.tunnel.refuse(connection, UNAUTHORIZED, detail);
       return;

@@ -16,6 +16,8 @@ export class ClientCertificate {
   readonly sha256: string;
   /** The SPIFFE identity, or ''. */
   readonly spiffeId: string;
+  /** Milliseconds since 1970. */
+  readonly notAfterMs: number;
   readonly dnsNames: readonly string[];
   /** All names as routes compare them: DNS names in lower case, IP addresses in one form (RFC 5952). */
   readonly subjectAltNames: readonly Uint8Array[];
@@ -35,6 +37,7 @@ export class ClientCertificate {
       .join(',');
     this.sha256 = certificate.sha256;
     this.spiffeId = certificate.spiffeId;
+    this.notAfterMs = certificate.notAfterMs;
     this.dnsNames = certificate.names.dns;
     const { dns, uri, ip, email } = certificate.names;
     const names = [...dns.map((name) => name.toLowerCase()), ...uri, ...ip.map(shortAddress), ...email];

@@ -123,9 +123,7 @@ export class Detection implements Protocol {
     const kind = this.read(connection);
     if (kind === UNDECIDED) return;
     if (kind === HTTP) {
-      this.context.upstream.cancel(exchange);
-      connection.exchange = null;
-      this.context.forgetExchange(exchange);
+      this.abandon(exchange);
       this.serveHttp(connection);
       return;
     }
@@ -134,6 +132,13 @@ export class Detection implements Protocol {
     else if (this.isAllowed(exchange) && exchange.upstream?.protocol === this.server) {
       this.context.tunnel.startConnect(exchange);
     }
+  }
+
+  /** Gives up an exchange that has come to nothing: its client's connection is without one then. */
+  abandon(exchange: Exchange): void {
+    this.context.upstream.cancel(exchange);
+    exchange.downstream!.exchange = null;
+    this.context.forgetExchange(exchange);
   }
 
   /** The server of an exchange is connected, and nobody has said anything. */

@@ -43,6 +43,7 @@ import type { Runtime } from './runtime.ts';
 const { ACTIVE, IDLE, LINGER } = DownstreamState;
 const { STREAM } = BodyFraming;
 const { HTTP_2 } = HttpVersion;
+const { TUNNEL_IDENTITY } = Detail;
 const { CONNECT } = Method;
 const { NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, CANCEL, CONNECT_ERROR, REFUSED_STREAM } = ErrorCode;
 const { DOWNSTREAM_BYTES_IN, DOWNSTREAM_BYTES_OUT, DOWNSTREAM_OPEN } = Counter;
@@ -213,6 +214,7 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
       exchange.method = CONNECT;
       this.identify(exchange);
       if (target === null) this.refuse(exchange, 404, Reason.NO_ROUTE, Detail.TUNNEL_NOWHERE);
+      else if (limit === TUNNEL_IDENTITY) this.refuse(exchange, 403, Reason.UNAUTHORIZED, limit);
       else if (limit !== 0) this.refuse(exchange, 503, Reason.OVERLOAD, limit);
       else this.refuse(exchange, 400, Reason.DOWNSTREAM_PROTOCOL_ERROR, Detail.NONE);
       return 0;

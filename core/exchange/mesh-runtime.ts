@@ -21,7 +21,12 @@ import {
 } from '../telemetry/workload-metrics.ts';
 import type { TlsContext } from '../tls/context.ts';
 import type { TlsContexts } from '../tls/contexts.ts';
-import type { DestinationSettings, MeshSettings, WorkloadSettings } from '../workers/mesh-settings.ts';
+import type {
+  DestinationSettings,
+  MeshSettings,
+  OriginalDestinationScope,
+  WorkloadSettings,
+} from '../workers/mesh-settings.ts';
 import type { BackendTlsSettings, EndpointSettings } from '../workers/snapshot.ts';
 
 /** Port of tunnels. */
@@ -107,9 +112,9 @@ export class WorkloadRuntime extends Party {
     this.tokens--;
   }
 
-  /** Tells connections of this workload, with its present certificate, from all others. */
+  /** Tells connections of this workload, in its present namespace and with its present certificate, from all others. */
   get key(): string {
-    return `${this.settings.uid} ${this.tls?.key ?? ''}`;
+    return `${this.settings.uid} ${this.settings.namespaceFd} ${this.tls?.key ?? ''}`;
   }
 }
 
@@ -150,11 +155,15 @@ export class MeshRuntime {
     }
   }
 
-  /** Identity of the workload at an address to which connections of `from` go in a tunnel; null: they go directly. */
-  identityAt(host: string, from: WorkloadRuntime): string | null {
-    // To itself it goes directly: that is how what has come for it is delivered.
-    if (from.settings.addresses.includes(host)) return null;
-    return this.settings.destinations.get(host)?.identity ?? null;
+  /**
+   * How a backend of a scope leads a workload to an address: in a tunnel to this identity; null: directly; undefined:
+   * not at all, whatever led there before.
+   */
+  identityAt(host: string, scope: OriginalDestinationScope, from: WorkloadRuntime): string | null | undefined {
+    if (scope === 'any') return null;
+    const isOwn = from.settings.addresses.includes(host);
+    if (scope === 'own') return isOwn ? null : undefined;
+    return isOwn ? null : this.settings.destinations.get(host)?.identity;
   }
 
   /** What is known of `ip:port`; null: it is not of the mesh. */
@@ -173,10 +182,10 @@ export class DestinationEndpoints {
   /** Indexes of endpoints that have been forgotten. */
   private readonly free: number[] = [];
   private forgottenMs = Number.NEGATIVE_INFINITY;
-  private readonly make: (place: Pick<EndpointSettings, 'address' | 'host' | 'port'>) => Endpoint;
+  private readonly make: (place: Pick<EndpointSettings, 'address' | 'host' | 'port'>) => Endpoint | null;
   private readonly peerOf: (endpoint: Endpoint) => Peer;
 
-  /** `make` gives the endpoint of a place; all are put into `endpoints`. `peerOf` says whom one counts for. */
+  /** `make` gives the endpoint of a place, or null: there is none; all are put into `endpoints`. `peerOf` says whom one counts for. */
   constructor(endpoints: Endpoint[], make: DestinationEndpoints['make'], peerOf: DestinationEndpoints['peerOf']) {
     this.endpoints = endpoints;
     this.make = make;
@@ -192,6 +201,7 @@ export class DestinationEndpoints {
     const host = hostOf(address);
     const port = Number(address.slice(address.lastIndexOf(':') + 1));
     const endpoint = this.make({ address, host, port });
+    if (endpoint === null) return -1;
     const index = this.free.pop() ?? this.endpoints.length;
     this.indexes.set(address, index);
     this.peers[index] = this.peerOf(endpoint);

@@ -97,12 +97,21 @@ export class Mesh {
   /** Why the workload of a tunnel may not have another connection through it (Detail); 0: it has it, and counts it. */
   admitTunnelled(connection: Connection): number {
     const workload = connection.workload!;
+    if (!this.isTrusted(connection, workload)) return Detail.TUNNEL_IDENTITY;
     if (this.isAtLimit(workload, INBOUND)) return Detail.WORKLOAD_CONNECTIONS;
     if (workload.isFull) return Detail.WORKLOAD_BUFFERS;
     if (workload.connectionsAllowed(this.context.reactor.nowMs) < 1) return Detail.WORKLOAD_RATE;
     workload.useConnection();
     this.count(connection, workload, INBOUND);
     return 0;
+  }
+
+  /** Whether the client of a tunnel still is who the handshake has shown it to be, and one of the trust domain. */
+  private isTrusted({ clientCertificate }: Connection, { settings, tls }: WorkloadRuntime): boolean {
+    if (clientCertificate === null || tls === null) return false;
+    const { verified, spiffeId, notAfterMs } = clientCertificate;
+    const trustDomain = settings.identity.slice(0, settings.identity.indexOf('/', 'spiffe://'.length) + 1);
+    return verified && spiffeId.startsWith(trustDomain) && notAfterMs > this.context.reactor.wallMs;
   }
 
   /** Reads where a redirected connection was going. */

@@ -152,6 +152,7 @@ export const Detail = {
   WORKLOAD_BUFFERS: 64,
   WORKLOAD_RATE: 65,
   WORKLOAD_GONE: 66,
+  TUNNEL_IDENTITY: 67,
 } as const;
 
 const detailSentences: Record<number, string> = {
@@ -224,6 +225,8 @@ const detailSentences: Record<number, string> = {
     'The workload takes connections of the mesh only (mode: strict), and this was plain text.',
   [Detail.WORKLOAD_CONNECTIONS]: 'The workload has as many connections open as it may have (limits of the node).',
   [Detail.WORKLOAD_BUFFERS]: 'The workload holds as many buffers as it may (limits of the node).',
+  [Detail.TUNNEL_IDENTITY]:
+    'The certificate of the client of the tunnel has expired, or has no identity of the trust domain; or the workload has no certificate.',
   [Detail.WORKLOAD_RATE]: 'The workload has got as many new connections per second as it may (limits of the node).',
   [Detail.WORKLOAD_GONE]: 'The workload has left this node, and nothing more is begun for it.',
   [Detail.COMPRESSOR_FAILED]: 'The compressor of the response body failed or was restarted.',

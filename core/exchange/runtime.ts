@@ -342,8 +342,10 @@ export class Runtime {
         tls === null
           ? tunnelOf({ ...settings, tunnel: { port: 0, tls: noCertificate } }, base.balancer, null)
           : tunnelOf({ ...settings, tunnel: { port: 0, tls } }, base.balancer, workload.tlsContext);
+      const scope = settings.originalDestination;
       const make = (place: Pick<EndpointSettings, 'address' | 'host' | 'port'>, identity: string | null): Endpoint => {
-        const endpoint = endpointOf(place, settings, `${workload.key} ${identity ?? ''}`);
+        // Those of destinations come and go between snapshots, so they are nobody else's.
+        const endpoint = endpointOf(place, settings, `${workload.key} ${identity ?? ''} ${scope ?? ''}`);
         endpoint.workload = workload;
         endpoint.tunnel = null;
         if (identity !== null) {
@@ -354,19 +356,24 @@ export class Runtime {
         return endpoint;
       };
       const endpoints = settings.endpoints.map((place) => make(place, place.identity));
-      const destinations = settings.originalDestination
-        ? new DestinationEndpoints(
-            endpoints,
-            (place) => make(place, this.mesh!.identityAt(place.host, workload)),
-            (endpoint) => destinationPeer(workload, settings.name, endpoint),
-          )
-        : null;
+      const destinations =
+        scope === null
+          ? null
+          : new DestinationEndpoints(
+              endpoints,
+              (place) => {
+                const identity = this.mesh!.identityAt(place.host, scope, workload);
+                return identity === undefined ? null : make(place, identity);
+              },
+              (endpoint) => destinationPeer(workload, settings.name, endpoint),
+            );
       const peer = destinationPeer(workload, settings.name, null);
       return { ...base, endpoints, tunnel, destinations, peer };
     };
+    const byName = new Map(this.backends.map(({ settings }, index) => [settings.name, index]));
     previous?.eachVariant((name, workload, before) => {
       const index = this.mesh?.workloads.includes(workload)
-        ? this.backends.findIndex((one) => one.settings.name === name)
+        ? (byName.get(name) ?? -1)
         : -1;
       if (index < 0) return;
       const { destinations } = this.backends[this.backendFor(index, workload)];

@@ -206,7 +206,12 @@ class LinuxKernel implements Kernel {
     if (namespaceFd >= 0) this.namespaces!.leave();
     if (fd < 0) return -errno;
     this.setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-    if (mark !== 0) this.setOption(fd, SOL_SOCKET, SO_MARK, mark);
+    if (mark !== 0 && this.setOption(fd, SOL_SOCKET, SO_MARK, mark) < 0) {
+      // Without its mark, the connection would be captured, and come back here for ever.
+      const markErrno = koffi.errno();
+      this.libc.close(fd);
+      return -markErrno;
+    }
     return this.startConnect(fd, sockaddr);
   }
 
@@ -313,9 +318,9 @@ class LinuxKernel implements Kernel {
     return result(this.libc.epollCtl(epoll, op, fd, this.base + EVENT_ARGUMENT_OFFSET));
   }
 
-  private setOption(fd: number, level: number, name: number, value: number): void {
+  private setOption(fd: number, level: number, name: number, value: number): number {
     this.view.setInt32(VALUE_OFFSET, value, true);
-    this.libc.setsockopt(fd, level, name, this.base + VALUE_OFFSET, 4);
+    return this.libc.setsockopt(fd, level, name, this.base + VALUE_OFFSET, 4);
   }
 
   private setAddress(offset: number, value: number): void {

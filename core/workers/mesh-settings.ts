@@ -68,6 +68,12 @@ export interface DestinationSettings {
   identity: string | null;
 }
 
+/**
+ * Where a backend without endpoints of its own leads: to the addresses of the workload itself (`own`, delivery inside
+ * its namespace), to those of the mesh (`mesh`, in tunnels to workloads that have them), or anywhere as it is (`any`).
+ */
+export type OriginalDestinationScope = 'own' | 'mesh' | 'any';
+
 /** The mesh as the packet core of one node needs it. */
 export interface MeshSettings {
   workloads: WorkloadSettings[];

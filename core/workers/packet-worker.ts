@@ -386,6 +386,12 @@ export class PacketWorker {
       preamble.close(connection, CloseCause.DRAIN);
       return true;
     }
+    if (connection.exchange?.detecting && connection.exchange.downstream === connection) {
+      // Nobody has said anything on it yet.
+      detection.abandon(connection.exchange);
+      preamble.close(connection, CloseCause.DRAIN);
+      return true;
+    }
     if (connection.protocol === http2) return downstreamHttp2.closeIfIdle(connection);
     return connection.protocol === downstreamHttp1 && downstreamHttp1.closeIfIdle(connection);
   }

@@ -6,7 +6,7 @@
 
 import type { RateLimitTable } from '../limits/limit-settings.ts';
 import type { RecorderSettings } from '../telemetry/request-recorder.ts';
-import type { ListenerMeshSettings, MeshSettings } from './mesh-settings.ts';
+import type { ListenerMeshSettings, MeshSettings, OriginalDestinationScope } from './mesh-settings.ts';
 import type {
   BackendPolicySettings,
   EndpointPolicySettings,
@@ -198,8 +198,8 @@ export interface BackendSettings {
   /** PROXY protocol header at the start of each connection: its version, or 0 for none. */
   proxyProtocol: 0 | 1 | 2;
   http2: BackendHttp2Settings;
-  /** Its endpoints are the addresses that captured connections were for (core/exchange/mesh.ts). */
-  originalDestination: boolean;
+  /** Its endpoints are the addresses that captured connections were for (core/exchange/mesh.ts); null: it has its own. */
+  originalDestination: OriginalDestinationScope | null;
   /** It is spoken to as the client speaks, HTTP/1.1 or HTTP/2, whatever `protocol` says. */
   sameProtocol: boolean;
 }

@@ -56,6 +56,11 @@ export interface XdsClientOptions {
   stateFile: string | null;
   /** Called with every change, the saved state first. */
   onUpdate: (update: MeshUpdate) => void;
+  /**
+   * Puts what was told until now to use. A response is confirmed when this resolves, and refused with the error's message
+   * when it rejects. Absent: it is in use when `onUpdate` returns.
+   */
+  use?: () => Promise<void>;
   log: Log;
   reconnect?: ReconnectTimes;
   /** How often a silent control plane is asked whether it is there, and how long it has to say so. */
@@ -199,6 +204,13 @@ export class XdsClient {
     if (this.asked.delete(name)) this.send({ typeUrl: ADDRESS_TYPE, resourceNamesUnsubscribe: [name] });
   }
 
+  /** Begins a new stream, on which only what differs is told. */
+  reconnect(reason: string): void {
+    if (this.call === undefined) return;
+    this.call.cancel();
+    this.options.log('debug', 'connecting to the control plane again', { reason });
+  }
+
   /** Disconnects, and writes down what is known. */
   async close(): Promise<void> {
     this.closed = true;
@@ -293,7 +305,7 @@ export class XdsClient {
       this.options.onUpdate(update);
       this.save();
     }
-    this.send({ typeUrl, responseNonce: nonce, errorDetail: this.refusal(typeUrl, refused) });
+    const refusal = this.refusal(typeUrl, refused);
     if (typeUrl === ADDRESS_TYPE) this.answerLookups(removedResources);
     // A version with a plus is followed by the rest of it.
     if (!systemVersionInfo.endsWith('+')) this.syncedTypes.add(typeUrl);
@@ -301,6 +313,21 @@ export class XdsClient {
       for (const resolve of this.syncWaiters) resolve();
       this.syncWaiters.clear();
     }
+    void this.answer(typeUrl, nonce, refusal);
+  }
+
+  /** Confirms or refuses a response, once it is in use. */
+  private async answer(typeUrl: string, responseNonce: string, refusal: DeltaRequest['errorDetail']): Promise<void> {
+    const { call } = this;
+    let errorDetail = refusal;
+    try {
+      await this.options.use?.();
+    } catch (error) {
+      const message = [refusal?.message ?? [], (error as Error).message].flat().join('; ');
+      errorDetail = { code: RpcCode.INVALID_ARGUMENT, message, details: [] };
+    }
+    // Of another stream it would answer something else.
+    if (this.call === call) this.send({ typeUrl, responseNonce, errorDetail });
   }
 
   private save(): void {

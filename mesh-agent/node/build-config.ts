@@ -124,7 +124,7 @@ function addDelivery(parts: ConfigParts, backend: BackendConfig): void {
   parts.listeners.push(virtualListener(auto, HTTP, true));
   parts.listeners.push(virtualListener(http, HTTP, false));
   parts.listeners.push(virtualListener(tcp, ['tcp'], false));
-  parts.backends.push({ ...backend, name: DELIVERY, originalDestination: true, sameProtocol: true });
+  parts.backends.push({ ...backend, name: DELIVERY, originalDestination: 'own', sameProtocol: true });
   // A route of each one's own: those of one listener are found at once, whatever the number of services.
   for (const name of [auto, http]) {
     parts.routes.push({ name, listeners: [name], hostnames: null, rules: [directRule(DELIVERY)] });
@@ -135,12 +135,12 @@ function addDelivery(parts: ConfigParts, backend: BackendConfig): void {
 /** What takes connections to workloads by their own address, and those that leave the mesh; name of the latter. */
 function addEgress(parts: ConfigParts, node: NodeConfig, backend: BackendConfig): string | null {
   parts.listeners.push(virtualListener(DIRECT, HTTP, true));
-  parts.backends.push({ ...backend, name: DIRECT, originalDestination: true, sameProtocol: true });
+  parts.backends.push({ ...backend, name: DIRECT, originalDestination: 'mesh', sameProtocol: true });
   parts.routes.push({ name: DIRECT, listeners: [DIRECT], hostnames: null, rules: [directRule(DIRECT)] });
   parts.streamRoutes.push(streamRoute(DIRECT, [DIRECT], DIRECT));
   if (node.egress === 'refuse') return null;
   parts.listeners.push(virtualListener(PASSTHROUGH, ['tcp'], false));
-  parts.backends.push({ ...backend, name: PASSTHROUGH, originalDestination: true });
+  parts.backends.push({ ...backend, name: PASSTHROUGH, originalDestination: 'any' });
   parts.streamRoutes.push(streamRoute(PASSTHROUGH, [PASSTHROUGH], PASSTHROUGH));
   return PASSTHROUGH;
 }

@@ -137,7 +137,7 @@ function portFor({ ports }: Service, wanted: number): ServicePort | undefined {
 
 /** Where a workload takes requests for a port of a service; none while it is unhealthy or has no address. */
 function endpointsOf(workload: Workload, service: Service, { servicePort }: ServicePort): EndpointConfig[] {
-  const { addresses, labels, locality, protocol, services, status } = workload;
+  const { addresses, hostNetwork, labels, locality, protocol, services, status } = workload;
   const [host] = addresses;
   const mapping = services[serviceKey(service)]?.find((one) => one.servicePort === servicePort);
   if (status === 'unhealthy' || host === undefined || mapping === undefined || mapping.targetPort === 0) return [];
@@ -150,7 +150,8 @@ function endpointsOf(workload: Workload, service: Service, { servicePort }: Serv
       srv: false,
       weight: 1,
       policy: { place: { priority: 0, zone: locality.zone, labels: { ...labels } }, draining: status === 'draining' },
-      ...(protocol === 'hbone' ? { identity: identityOf(workload) } : {}),
+      // In the namespace of its node nobody takes tunnels for it.
+      ...(protocol === 'hbone' && !hostNetwork ? { identity: identityOf(workload) } : {}),
     },
   ];
 }

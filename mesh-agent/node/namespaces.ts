@@ -21,6 +21,9 @@ export interface OpenNamespace {
   inode: string;
 }
 
+/** How long a workload that the packet workers could not listen for is not tried again. */
+const LEFT_OUT_MS = 5_000;
+
 /** Ports that the proxy listens on inside. */
 const PORTS = [DEFAULT_OUTBOUND_PORT, DEFAULT_INBOUND_PORT, TUNNEL_PORT];
 
@@ -31,6 +34,8 @@ export class Namespaces {
   private readonly open = new Map<string, OpenNamespace>();
   /** Why a workload has none, by uid. */
   private readonly problems = new Map<string, string>();
+  /** Namespaces that are not tried again for a while, by uid. */
+  private readonly leftOut = new Map<string, { inode: string; untilMs: number }>();
 
   /** `sockets` is used and not closed. */
   constructor(finder: NamespaceFinder, sockets: NamespaceSockets) {
@@ -49,6 +54,19 @@ export class Namespaces {
   }
 
   /**
+   * A workload is not to be served for a while, since the workers cannot listen in its namespace. Returns what is not in
+   * use any more, like `update`.
+   */
+  leaveOut(uid: string, problem: string): OpenNamespace[] {
+    const known = this.open.get(uid);
+    this.problems.set(uid, problem);
+    if (known === undefined) return [];
+    this.open.delete(uid);
+    this.leftOut.set(uid, { inode: known.inode, untilMs: performance.now() + LEFT_OUT_MS });
+    return [known];
+  }
+
+  /**
    * Finds and opens the namespaces of the workloads, and notices those that were replaced or are gone. Returns
    * what is not in use any more: the caller lets go of it with `releaseNamespace` when nothing uses it. Never rejects.
    */
@@ -62,6 +80,7 @@ export class Namespaces {
     const uids = new Set(workloads.map(({ uid }) => uid));
     for (const uid of this.open.keys()) if (!uids.has(uid)) drop(uid);
     for (const uid of this.problems.keys()) if (!uids.has(uid)) this.problems.delete(uid);
+    for (const uid of this.leftOut.keys()) if (!uids.has(uid)) this.leftOut.delete(uid);
     this.finder.refresh();
     const problemsBefore = JSON.stringify([...this.problems]);
     let opened = false;
@@ -75,8 +94,11 @@ export class Namespaces {
       }
       const inode = inodeOf(found.path);
       if (inode !== undefined && this.open.get(uid)?.inode === inode) continue;
+      const left = this.leftOut.get(uid);
+      if (left !== undefined && left.inode === inode && left.untilMs > performance.now()) continue;
+      this.leftOut.delete(uid);
       drop(uid);
-      const namespace = await this.openOne(uid, found.path);
+      const namespace = await this.openOne(workload, found.path);
       if (typeof namespace === 'string') {
         this.problems.set(uid, namespace);
         continue;
@@ -96,7 +118,7 @@ export class Namespaces {
   }
 
   /** A namespace, or what is wrong with it. */
-  private async openOne(uid: string, path: string): Promise<OpenNamespace | string> {
+  private async openOne({ uid, addresses }: Workload, path: string): Promise<OpenNamespace | string> {
     for (const [other, { inode }] of this.open) {
       // One namespace has one capture: whose traffic it is could not be told.
       if (other !== uid && inode === inodeOf(path)) return `${path} is the network namespace of ${other} already`;
@@ -110,27 +132,34 @@ export class Namespaces {
       if (code === 'ENOENT') return `there is no network namespace ${path}`;
       return message;
     }
-    const inode = inodeOf(`/proc/self/fd/${fd}`) ?? '';
+    // What is open, whatever the path leads to by now.
+    const file = `/proc/self/fd/${fd}`;
+    const inode = inodeOf(file) ?? '';
     const own = inodeOf('/proc/self/ns/net');
     if (inode === own) {
       closeSync(fd);
       return `${path} is the network namespace of the node itself`;
     }
-    const identified = await this.sockets.identify(path);
-    const taken = identified.ok ? await this.taken({ path, identity: identified.identity }) : identified.message;
-    if (!identified.ok || taken !== undefined) {
+    const identified = await this.sockets.identify(file);
+    const problem = identified.ok
+      ? await this.taken({ path: file, identity: identified.identity }, addresses)
+      : identified.message;
+    if (!identified.ok || problem !== undefined) {
       closeSync(fd);
-      return taken!;
+      return problem!.replaceAll(file, path);
     }
     return { fd, path, identity: identified.identity, inode };
   }
 
-  /** A port that somebody else listens on would cost all other workloads their configuration: it is tried before. */
-  private async taken(target: { path: string; identity: string }): Promise<string | undefined> {
+  /** Why the proxy cannot listen there. It is left out at once, and not only when the workers are to listen. */
+  private async taken(target: { path: string; identity: string }, addresses: readonly string[]): Promise<string | undefined> {
+    const hosts = ['0.0.0.0', ...(addresses.some((address) => address.includes(':')) ? ['::'] : [])];
     for (const port of PORTS) {
-      const tried = await this.sockets.open(target, { kind: 'listen', host: '0.0.0.0', port });
-      if (!tried.ok) return tried.message;
-      for (const fd of tried.fds) closeSync(fd);
+      for (const host of hosts) {
+        const tried = await this.sockets.open(target, { kind: 'listen', host, port });
+        if (!tried.ok) return tried.message;
+        for (const fd of tried.fds) closeSync(fd);
+      }
     }
     return undefined;
   }

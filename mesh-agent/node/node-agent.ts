@@ -38,7 +38,7 @@ const NAMESPACES_EVERY_MS = 1_000;
 /** How long after a configuration was refused another one is made. */
 const RETRY_MS = 5_000;
 
-/** Somebody who waits for a configuration that was made after now. */
+/** Somebody who waits until all workers run on a configuration that was made after now. */
 interface Waiter {
   resolve: () => void;
   reject: (error: Error) => void;
@@ -77,8 +77,11 @@ export class NodeAgent {
   private running = false;
   private timer: NodeJS.Timeout | undefined;
   private poll: NodeJS.Timeout | undefined;
+  private retryTimer: NodeJS.Timeout | undefined;
   private nextRoundMs = 0;
   private waiters: Waiter[] = [];
+  /** What became of the last configuration that was made: whether all workers run on it. */
+  private outcome: 'unknown' | 'everywhere' | 'late' | 'refused' = 'unknown';
   /** Namespaces that the workers may still use. */
   private leaving: OpenNamespace[] = [];
 
@@ -113,6 +116,7 @@ export class NodeAgent {
       trustDomain: node.trustDomain,
       stateFile: mesh,
       onUpdate: () => this.meshChanged(),
+      use: () => this.useMesh(),
       log,
       trust: {
         store: trust,
@@ -183,6 +187,13 @@ export class NodeAgent {
     if (this.dirty) this.schedule();
   }
 
+  /** A workload is not to be in configurations for a while: its namespace cannot be listened in. */
+  readonly leaveOut = (uid: string, problem: string): void => {
+    this.leaving.push(...this.namespaces.leaveOut(uid, problem));
+    const workload = this.xds.state.workloads.get(uid);
+    if (workload !== undefined) this.report(uid, `${workload.namespace}/${workload.name}`, problem);
+  };
+
   /** Takes over another configuration. */
   configure(node: NodeConfig): void {
     this.node = node;
@@ -193,8 +204,10 @@ export class NodeAgent {
   stop(): void {
     clearInterval(this.poll);
     clearTimeout(this.timer);
+    clearTimeout(this.retryTimer);
     this.ending.abort(new Error('the node proxy ends'));
-    for (const { reject } of this.waiters.splice(0)) reject(new Error('the node proxy ends'));
+    // Nothing is said to the control plane: that it ends is no refusal.
+    this.waiters = [];
   }
 
   /** Closes everything, once the workers have ended. What is known is on disk when this resolves. */
@@ -245,19 +258,19 @@ export class NodeAgent {
     try {
       const changed = await this.prepare();
       if (wanted || changed) {
-        const applied = await this.app!.reload();
-        for (const { resolve, reject } of waiters) {
-          if (applied) resolve();
-          else reject(new Error('the configuration made with it was refused'));
-        }
+        const { applied, late, errors } = await this.app!.reload();
+        if (this.ending.signal.aborted) return;
+        this.settle(applied ? (late === 0 ? 'everywhere' : 'late') : 'refused', waiters, errors);
         if (applied) this.served = this.made;
-        if (applied) await this.release();
+        // Workers that are late may still be about to use what is leaving.
+        if (applied && late === 0) await this.release();
         else this.retry();
       }
       void this.install();
     } catch (error) {
       this.log('error', 'the node proxy could not follow the mesh', { cause: (error as Error).stack });
-      for (const { reject } of waiters) reject(error as Error);
+      this.settle('refused', waiters, [(error as Error).message]);
+      this.retry();
     } finally {
       const endMs = performance.now();
       this.nextRoundMs = endMs + Math.max(ROUND_GAP_MS, endMs - startMs);
@@ -266,9 +279,28 @@ export class NodeAgent {
     }
   }
 
-  /** A configuration was refused, which the log has told of: the same may be taken later. */
+  /** Tells those who wait for it what became of a configuration. */
+  private settle(outcome: NodeAgent['outcome'], waiters: readonly Waiter[], errors: readonly string[]): void {
+    const before = this.outcome;
+    this.outcome = outcome;
+    if (outcome === 'everywhere') {
+      for (const { resolve } of waiters) resolve();
+      // The control plane knows of what was refused, and has to be told that it is not any more.
+      if (before === 'refused') this.xds.reconnect('what was refused is in use');
+    } else if (outcome === 'refused') {
+      for (const { reject } of waiters) reject(new Error(`the node proxy cannot use it: ${errors.join('; ')}`));
+    } else {
+      this.waiters.unshift(...waiters);
+    }
+  }
+
+  /** A configuration was refused or is not in use everywhere, which the log has told of: another one is made later. */
   private retry(): void {
-    if (!this.ending.signal.aborted) setTimeout(() => this.changed(), RETRY_MS).unref();
+    if (this.ending.signal.aborted || this.retryTimer !== undefined) return;
+    this.retryTimer = setTimeout(() => {
+      this.retryTimer = undefined;
+      this.changed();
+    }, RETRY_MS).unref();
   }
 
   /** Opens namespaces and holds identities for the workloads of now; whether something has changed. */
@@ -351,8 +383,21 @@ export class NodeAgent {
     );
   }
 
+  /** Resolves when all workers run on all that the control plane has told; rejects when that is refused. */
+  private useMesh(): Promise<void> {
+    // Nothing is served of a part of the mesh, and the rest comes only when this has been confirmed.
+    if (this.knowledge === 'nothing' && !this.xds.status.synced) return Promise.resolve();
+    if (this.outcome === 'everywhere' && !this.dirty && !this.running) return Promise.resolve();
+    return this.inUse();
+  }
+
   /** Resolves when all workers verify with the bundle. */
   private useBundle(_bundle: TrustBundle): Promise<void> {
+    return this.inUse();
+  }
+
+  /** Resolves when all workers run on what is known now. */
+  private inUse(): Promise<void> {
     return new Promise((resolve, reject) => {
       this.waiters.push({ resolve, reject });
       this.changed();

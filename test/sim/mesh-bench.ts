@@ -127,7 +127,18 @@ backends:
       passing('in-tcp', 'in-auto'),
     ],
     backends: config.backends.map((backend) =>
-      backend.name === 'service' ? backend : { ...backend, endpoints: [], originalDestination: true },
+      backend.name === 'service'
+        ? backend
+        : {
+            ...backend,
+            endpoints: [],
+            originalDestination:
+              backend.name === 'inbound'
+                ? ('own' as const)
+                : backend.name === 'direct'
+                  ? ('mesh' as const)
+                  : ('any' as const),
+          },
     ),
     mesh: {
       workloads: workloads.map((number) => ({

@@ -99,10 +99,11 @@ test('plain text reaches a workload by the port that it was for, or is refused w
   bench.run();
   assert.equal(refused.state, 'closed');
   assert.deepEqual(bench.details, ['plaintext_refused']);
-  // The connection from before was let in by the settings of before.
+  // A connection from before gets nothing more through.
   send(client, GET);
   bench.run();
-  assert.match(textOf(app.last), /^GET \/a /);
+  assert.match(textOf(client), /^HTTP\/1\.1 403 /);
+  assert.equal(textOf(app.last), '');
 });
 
 test('a workload has no more connections in each direction than its limit, and another after one has ended', () => {

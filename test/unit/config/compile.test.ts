@@ -96,7 +96,7 @@ test('a snapshot carries settings, listeners and backends in the order of the fi
         identity: null,
       },
     ],
-    originalDestination: false,
+    originalDestination: null,
     sameProtocol: false,
     slot: 0,
     policy: noBackendPolicy,

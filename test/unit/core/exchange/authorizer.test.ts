@@ -87,7 +87,7 @@ accessLog: {path: "-", format: "%{detail}"}`,
       return { ...listener, ...(virtual ? { address: '' } : {}), mesh };
     }),
     streamRoutes: [{ ...route!, listeners: ['tcp', 'auto'] }],
-    backends: config.backends.map((backend) => ({ ...backend, endpoints: [], originalDestination: true })),
+    backends: config.backends.map((backend) => ({ ...backend, endpoints: [], originalDestination: 'own' as const })),
     mesh: {
       workloads: [workload],
       destinations: new Map(),

@@ -2,7 +2,12 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { DESTINATIONS_MAX, DestinationEndpoints } from '../../../../core/exchange/mesh-runtime.ts';
+import {
+  DESTINATIONS_MAX,
+  DestinationEndpoints,
+  MeshRuntime,
+  WorkloadRuntime,
+} from '../../../../core/exchange/mesh-runtime.ts';
 import type { Connection } from '../../../../core/io/connection.ts';
 import { Endpoint } from '../../../../core/lb/endpoint.ts';
 import { PeerSide, WorkloadCounters } from '../../../../core/telemetry/workload-metrics.ts';
@@ -61,4 +66,34 @@ test('a full table makes room by forgetting what is not in use, and never moves 
   assert.ok(index >= 0 && index !== 5 && index !== 7);
   assert.equal(made.endpoints[index]!.address, '192.0.2.1:80');
   assert.equal(made.endpoints.length, DESTINATIONS_MAX);
+});
+
+test('delivery never leads to another workload, and what is reached as of the mesh is of the mesh', () => {
+  const settings = {
+    ...{ uid: 'w', name: 'shop/w', identity: 'spiffe://d/ns/shop/sa/w', addresses: ['10.0.0.1'], namespaceFd: -1 },
+    ...{ mark: 0, certificate: null, strict: true, slot: -1, connectionsMax: 0, connectionsPerSecondMax: 0 },
+    ...{ bufferPercentMax: 0, authorization: null },
+  };
+  const destinations = new Map([
+    ['10.0.0.2', { listener: 0, identity: 'spiffe://d/ns/shop/sa/other' }],
+    ['10.0.0.3', { listener: 0, identity: null }],
+  ]);
+  const workload = new WorkloadRuntime(settings);
+  const mesh = Object.assign(Object.create(MeshRuntime.prototype), { settings: { destinations } }) as MeshRuntime;
+  const at = (host: string) => (['own', 'mesh', 'any'] as const).map((scope) => mesh.identityAt(host, scope, workload));
+  assert.deepEqual(at('10.0.0.1'), [null, null, null]);
+  assert.deepEqual(at('10.0.0.2'), [undefined, 'spiffe://d/ns/shop/sa/other', null]);
+  assert.deepEqual(at('10.0.0.3'), [undefined, null, null]);
+  assert.deepEqual(at('192.0.2.1'), [undefined, undefined, null]);
+  assert.equal(
+    new DestinationEndpoints(
+      [],
+      () => null,
+      () => null!,
+    ).endpointOf('10.0.0.2:80'),
+    -1,
+  );
+  const before = workload.key;
+  workload.settings = { ...settings, namespaceFd: 7 };
+  assert.notEqual(workload.key, before, 'another namespace has other connections');
 });

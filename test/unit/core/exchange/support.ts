@@ -89,7 +89,7 @@ export const plainBackend: BackendSettings = {
   tls: null,
   proxyProtocol: 0,
   tunnel: null,
-  originalDestination: false,
+  originalDestination: null,
   sameProtocol: false,
   http2: { streamsPerConnectionMax: 100, connectionsMax: 4, pingIntervalMs: 0, pingTimeoutMs: 1000 },
 };
