@@ -124,6 +124,8 @@ export class XdsClient {
   private readonly refused = new Map<string, RefusedResource[]>();
   private readonly syncWaiters = new Set<() => void>();
   private readonly trust: TrustReceiver | null;
+  /** Something of the present stream was refused because it could not be put to use. */
+  private hasRefusedUse = false;
 
   constructor(options: XdsClientOptions) {
     this.options = options;
@@ -204,11 +206,11 @@ export class XdsClient {
     if (this.asked.delete(name)) this.send({ typeUrl: ADDRESS_TYPE, resourceNamesUnsubscribe: [name] });
   }
 
-  /** Begins a new stream, on which only what differs is told. */
-  reconnect(reason: string): void {
-    if (this.call === undefined) return;
-    this.call.cancel();
-    this.options.log('debug', 'connecting to the control plane again', { reason });
+  /** What `use` has rejected is in use after all. The control plane is told by a new stream, where only differences are sent. */
+  withdrawRefusals(): void {
+    if (!this.hasRefusedUse) return;
+    this.options.log('info', 'what was refused is in use: connecting to the control plane again');
+    this.call?.cancel();
   }
 
   /** Disconnects, and writes down what is known. */
@@ -275,6 +277,7 @@ export class XdsClient {
     this.call = undefined;
     this.client?.close();
     this.client = undefined;
+    this.hasRefusedUse = false;
     this.syncedTypes.clear();
     this.absent.clear();
     this.trust?.lost();
@@ -320,14 +323,18 @@ export class XdsClient {
   private async answer(typeUrl: string, responseNonce: string, refusal: DeltaRequest['errorDetail']): Promise<void> {
     const { call } = this;
     let errorDetail = refusal;
+    let refusesUse = false;
     try {
       await this.options.use?.();
     } catch (error) {
       const message = [refusal?.message ?? [], (error as Error).message].flat().join('; ');
       errorDetail = { code: RpcCode.INVALID_ARGUMENT, message, details: [] };
+      refusesUse = true;
     }
-    // Of another stream it would answer something else.
-    if (this.call === call) this.send({ typeUrl, responseNonce, errorDetail });
+    // On another stream it would answer something else.
+    if (call === undefined || this.call !== call) return;
+    this.hasRefusedUse ||= refusesUse;
+    this.send({ typeUrl, responseNonce, errorDetail });
   }
 
   private save(): void {

@@ -26,6 +26,8 @@ import type { TrustStore } from './trust-store.ts';
 const RENEWAL_SPREAD = 0.1;
 /** Renewals because of another root are spread over this time. */
 const ROTATION_SPREAD_MS = 20_000;
+/** Less where certificates live so shortly that it is more than this part of their life. */
+const ROTATION_SPREAD_LIFETIMES = 50;
 /** Waits after failures, doubling, in full and half by chance. */
 const BACKOFF_FIRST_MS = 1_000;
 /** A CA that is away may be back any moment. */
@@ -309,7 +311,9 @@ export class WorkloadCertificates {
 
   /** Renews soon, but not together with all others. */
   private hasten(entry: Entry): void {
-    const soonMs = this.clock.nowMs() + this.clock.random() * ROTATION_SPREAD_MS;
+    const { notBeforeMs, notAfterMs } = entry.certificate!;
+    const spreadMs = Math.min(ROTATION_SPREAD_MS, (notAfterMs - notBeforeMs) / ROTATION_SPREAD_LIFETIMES);
+    const soonMs = this.clock.nowMs() + this.clock.random() * spreadMs;
     entry.dueMs = Math.min(entry.dueMs, soonMs);
   }
 

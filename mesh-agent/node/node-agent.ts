@@ -15,7 +15,7 @@ import type { LoadResult } from '../../config/load.ts';
 import { NamespaceSockets } from '../../core/ffi/netns.ts';
 import type { Log } from '../../core/workers/log.ts';
 import type { WorkloadCertificateSettings } from '../../core/workers/mesh-settings.ts';
-import type { App } from '../../gateway/app.ts';
+import type { App, Reloaded } from '../../gateway/app.ts';
 import { XdsClient } from '../control/xds-client.ts';
 import { CertificateClient } from '../identity/certificate-client.ts';
 import { makePrivateDirectory } from '../identity/private-files.ts';
@@ -27,6 +27,7 @@ import { WorkloadCertificates } from '../identity/workload-certificates.ts';
 import { identityOf, type Workload } from '../model/mesh-state.ts';
 import { buildConfig, type LocalWorkload } from './build-config.ts';
 import { WorkloadCaptures } from './captures.ts';
+import { Confirmations } from './confirmations.ts';
 import { HostNamespaces } from './namespace-finder.ts';
 import { Namespaces, type OpenNamespace, releaseNamespace } from './namespaces.ts';
 import { type NodeConfig, statePaths } from './node-config.ts';
@@ -37,12 +38,6 @@ const ROUND_GAP_MS = 50;
 const NAMESPACES_EVERY_MS = 1_000;
 /** How long after a configuration was refused another one is made. */
 const RETRY_MS = 5_000;
-
-/** Somebody who waits until all workers run on a configuration that was made after now. */
-interface Waiter {
-  resolve: () => void;
-  reject: (error: Error) => void;
-}
 
 /** What is known of the mesh. */
 type Knowledge = 'nothing' | 'saved' | 'current';
@@ -79,9 +74,7 @@ export class NodeAgent {
   private poll: NodeJS.Timeout | undefined;
   private retryTimer: NodeJS.Timeout | undefined;
   private nextRoundMs = 0;
-  private waiters: Waiter[] = [];
-  /** What became of the last configuration that was made: whether all workers run on it. */
-  private outcome: 'unknown' | 'everywhere' | 'late' | 'refused' = 'unknown';
+  private readonly confirmations = new Confirmations();
   /** Namespaces that the workers may still use. */
   private leaving: OpenNamespace[] = [];
 
@@ -206,8 +199,7 @@ export class NodeAgent {
     clearTimeout(this.timer);
     clearTimeout(this.retryTimer);
     this.ending.abort(new Error('the node proxy ends'));
-    // Nothing is said to the control plane: that it ends is no refusal.
-    this.waiters = [];
+    this.confirmations.forget();
   }
 
   /** Closes everything, once the workers have ended. What is known is on disk when this resolves. */
@@ -254,23 +246,21 @@ export class NodeAgent {
     this.timer = undefined;
     const wanted = this.dirty;
     this.dirty = false;
-    const waiters = wanted ? this.waiters.splice(0) : [];
     try {
+      if (wanted) this.confirmations.begin();
       const changed = await this.prepare();
       if (wanted || changed) {
-        const { applied, late, errors } = await this.app!.reload();
+        const reloaded = await this.app!.reload();
         if (this.ending.signal.aborted) return;
-        this.settle(applied ? (late === 0 ? 'everywhere' : 'late') : 'refused', waiters, errors);
-        if (applied) this.served = this.made;
-        // Workers that are late may still be about to use what is leaving.
-        if (applied && late === 0) await this.release();
-        else this.retry();
+        if (reloaded.applied) this.served = this.made;
+        this.settle(reloaded);
+        // Workers that are late may still use what is leaving.
+        if (reloaded.applied && reloaded.late === 0) await this.release();
       }
       void this.install();
     } catch (error) {
       this.log('error', 'the node proxy could not follow the mesh', { cause: (error as Error).stack });
-      this.settle('refused', waiters, [(error as Error).message]);
-      this.retry();
+      this.settle({ applied: false, late: 0, errors: [(error as Error).message] });
     } finally {
       const endMs = performance.now();
       this.nextRoundMs = endMs + Math.max(ROUND_GAP_MS, endMs - startMs);
@@ -279,24 +269,10 @@ export class NodeAgent {
     }
   }
 
-  /** Tells those who wait for it what became of a configuration. */
-  private settle(outcome: NodeAgent['outcome'], waiters: readonly Waiter[], errors: readonly string[]): void {
-    const before = this.outcome;
-    this.outcome = outcome;
-    if (outcome === 'everywhere') {
-      for (const { resolve } of waiters) resolve();
-      // The control plane knows of what was refused, and has to be told that it is not any more.
-      if (before === 'refused') this.xds.reconnect('what was refused is in use');
-    } else if (outcome === 'refused') {
-      for (const { reject } of waiters) reject(new Error(`the node proxy cannot use it: ${errors.join('; ')}`));
-    } else {
-      this.waiters.unshift(...waiters);
-    }
-  }
-
-  /** A configuration was refused or is not in use everywhere, which the log has told of: another one is made later. */
-  private retry(): void {
-    if (this.ending.signal.aborted || this.retryTimer !== undefined) return;
+  /** A configuration was taken by all workers, or not; then another one is made later. The log has told of it. */
+  private settle(reloaded: Reloaded): void {
+    if (this.confirmations.settle(reloaded).recovered) this.xds.withdrawRefusals();
+    if (this.confirmations.everywhere || this.ending.signal.aborted || this.retryTimer !== undefined) return;
     this.retryTimer = setTimeout(() => {
       this.retryTimer = undefined;
       this.changed();
@@ -387,8 +363,8 @@ export class NodeAgent {
   private useMesh(): Promise<void> {
     // Nothing is served of a part of the mesh, and the rest comes only when this has been confirmed.
     if (this.knowledge === 'nothing' && !this.xds.status.synced) return Promise.resolve();
-    if (this.outcome === 'everywhere' && !this.dirty && !this.running) return Promise.resolve();
-    return this.inUse();
+    const unchanged = this.knowledge !== 'nothing' && !this.dirty && !this.running;
+    return unchanged && this.confirmations.everywhere ? Promise.resolve() : this.inUse();
   }
 
   /** Resolves when all workers verify with the bundle. */
@@ -398,10 +374,8 @@ export class NodeAgent {
 
   /** Resolves when all workers run on what is known now. */
   private inUse(): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.waiters.push({ resolve, reject });
-      this.changed();
-    });
+    this.changed();
+    return this.confirmations.wait();
   }
 
   /** Credentials of the node, once it has a certificate. */

@@ -380,7 +380,7 @@ export class TestMesh {
 listen: "${this.controlAddress}:${CONTROL_PORT}"
 serverNames: ["${this.controlAddress}"]
 admin: {address: "${this.controlAdmin}"}
-ca: {directory: state/ca}
+ca: {directory: state/ca, certificateLifetime: 5m}
 source: {directory: mesh}
 `;
   }
