@@ -100,6 +100,50 @@ test('a change is applied when the proxies serve it, and the status tells so', a
   ]);
 });
 
+test('a change counts as served only when the proxy has put it to use, and as refused when it cannot', async (t) => {
+  const control = await new ControlPlane().listen(t);
+  setState(control.discovery, web, guard);
+  const uses: PromiseWithResolvers<void>[] = [];
+  let wake = (): void => {};
+  const used = async (count: number): Promise<void> => {
+    while (uses.length < count) await new Promise<void>((resolve) => (wake = resolve));
+  };
+  let holds = false;
+  const { client } = new NodeClient(t, control.port, {
+    use: () => {
+      if (!holds) return Promise.resolve();
+      uses.push(Promise.withResolvers());
+      wake();
+      return uses.at(-1)!.promise;
+    },
+  });
+  await client.start();
+  await client.synced();
+  await control.discovery.applied(control.discovery.version, 10_000);
+  holds = true;
+  const draining = setState(control.discovery, { ...web, status: 'draining' }, guard);
+  await used(1);
+  assert.equal(client.state.workloads.get(web.uid)?.status, 'draining');
+  assert.deepEqual((await control.discovery.applied(draining, 50)).waiting, ['proxy-a']);
+  uses[0]!.resolve();
+  assert.equal((await control.discovery.applied(draining, 10_000)).complete, true);
+
+  const unhealthy = setState(control.discovery, { ...web, status: 'unhealthy' }, guard);
+  await used(2);
+  uses[1]!.reject(new Error('no room for it'));
+  const { complete, refused } = await control.discovery.applied(unhealthy, 10_000);
+  assert.equal(complete, false);
+  assert.deepEqual(
+    refused.map(({ proxy, reason, resources }) => [proxy, reason, resources]),
+    [['proxy-a', 'no room for it', [web.uid]]],
+  );
+  // What could not be used is in use after all: the control plane hears of it without a change.
+  holds = false;
+  client.withdrawRefusals();
+  while (!(await control.discovery.applied(unhealthy, 50)).complete || control.discovery.proxies.length === 0);
+  assert.deepEqual(meshStatus(control.discovery).proxies.map(({ state }) => state), ['serving']);
+});
+
 test('when the control plane goes away the state stays, and the next one sends only what differs', async (t) => {
   const first = await new ControlPlane().listen(t);
   const extra = Array.from({ length: 50 }, (_, number) => workload(`w-${number}`));
