@@ -42,6 +42,8 @@ class NullKernel implements Kernel {
   private readonly slots = new Int32Array(4096);
   private readonly generations = new Int32Array(4096);
   private readonly upstream = new Uint8Array(4096);
+  /** A message waits to be received. */
+  private readonly pending = new Uint8Array(4096);
   private readonly ready = new Int32Array(8192);
   private readyHead = 0;
   private readyTail = 0;
@@ -61,6 +63,7 @@ class NullKernel implements Kernel {
   epollAdd(_epoll: number, fd: number, _events: number, slot: number, generation: number): number {
     this.slots[fd] = slot;
     this.generations[fd] = generation;
+    this.pending[fd] = this.upstream[fd] === 1 ? 0 : 1;
     if (fd >= 10 || fd === this.listener) this.push(fd);
     return 0;
   }
@@ -116,12 +119,15 @@ class NullKernel implements Kernel {
     return 0;
   }
   recv(fd: number, offset: number): number {
+    if (this.pending[fd] === 0) return -Errno.EAGAIN;
+    this.pending[fd] = 0;
     const bytes = this.upstream[fd] === 1 ? response : request;
     this.memory.set(bytes, offset);
     return bytes.length;
   }
   send(fd: number, _offset: number, length: number): number {
     if (this.upstream[fd] === 0) this.answered++;
+    this.pending[fd] = 1;
     this.push(fd);
     return length;
   }
