@@ -183,6 +183,9 @@ async function demo(ends: Ends): Promise<void> {
 
   step('Who talks to whom', '/mesh/graph of every node');
   lines(await graph(mesh));
+  const admins = [...mesh.nodes.values()].map(({ admin }) => admin).join();
+  step('portcullis mesh graph', 'the same, with every workload apart, as both ends have seen it');
+  lines(await mesh.command('graph', '--admin', admins));
 
   step('The proxy of node-3 is killed', 'its workloads are cut off, as failing closed means; the others go on');
   await mesh.node('node-3').kill();

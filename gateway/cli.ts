@@ -32,6 +32,8 @@ Usage:
   portcullis mesh node --config FILE the proxy of one of its nodes
   portcullis mesh status|services|workloads|policies|roots [--admin HOST:PORT] [--json]
                                      how the mesh stands, as its control plane knows it
+  portcullis mesh graph [--admin HOST:PORT[,...]] [--json]
+                                     who talks to whom, as node proxies have counted it
   portcullis mesh check|apply|wait|rotate ...
                                      validate and change what a mesh is made of, wait until every node serves it;
                                      replace its root

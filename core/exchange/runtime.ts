@@ -372,9 +372,7 @@ export class Runtime {
     };
     const byName = new Map(this.backends.map(({ settings }, index) => [settings.name, index]));
     previous?.eachVariant((name, workload, before) => {
-      const index = this.mesh?.workloads.includes(workload)
-        ? (byName.get(name) ?? -1)
-        : -1;
+      const index = this.mesh?.workloads.includes(workload) ? (byName.get(name) ?? -1) : -1;
       if (index < 0) return;
       const { destinations } = this.backends[this.backendFor(index, workload)];
       if (destinations !== null && before.destinations !== null) destinations.keep(before.destinations);

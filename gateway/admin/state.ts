@@ -63,6 +63,21 @@ export interface EndpointState {
   activeRequests: number;
 }
 
+/** One edge of the graph: who talks to whom. */
+export interface GraphEdge {
+  /** Whose node has counted it. Of a connection inside the mesh there are both. */
+  reporter: 'source' | 'destination';
+  /** Workload; where the destination reports, identity, or `unknown`. */
+  source: string;
+  /** Service port, identity or kind of destination; where the destination reports, workload. */
+  destination: string;
+  protocol: string;
+  connections: number;
+  requests: number;
+  failures: number;
+  denied: number;
+}
+
 /** A backend of the running configuration. */
 export interface BackendState {
   name: string;

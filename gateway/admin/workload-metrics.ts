@@ -8,25 +8,12 @@ import {
   WorkloadCounter,
 } from '../../core/telemetry/workload-metrics.ts';
 import type { MetricDefinition, Sample, Scrape } from './metrics.ts';
-import type { WorkloadCountersState } from './state.ts';
+import type { GraphEdge, WorkloadCountersState } from './state.ts';
+
+export type { GraphEdge };
 
 /** Who is meant where a connection in plain text has shown no identity. */
 const UNKNOWN = 'unknown';
-
-/** One edge of the graph: who talks to whom. */
-export interface GraphEdge {
-  /** Whose node has counted it. Of a connection inside the mesh there are both. */
-  reporter: 'source' | 'destination';
-  /** Workload; where the destination reports, identity, or `unknown`. */
-  source: string;
-  /** Service port, identity or kind of destination; where the destination reports, workload. */
-  destination: string;
-  protocol: string;
-  connections: number;
-  requests: number;
-  failures: number;
-  denied: number;
-}
 
 /** Metrics of workloads; a gateway has no values for them. */
 export const workloadMetrics: readonly MetricDefinition[] = [

@@ -1,4 +1,4 @@
-// The commands' side of a control plane's admin port.
+// The commands' side of admin ports: that of the control plane, and those of node proxies.
 
 import { type AdminAddress, askAdmin } from '../../core/process/admin-client.ts';
 import { ExitCode, ExitError } from '../../core/process/exit-codes.ts';
@@ -6,8 +6,15 @@ import { ExitCode, ExitError } from '../../core/process/exit-codes.ts';
 /** Longest answer: some 500,000 workloads. */
 const ANSWER_BYTES_MAX = 256 * 1024 * 1024;
 
-/** The text of a page. Throws an ExitError when there is no answer, or not that of a control plane. */
-export async function askControl(admin: AdminAddress, path: string): Promise<string> {
+/** Whose admin port is asked. */
+export type AdminOwner = 'control plane' | 'node proxy';
+
+/** The text of a page. Throws an ExitError when there is no answer, or not that of its owner. */
+export async function askControl(
+  admin: AdminAddress,
+  path: string,
+  owner: AdminOwner = 'control plane',
+): Promise<string> {
   let answer: { status: number; body: string };
   try {
     answer = await askAdmin(admin, path, ANSWER_BYTES_MAX);
@@ -15,25 +22,25 @@ export async function askControl(admin: AdminAddress, path: string): Promise<str
     const cause = (error as Error).message;
     throw new ExitError(
       ExitCode.CONFIG_INVALID,
-      `cannot reach the admin port ${admin.text}: ${cause}; is the control plane running, with admin on?`,
+      `cannot reach the admin port ${admin.text}: ${cause}; is the ${owner} running, with admin on?`,
     );
   }
   if (answer.status === 200) return answer.body;
-  throw notControl(admin, `answered ${answer.status}`);
+  throw notOwner(admin, `answered ${answer.status}`, owner);
 }
 
 /** The answer as JSON. Throws an ExitError when it is none. */
-export function parseAnswer(body: string, admin: AdminAddress): unknown {
+export function parseAnswer(body: string, admin: AdminAddress, owner: AdminOwner = 'control plane'): unknown {
   try {
     return JSON.parse(body);
   } catch {
-    throw notControl(admin, 'did not answer with JSON');
+    throw notOwner(admin, 'did not answer with JSON', owner);
   }
 }
 
-function notControl(admin: AdminAddress, what: string): ExitError {
+function notOwner(admin: AdminAddress, what: string, owner: AdminOwner): ExitError {
   return new ExitError(
     ExitCode.CONFIG_INVALID,
-    `${admin.text} ${what}; is that the admin port of a control plane (not of a gateway)?`,
+    `${admin.text} ${what}; is that the admin port of a ${owner} (not of a gateway)?`,
   );
 }

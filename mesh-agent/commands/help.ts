@@ -1,5 +1,6 @@
 // Help of the mesh's commands.
 
+import { NODE_ADMIN_DEFAULT } from '../node/admin-address.ts';
 import { CONTROL_ADMIN_DEFAULT } from './control-schema.ts';
 
 /** Help of `portcullis control`. */
@@ -23,6 +24,7 @@ Usage:
   portcullis mesh policies               authorisation policies and how many workloads they apply to
   portcullis mesh roots                  certificates of the roots that a joining node is to trust, PEM; and on
                                          standard error, how far a rotation of the root is
+  portcullis mesh graph ...              who talks to whom: see \`portcullis mesh graph --help\`
   portcullis mesh check ...              errors and warnings of a directory: see \`portcullis mesh check --help\`
   portcullis mesh apply ...              files into the mesh: see \`portcullis mesh apply --help\`
   portcullis mesh wait ...               until every node proxy serves the newest version
@@ -44,6 +46,23 @@ Usage:
 Needs root, or CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE. Signals: SIGHUP re-reads mode, egress, limits,
 log, access log and admin port; SIGTERM finishes what runs and ends, SIGINT ends at once; SIGUSR1 reopens the
 access log. Captures that fail closed stay when it ends. Exit codes are those of \`portcullis --help\`.
+`;
+
+/** Help of `portcullis mesh graph`. */
+export const GRAPH_HELP = `Who talks to whom, as node proxies have counted it since their workloads came.
+
+Usage:
+  portcullis mesh graph [--admin HOST:PORT[,HOST:PORT...]] [--json]
+
+Each connection inside the mesh is counted at both of its ends: SEEN AT source, the destination is a port of a
+service, an identity, or where it is outside; SEEN AT destination, the source is an identity, or \`unknown\` in
+plain text. What policies have refused (DENIED) is counted at the destination.
+
+Options:
+  --admin LIST             admin ports of the node proxies to ask, added up (${NODE_ADMIN_DEFAULT})
+  --json                   edges as a list of objects
+
+Exit codes: 0 all have answered, 1 one has not (the others are shown), 2 wrong use.
 `;
 
 /** Help of `portcullis mesh token`. */

@@ -8,7 +8,7 @@ import { CONTROL_HELP, MESH_HELP, NODE_HELP } from './help.ts';
 import type { MeshIo } from './io.ts';
 
 const VIEWS = ['status', 'services', 'workloads', 'policies', 'roots'];
-const OTHERS = ['node', 'check', 'apply', 'wait', 'rotate', 'token', 'capture'];
+const OTHERS = ['node', 'graph', 'check', 'apply', 'wait', 'rotate', 'token', 'capture'];
 
 /** Runs `portcullis control` with the arguments after the word; resolves to the exit code. Throws an ExitError. */
 export async function controlCommand(args: string[], io: MeshIo): Promise<number> {
@@ -35,6 +35,10 @@ export async function meshCommand(args: string[], io: MeshIo): Promise<number> {
     return command === undefined ? ExitCode.USAGE : ExitCode.OK;
   }
   if (command === 'node') return nodeCommand(rest, io);
+  if (command === 'graph') {
+    const { graphCommand } = await import('./graph-command.ts');
+    return graphCommand(rest, io);
+  }
   if (command === 'capture') {
     const { captureCommand } = await import('../capture/command.ts');
     return captureCommand(rest, io);

@@ -152,7 +152,10 @@ export class Namespaces {
   }
 
   /** Why the proxy cannot listen there. It is left out at once, and not only when the workers are to listen. */
-  private async taken(target: { path: string; identity: string }, addresses: readonly string[]): Promise<string | undefined> {
+  private async taken(
+    target: { path: string; identity: string },
+    addresses: readonly string[],
+  ): Promise<string | undefined> {
     const hosts = ['0.0.0.0', ...(addresses.some((address) => address.includes(':')) ? ['::'] : [])];
     for (const port of PORTS) {
       for (const host of hosts) {

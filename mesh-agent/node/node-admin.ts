@@ -2,11 +2,14 @@
 //
 // Control thread of the node proxy. Read-only; holds nothing secret.
 
-import type { MeshState } from '../../gateway/admin/state.ts';
+import type { GraphEdge, MeshState } from '../../gateway/admin/state.ts';
 import type { RefusedResource } from '../control/proxy-state.ts';
 import { identityOf, type Workload } from '../model/mesh-state.ts';
 import type { CaptureState } from './captures.ts';
 import type { NodeAgent } from './node-agent.ts';
+
+/** One entry of the answer to /mesh/graph, which the gateway's admin port gives. */
+export type { GraphEdge };
 
 /** A certificate as it is shown. */
 export interface CertificateView {

@@ -12,7 +12,8 @@ import { formatAddress, listenAddress, parseAddress } from '../../config/names.t
 import { parseDurationMs } from '../../config/units.ts';
 import type { CaptureInput } from '../capture/spec.ts';
 import { isSubdomain } from '../identity/spiffe.ts';
-import { checkNode, NODE_ADMIN_DEFAULT, type NodeInput } from './node-schema.ts';
+import { NODE_ADMIN_DEFAULT } from './admin-address.ts';
+import { checkNode, type NodeInput } from './node-schema.ts';
 
 /** A valid configuration. */
 export interface NodeConfig {

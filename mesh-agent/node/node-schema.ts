@@ -26,9 +26,7 @@ import { type Violation, validate } from '../../config/validate.ts';
 import { BROKEN } from '../../config/yaml.ts';
 import { parseCapture } from '../capture/spec.ts';
 import { isSubdomain, parseTrustDomain } from '../identity/spiffe.ts';
-
-/** Where the node proxy's admin port listens unless configured otherwise. */
-export const NODE_ADMIN_DEFAULT = '127.0.0.1:9902';
+import { NODE_ADMIN_DEFAULT } from './admin-address.ts';
 
 const gateway = nodeOf(configSchema).properties!;
 

@@ -7,8 +7,12 @@ import { test } from 'node:test';
 import type { NodeMeshPage, WorkloadView } from '../../../mesh-agent/node/node-admin.ts';
 import { startApp } from '../../support/mesh/apps.ts';
 import { eventually, meshSkipReason, TestMesh } from '../../support/mesh/mesh.ts';
+import { Running } from '../support.ts';
 
 type Place = ReturnType<TestMesh['at']>;
+
+/** Takes a port for IPv6 only. */
+const LISTEN_V6 = `require('node:net').createServer().listen({ port: 15008, host: '::', ipv6Only: true }, () => console.log('ready'))`;
 
 const http = { port: 8080, kind: 'http' } as const;
 
@@ -21,9 +25,9 @@ test('a node proxy and its operator', { skip: meshSkipReason('curl') }, async (t
   const web = mesh.at('web-0');
   const stranger = mesh.at('stranger');
   await Promise.all([startApp(mesh.at('cart-0'), 'cart-0', http), startApp(stranger, 'stranger', http)]);
-  const names = ['ghost', 'other', 'busy', 'loner'];
+  const names = ['ghost', 'other', 'busy', 'loner', 'dual'];
   await mesh.network.addIsolated(names);
-  const [ghost, other, busy, loner] = names.map((name) => mesh.at(name)) as [Place, Place, Place, Place];
+  const [ghost, other, busy, loner, dual] = names.map((name) => mesh.at(name)) as [Place, Place, Place, Place, Place];
   await startApp(busy, 'busy', { port: 15_006, kind: 'http' });
 
   const page = async (): Promise<NodeMeshPage> => JSON.parse(await node.page('/mesh')) as NodeMeshPage;
@@ -45,6 +49,9 @@ test('a node proxy and its operator', { skip: meshSkipReason('curl') }, async (t
   const rules = async (at: typeof web): Promise<string> => (await at.run('nft', ['list', 'tables'])).stdout;
   /** What `web-0` gets from a machine outside of the mesh. */
   const outside = (): Promise<number> => web.run('curl', curl(stranger.address)).then(({ code }) => code!);
+  const statusOf = async (host: string): Promise<string> =>
+    (await web.run('curl', ['-sS', '--max-time', '5', '-o', '/dev/null', '-w', '%{http_code}', `http://${host}/`]))
+      .stdout;
   const cart = (): Promise<number> => web.run('curl', curl(mesh.vip('cart'), 80)).then(({ code }) => code!);
 
   await t.test('the admin port tells of workloads, certificates and the control plane, and of no key', async () => {
@@ -92,6 +99,40 @@ test('a node proxy and its operator', { skip: meshSkipReason('curl') }, async (t
     assert.equal(await cart(), 0);
   });
 
+  await t.test(
+    'a workload that takes a port of the proxy later is left out, and the others get what is new',
+    async () => {
+      const address = '10.9.1.210';
+      mesh.write('mesh/dual.yaml', document('dual', address, dual.path));
+      await served('dual');
+      const thief = new Running(dual.spawn(process.execPath, ['-e', LISTEN_V6]));
+      await thief.printed(/^ready$/);
+      // Its sockets are open already, but for those of an address that it gets now.
+      const text = document('dual', address, dual.path).replace(`"${address}"`, `"${address}","fd00:9::210"`);
+      mesh.write('mesh/dual.yaml', text);
+      const { problems } = await served('dual', false);
+      assert.match(
+        problems.join(),
+        /cannot listen on \[::\]:15008 for listener shop\/dual tunnels \(IPv6\): another process/,
+      );
+      // In force when that returns, so nothing is waited for.
+      mesh.write('deny.yaml', policy('cart', 'DENY'));
+      const file = join(mesh.directory, 'deny.yaml');
+      assert.match(await mesh.command('apply', '--wait', '--admin', mesh.controlAdmin, file), /is served by/);
+      assert.equal(await statusOf(mesh.vip('cart')), '403');
+      mesh.write('deny.yaml', '');
+      await mesh.command('apply', '--wait', '--admin', mesh.controlAdmin, file);
+      assert.equal(await statusOf(mesh.vip('cart')), '200');
+      // Both ends have counted both.
+      const graph = await mesh.command('graph', '--admin', node.admin);
+      assert.match(graph, /^shop\/web-0 +shop\/cart\.\S+:80 +http .* source$/m);
+      assert.match(graph, /^spiffe:\S+\/sa\/web +shop\/cart-0 +http +\d+ +[1-9]\d* +0 +1 +destination$/m);
+      thief.kill('SIGKILL');
+      await served('dual');
+      mesh.write('mesh/dual.yaml', '');
+    },
+  );
+
   await t.test('when its namespace appears it is served, and again when another one takes its place', async () => {
     symlinkSync(ghost.path, join(mesh.directory, 'ghost'));
     await served('ghost');
@@ -137,6 +178,35 @@ test('a node proxy and its operator', { skip: meshSkipReason('curl') }, async (t
     writeFileSync(file, text);
   });
 
+  await t.test('what the workers cannot be given is refused, and counts as served once they have it', async () => {
+    const file = join(node.directory, 'node.yaml');
+    const text = readFileSync(file, 'utf8');
+    writeFileSync(file, text.replace('path: access.log', 'path: missing/access.log'));
+    node.proxy!.kill('SIGHUP');
+    await node.proxy!.log(/error reload refused/);
+    mesh.write('deny.yaml', policy('cart', 'DENY'));
+    const args = [
+      'apply',
+      '--wait',
+      '--timeout',
+      '20s',
+      '--admin',
+      mesh.controlAdmin,
+      join(mesh.directory, 'deny.yaml'),
+    ];
+    await assert.rejects(
+      mesh.command(...args),
+      /ended with 7: one refuses .*the node proxy cannot use it: .*access\.log/,
+    );
+    assert.equal(await statusOf(mesh.vip('cart')), '200');
+    writeFileSync(file, text);
+    node.proxy!.kill('SIGHUP');
+    await eventually('it is served', () => mesh.command('wait', '--timeout', '1s', '--admin', mesh.controlAdmin));
+    assert.equal(await statusOf(mesh.vip('cart')), '403');
+    mesh.write('deny.yaml', '');
+    await mesh.command(...args);
+  });
+
   await t.test('SIGTERM ends it with 0, and captures stay closed until the next one serves', async () => {
     node.proxy!.kill('SIGTERM');
     assert.equal((await node.proxy!.finished).code, 0);
@@ -161,6 +231,12 @@ test('a node proxy and its operator', { skip: meshSkipReason('curl') }, async (t
     assert.doesNotMatch(await rules(web), /inet portcullis/);
   });
 });
+
+/** A policy about all requests to the workloads of an app. */
+function policy(app: string, action: string): string {
+  const spec = { selector: { matchLabels: { app } }, action, rules: [{ to: [{ operation: { methods: ['GET'] } }] }] };
+  return `${JSON.stringify({ kind: 'AuthorizationPolicy', metadata: { name: app, namespace: 'shop' }, spec })}\n`;
+}
 
 function curl(host: string, port = 8080): string[] {
   return ['-sS', '--max-time', '5', '-o', '/dev/null', `http://${host}:${port}/`];

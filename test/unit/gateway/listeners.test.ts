@@ -5,8 +5,8 @@ import { createServer, type Server } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import type { Config } from '../../../config/config.ts';
 import { ExitError } from '../../../core/process/exit-codes.ts';
-import type { WorkloadSettings } from '../../../core/workers/mesh-settings.ts';
 import { ListeningSockets } from '../../../core/workers/listening-sockets.ts';
+import type { WorkloadSettings } from '../../../core/workers/mesh-settings.ts';
 import { openListeners } from '../../../gateway/listeners.ts';
 import { listener } from '../../../mesh-agent/node/config-parts.ts';
 

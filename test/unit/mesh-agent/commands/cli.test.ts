@@ -23,6 +23,7 @@ test('help is there for each command, and unknown words get the one that was pro
     [['mesh', 'token', 'create', '--help'], /--service-account/],
     [['mesh', 'capture', '--help'], /capture install/],
     [['mesh', 'node', '--help'], /portcullis mesh node --config FILE/],
+    [['mesh', 'graph', '--help'], /portcullis mesh graph \[--admin/],
   ] as const) {
     const { code, stdout } = await run(...args);
     assert.equal(code, 0, args.join(' '));
@@ -41,6 +42,8 @@ test('help is there for each command, and unknown words get the one that was pro
     [['mesh', 'token', 'create', '--node', 'a', '--uses', '0'], /--uses: 0 is neither unlimited nor a number/],
     [['mesh', 'token', 'create', '--node', 'a', '--expires', '1'], /--expires: 1 is not a duration/],
     [['mesh', 'capture', 'instal'], /unknown command instal: did you mean install\?/],
+    [['mesh', 'graph', '10.0.0.1:9902'], /node proxies are given as --admin 10\.0\.0\.1:9902/],
+    [['mesh', 'graph', '--admin', '10.0.0.1:9902,x'], /--admin: expected HOST:PORT, not "x"/],
     [['mesh', 'node'], /mesh node needs --config FILE/],
     [['mesh', 'node', 'node.yaml'], /a file is given as --config node\.yaml/],
     [['mesh', 'nod'], /unknown command nod: did you mean node\?/],

@@ -64,6 +64,13 @@ test('applications see no header fields that a gateway would add', () => {
   assert.deepEqual(headers, { requestId: true, forwarded: false, via: '', server: '' });
 });
 
+test('workloads in the network of their node are reached in plain text, as nobody takes tunnels for them there', () => {
+  const on = (hostNetwork: boolean) =>
+    byName(build([cart(), cart0({ hostNetwork })]).backends, `${CART}:80`)!.endpoints.map(({ identity }) => identity);
+  assert.deepEqual(on(false), ['spiffe://cluster.local/ns/shop/sa/cart-0']);
+  assert.deepEqual(on(true), [undefined]);
+});
+
 test('each workload has three sockets in its namespace for each family of its addresses', () => {
   const { listeners, mesh } = build([web0({ addresses: ['10.0.0.9', 'fd00::9'] }), workload('api-0')]);
   const sockets = listeners.filter(({ mesh: own }) => own!.role !== 'virtual');

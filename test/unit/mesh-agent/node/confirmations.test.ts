@@ -51,10 +51,7 @@ test('a refusal is told with its reasons, and so is that it holds no longer', as
   const first = waiter(confirmations);
   confirmations.begin();
   confirmations.settle(REFUSED);
-  assert.deepEqual(
-    [await first(), confirmations.everywhere],
-    ['the node proxy cannot use it: this; that', false],
-  );
+  assert.deepEqual([await first(), confirmations.everywhere], ['the node proxy cannot use it: this; that', false]);
   confirmations.begin();
   assert.deepEqual(confirmations.settle(EVERYWHERE), { recovered: true });
   confirmations.begin();
