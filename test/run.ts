@@ -17,13 +17,13 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const FILE_TIMEOUT_MS = 240_000;
 
 /** Files that burn CPU and do not mind company. */
-const BURNING = /^test\/(sim|fuzz)\//;
+const BURNING = /^test\/(sim|fuzz|integration\/compression)/;
 
 /** Files that run alone, one after another. */
 const ALONE: RegExp[] = [
   /^test\/(chaos|conformance)\//,
-  /^test\/integration\/(adaptive|browser|compression|health|load-balancing|overload|reload|shutdown|start|supervisor)/,
-  /^test\/integration\/(access-log|acme|http2|resilience|tunnels|mesh\/(capture|control-peer|nodes))/,
+  /^test\/integration\/(adaptive|browser|health|load-balancing|overload|reload|shutdown|start|supervisor)/,
+  /^test\/integration\/(access-log|acme|http2|resilience|mesh\/(capture|control-peer|nodes-load))/,
 ];
 
 interface FileResult {

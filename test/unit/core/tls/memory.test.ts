@@ -29,6 +29,9 @@ import {
   turn,
 } from './support.ts';
 
+/** Growth per round that is none: a session or context that leaks has 8 KiB and more. */
+const GROWTH_BYTES_MAX = 1024;
+
 const mallinfo = koffi.struct('mallinfo2', {
   arena: 'size_t',
   ordblks: 'size_t',
@@ -57,12 +60,22 @@ async function allocatedBytes(): Promise<number> {
   return Number(uordblks) + Number(hblkhd);
 }
 
-/** Growth per round of something, after it has been done often enough to have filled every cache. */
+/** Times that growth is measured: a leak grows each time, the compiler of the engine allocates some 100 KiB now and then. */
+const MEASUREMENTS = 3;
+
+/**
+ * Growth per round of something, after it has been done often enough to have filled every cache: the least of several
+ * measurements.
+ */
 async function growthPerRound(warmUp: number, rounds: number, round: () => Promise<void>): Promise<number> {
   for (let i = 0; i < warmUp; i++) await round();
-  const before = await allocatedBytes();
-  for (let i = 0; i < rounds; i++) await round();
-  return ((await allocatedBytes()) - before) / rounds;
+  let least = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < MEASUREMENTS && least >= GROWTH_BYTES_MAX; i++) {
+    const before = await allocatedBytes();
+    for (let n = 0; n < rounds; n++) await round();
+    least = Math.min(least, ((await allocatedBytes()) - before) / rounds);
+  }
+  return least;
 }
 
 test('a thousand sessions that come and go leave nothing behind', async (t) => {
@@ -87,7 +100,7 @@ test('a thousand sessions that come and go leave nothing behind', async (t) => {
   });
   // A session that leaks has at least 8 KiB.
   t.diagnostic(`${growth} bytes a round`);
-  assert.ok(growth < 1024, `${growth} bytes a round`);
+  assert.ok(growth < GROWTH_BYTES_MAX, `${growth} bytes a round`);
   assert.equal(serverSide.sessions, 0);
   assert.equal(clientSide.sessions, 0);
 });
@@ -105,7 +118,7 @@ test('failed and blocked sessions leave nothing behind either', async (t) => {
     blocked.close();
   });
   t.diagnostic(`${growth} bytes a round`);
-  assert.ok(growth < 1024, `${growth} bytes a round`);
+  assert.ok(growth < GROWTH_BYTES_MAX, `${growth} bytes a round`);
 });
 
 test('contexts that come and go leave nothing behind', async (t) => {
@@ -126,7 +139,7 @@ test('contexts that come and go leave nothing behind', async (t) => {
   });
   // A context that leaks has at least 4 KiB.
   t.diagnostic(`${growth} bytes a round`);
-  assert.ok(growth < 1024, `${growth} bytes a round`);
+  assert.ok(growth < GROWTH_BYTES_MAX, `${growth} bytes a round`);
 });
 
 test('an idle session holds no buffers', async () => {
