@@ -3,6 +3,7 @@
 // Control thread. Nothing is taken for granted about shapes; what is wrong by itself has been reported.
 // Spec: RFC 9113 §8.5 (CONNECT); Istio's HBONE: CONNECT over mutual TLS, port 15008.
 
+import { MeshPort } from '../core/tcp/mesh-ports.ts';
 import { describeValue } from './errors.ts';
 import { integer, reference } from './kinds.ts';
 import { list, mapping, maybe } from './schema-builder.ts';
@@ -10,7 +11,7 @@ import { isMapping, type Mapping, mappings, type Report, refuse, unique } from '
 import type { Path } from './yaml.ts';
 
 /** Port of HBONE. */
-const HBONE_PORT = 15_008;
+const HBONE_PORT = MeshPort.TUNNELS;
 
 export const listenerTunnelsSchema = list(
   mapping(

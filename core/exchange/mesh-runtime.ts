@@ -12,6 +12,7 @@ import type { AuthorizationSettings } from '../authorization/settings.ts';
 import { decodeSockaddr } from '../ffi/sockaddr.ts';
 import { Party } from '../io/turns.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
+import { MeshPort } from '../tcp/mesh-ports.ts';
 import {
   type Peer,
   PeerSide,
@@ -28,9 +29,6 @@ import type {
   WorkloadSettings,
 } from '../workers/mesh-settings.ts';
 import type { BackendTlsSettings, EndpointSettings } from '../workers/snapshot.ts';
-
-/** Port of tunnels. */
-const TUNNEL_PORT = 15_008;
 
 /** Addresses that one workload may be connected to, or have been lately; a scan of ports must end somewhere. */
 export const DESTINATIONS_MAX = 32_768;
@@ -272,5 +270,5 @@ export function readAddressText(memory: Uint8Array, offset: number): string | nu
 
 /** Where tunnels to an endpoint begin. */
 export function tunnelPlace(host: string): Pick<EndpointSettings, 'address' | 'host' | 'port'> {
-  return { address: addressText({ host, port: TUNNEL_PORT }), host, port: TUNNEL_PORT };
+  return { address: addressText({ host, port: MeshPort.TUNNELS }), host, port: MeshPort.TUNNELS };
 }

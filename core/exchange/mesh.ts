@@ -12,6 +12,7 @@ import { Lookup } from '../ffi/original-destination.ts';
 import type { RequestHead } from '../http1/message.ts';
 import type { Connection } from '../io/connection.ts';
 import type { Turns } from '../io/turns.ts';
+import { MeshPort } from '../tcp/mesh-ports.ts';
 import { CloseCause } from '../telemetry/metrics.ts';
 import { WorkloadCounter } from '../telemetry/workload-metrics.ts';
 import { Alpn } from '../tls/alpn.ts';
@@ -28,7 +29,7 @@ const { BUSY_MS, OUTBOUND_ACCEPTED, OUTBOUND_OPEN } = WorkloadCounter;
 const sides = { outbound: OUTBOUND, inbound: INBOUND, tunnels: TUNNELS, virtual: OUTBOUND } as const;
 
 /** Where this proxy listens in the namespaces of workloads (mesh-agent/capture): nothing of a workload is there. */
-const proxyPorts = new Set([15_001, 15_006, 15_008]);
+const proxyPorts: ReadonlySet<number> = new Set(Object.values(MeshPort));
 
 /** How long new connections of a workload wait that holds as many buffers as it may. */
 const FULL_PAUSE_MS = 50;

@@ -1,12 +1,13 @@
 // What to capture, checked: the traffic of a whole network namespace, or of some users or a cgroup of the host.
 // Pure.
 
+import { MeshPort } from '../../core/tcp/mesh-ports.ts';
 import { addressKind, type Interval, mergeIntervals, parseInterval } from './intervals.ts';
 
 /** Where the proxy's listeners are; the numbers are those of Istio ambient. */
-export const DEFAULT_OUTBOUND_PORT = 15001;
-export const DEFAULT_INBOUND_PORT = 15006;
-export const TUNNEL_PORT = 15008;
+export const DEFAULT_OUTBOUND_PORT = MeshPort.OUTBOUND;
+export const DEFAULT_INBOUND_PORT = MeshPort.INBOUND;
+export const TUNNEL_PORT = MeshPort.TUNNELS;
 
 /** Packet mark (SO_MARK) of what the proxy itself sends, and the bits of it that count, as in Istio ambient. */
 export const CAPTURE_MARK = 0x539;

@@ -430,7 +430,8 @@ backends:
   await near.serving();
   const answer = ask(await near.port(), '/', 'web.test');
   await becomes('both attempts', async () => (await metric(near, 'portcullis_hedges_total{outcome="lost"}')) === 1);
-  // While it stands still, the time of the request runs out and its carrier fails: it finds both at once.
+  // While it stands still, the time of the request runs out and its carrier fails: it finds both at once. Nothing tells
+  // when: the time itself has to pass, and it is longer than the request's.
   near.kill('SIGSTOP');
   for (const socket of sockets) socket.resetAndDestroy();
   await new Promise((resolve) => setTimeout(resolve, 400));
