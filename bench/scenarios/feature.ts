@@ -24,6 +24,8 @@ export interface FeatureScenario {
   connections?: number;
   /** Mean pause of each connection between an answer and its next request; default: none. */
   pauseMs?: number;
+  /** See `Load`. */
+  shortRounds?: number;
   /** Default: one address of the backend. */
   backends?: 'nine';
   /** Fields of the requests of all proxies beside a browser's; may ask the proxies. */
@@ -51,7 +53,8 @@ export function featureScenario(plan: FeatureScenario): Scenario {
       const proxies = await context.fleet(wishes, ({ name }) => name === 'portcullis');
       const headers = (await plan.headers?.(proxies)) ?? {};
       await checkWork(context, proxies, plan, headers);
-      const load = { kind: 'get', bodyBytes: SMALL_BODY_BYTES, uploadBytes: 0, pinned: true } as const;
+      const { shortRounds } = plan;
+      const load = { kind: 'get', bodyBytes: SMALL_BODY_BYTES, uploadBytes: 0, pinned: true, shortRounds } as const;
       const summaries = await measureLoad(context, proxies, { ...load, connections, headers, pauseMs });
       return { table: featureTable(summaries), targets: plan.targets?.(summaries) ?? [] };
     },

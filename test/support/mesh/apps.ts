@@ -99,7 +99,7 @@ export async function startNginx(at: TestNamespace, directory: string, port: num
   writeFileSync(
     file,
     `daemon off; master_process off; pid ${directory}/nginx.pid; error_log stderr notice;
-events { worker_connections 256; }
+events { worker_connections 2048; }
 http {
   access_log off;
   client_body_temp_path ${directory}; proxy_temp_path ${directory}; fastcgi_temp_path ${directory};
