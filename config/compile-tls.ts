@@ -85,7 +85,8 @@ function listenerSettings(
   if (mesh?.role === 'tunnels') {
     const { certificate } = config.mesh!.workloads[mesh.workload]!;
     // Without a certificate, handshakes are refused.
-    const defaultContext = certificate === null ? -1 : contexts.indexOf(tunnelContext(certificate));
+    const defaultContext =
+      certificate === null ? -1 : contexts.indexOf(tunnelContext(certificate), `tunnel ${certificate.key}`);
     return { passthrough: false, names: [], defaultContext, handshakeTimeoutMs };
   }
   if (tls === null) return null;
@@ -176,8 +177,7 @@ class Contexts {
   readonly all: ServerContextSettings[] = [];
   private readonly indexes = new Map<string, number>();
 
-  indexOf(settings: Omit<ServerContextSettings, 'key'>): number {
-    const key = hashOf(settings);
+  indexOf(settings: Omit<ServerContextSettings, 'key'>, key: string = hashOf(settings)): number {
     const known = this.indexes.get(key);
     if (known !== undefined) return known;
     this.indexes.set(key, this.all.length);

@@ -9,7 +9,7 @@ import type { HostPort } from '../core/ffi/sockaddr.ts';
 import { createNodeState } from '../core/lb/node-state.ts';
 import type { RecorderSettings } from '../core/telemetry/request-recorder.ts';
 import { monotonicMs } from '../core/workers/clock.ts';
-import type { MeshSettings } from '../core/workers/mesh-settings.ts';
+import type { DestinationSettings, MeshSettings } from '../core/workers/mesh-settings.ts';
 import { NodeSlots } from '../core/workers/node-slots.ts';
 import type { EndpointPolicySettings } from '../core/workers/policies.ts';
 import type {
@@ -72,7 +72,7 @@ export function compileSnapshot(
   const compiled = compileTls(config, material);
   const { rulePolicies, refPolicies } = collectPolicies(config.routes);
   const backends = config.backends.map((backend, index) =>
-    backendSettings(backend, resolved, compiled.backends[index]!),
+    backendSettings(backend, resolved, compiled.backends[index]!, slots),
   );
   slots.assign(backends);
   const listenerIndexes = new Map(config.listeners.map(({ name }, index) => [name, index]));
@@ -109,12 +109,30 @@ function meshSettings(mesh: MeshConfig, indexes: ReadonlyMap<string, number>, sl
     workloads: slots.workloads.assign(mesh.workloads),
     counters: slots.workloads.buffer,
     policyNumbers: numberPolicies(mesh.workloads.map(({ authorization }) => authorization)),
-    destinations: new Map(
-      [...destinations].map(([key, { listener, identity }]) => [key, { listener: of(listener), identity }]),
-    ),
+    destinations: destinationsOf(destinations, of),
     otherListener: otherListener === null ? -1 : of(otherListener),
     inbound: { auto: of(inbound.auto), http: of(inbound.http), tcp: of(inbound.tcp) },
   };
+}
+
+/** What was made of destinations, of which a mesh has thousands. */
+const destinationsMade = new WeakMap<object, DestinationSettings>();
+
+function destinationsOf(
+  destinations: MeshConfig['destinations'],
+  listenerOf: (name: string) => number,
+): MeshSettings['destinations'] {
+  const all = new Map<string, DestinationSettings>();
+  for (const [key, destination] of destinations) {
+    const listener = listenerOf(destination.listener);
+    let made = destinationsMade.get(destination);
+    if (made?.listener !== listener) {
+      made = { listener, identity: destination.identity };
+      destinationsMade.set(destination, made);
+    }
+    all.set(key, made);
+  }
+  return all;
 }
 
 function redisSettings({ timeoutMs, failure }: RedisConfig, state: SharedArrayBuffer): RateLimitsSnapshot['redis'] {
@@ -165,7 +183,10 @@ function listenerSettings(
   indexes: ReadonlyMap<string, number>,
 ): ListenerSettings {
   const { name, address, port, protocols, proxyProtocol, redirectToHttps, allowConnect, tunnels, mesh } = listener;
-  return {
+  const isAlone = tls === null && tunnels === null;
+  const known = isAlone ? listenersMade.get(listener) : undefined;
+  if (known !== undefined) return known;
+  const settings: ListenerSettings = {
     name,
     address,
     port,
@@ -180,7 +201,12 @@ function listenerSettings(
     tunnels: tunnels?.map(({ port, listener: name }) => ({ port, listener: indexes.get(name)! })) ?? null,
     mesh: mesh ?? null,
   };
+  if (isAlone) listenersMade.set(listener, settings);
+  return settings;
 }
+
+/** What was made of listeners that depend on nothing else: a mesh has thousands, and most stay. */
+const listenersMade = new WeakMap<ListenerConfig, ListenerSettings>();
 
 function streamRoutes({ listeners, backends, streamRoutes }: Config): StreamRouteSettings[] {
   const listenerIndexes = new Map(listeners.map(({ name }, index) => [name, index]));
@@ -197,8 +223,12 @@ function backendSettings(
   backend: BackendConfig,
   resolved: ResolvedEndpoints,
   tls: BackendTlsSettings | null,
+  slots: NodeSlots,
 ): BackendSettings {
-  return {
+  const isAlone = tls === null && backend.endpoints.every(({ isIp }) => isIp);
+  const known = isAlone ? slots.settings.get(backend) : undefined;
+  if (known !== undefined) return known;
+  const settings: BackendSettings = {
     name: backend.name,
     slot: 0,
     endpoints: endpointSettings(backend, resolved),
@@ -216,6 +246,8 @@ function backendSettings(
     originalDestination: backend.originalDestination ?? null,
     sameProtocol: backend.sameProtocol ?? false,
   };
+  if (isAlone) slots.settings.set(backend, settings);
+  return settings;
 }
 
 /**

@@ -7,7 +7,7 @@
 
 import { compileSnapshot } from '../config/compile.ts';
 import { compileRoutesOffThread } from '../config/compile-off-thread.ts';
-import { compileRoutes } from '../config/compile-routes.ts';
+import { compileRoutes, routeTableInput } from '../config/compile-routes.ts';
 import type { Config } from '../config/config.ts';
 import type { LoadResult } from '../config/load.ts';
 import { formatAddress } from '../config/names.ts';
@@ -15,10 +15,13 @@ import { errnoSentence } from '../core/ffi/errno.ts';
 import { raiseDescriptorLimit } from '../core/ffi/process.ts';
 import { ExitCode, ExitError } from '../core/process/exit-codes.ts';
 import type { Logger } from '../core/process/log.ts';
+import { MemoryReturn } from '../core/process/memory-return.ts';
 import type { RecorderSettings } from '../core/telemetry/request-recorder.ts';
+import { isEqualData } from '../core/workers/equal-data.ts';
 import { ListeningSockets, type ListenPlan } from '../core/workers/listening-sockets.ts';
 import { NodeSlots } from '../core/workers/node-slots.ts';
 import { WORKER_FILE } from '../core/workers/prestart.ts';
+import type { DestinationAnswer, DestinationQuestion, UsedDestinations } from '../core/workers/protocol.ts';
 import type { Snapshot } from '../core/workers/snapshot.ts';
 import { type ApplyReport, Supervisor } from '../core/workers/supervisor.ts';
 import { AccessLogOutput } from './access-log-output.ts';
@@ -79,6 +82,11 @@ export class App {
   private readonly health: Health;
   private readonly breakers: BreakerWatch;
   private readonly accessLog: AccessLogOutput;
+  private readonly memory = new MemoryReturn();
+  /** Questions of workers from before there was somebody to ask. */
+  private readonly earlyQuestions: DestinationQuestion[] = [];
+  private onDestinationQuestions = (questions: DestinationQuestion[]): void =>
+    void this.earlyQuestions.push(...questions);
   /** Certificates in use; ACME supplies its own and sets its challenges here. */
   readonly certificates: Certificates;
   /** Loaded when a configuration first asks for it: most never do. */
@@ -153,6 +161,7 @@ export class App {
       sockets,
       log: logger.log,
       onLimitQuestions: (questions, answer) => this.rateLimiting.ask(questions, answer),
+      onDestinationQuestions: (questions) => this.onDestinationQuestions(questions),
     });
     this.rateLimiting = new RateLimiting(this.slots.limits, logger.log);
     state.rateLimiting = this.rateLimiting;
@@ -224,6 +233,22 @@ export class App {
     return this.reloadWaiting;
   }
 
+  /** Node proxies: `receive` is told of destinations that workers do not know. */
+  takeDestinationQuestions(receive: (questions: DestinationQuestion[]) => void): void {
+    this.onDestinationQuestions = receive;
+    receive(this.earlyQuestions.splice(0));
+  }
+
+  /** Node proxies: tells all workers what is known of destinations. */
+  answerDestinations(answers: readonly DestinationAnswer[]): void {
+    this.supervisor.answerDestinations(answers);
+  }
+
+  /** Node proxies: destinations that have been in use since this was last asked. */
+  usedDestinations(): Promise<UsedDestinations> {
+    return this.supervisor.usedDestinations();
+  }
+
   /** Opens the access log again under its name, after it was rotated away. */
   reopenAccessLog(): void {
     void this.accessLog.reopen();
@@ -256,6 +281,7 @@ export class App {
     this.rateLimiting.close();
     this.overload.close();
     this.adaptive.close();
+    this.memory.close();
     await this.accessLog.close();
     this.admin?.close();
   }
@@ -397,7 +423,7 @@ export class App {
       this.acme ??= new AcmeCertificates(this.certificates, this.logger.log);
     }
     await this.acme?.prepare(config);
-    const [found, routes] = await Promise.all([this.discovery.discover(config), this.compileRoutes(config)]);
+    const [found, routes] = await Promise.all([this.discovery.discover(config), this.routesOf(config)]);
     const snapshot = compileSnapshot(
       found.config,
       epoch,
@@ -415,7 +441,11 @@ export class App {
    * A node proxy has many routes of one rule, and new ones for every endpoint that comes or goes: starting a thread
    * would take longer than compiling them.
    */
-  private async compileRoutes(config: Config): Promise<SharedArrayBuffer> {
+  private async routesOf(config: Config): Promise<SharedArrayBuffer> {
+    // Endpoints have come or gone, or something else that routes know nothing of.
+    if (this.state.epoch > 0 && isEqualData(routeTableInput(config), routeTableInput(this.state.config))) {
+      return this.routes;
+    }
     return config.mesh === undefined ? compileRoutesOffThread(config) : compileRoutes(config);
   }
 
@@ -433,6 +463,8 @@ export class App {
     this.discovery.adopt(config);
     this.health.adopt(config, snapshot);
     this.certificates.adopt(config);
+    // A gateway is reloaded now and then, a node proxy follows every change of the mesh, and has little room.
+    if (config.mesh !== undefined) this.memory.changed();
     if (!this.state.draining) this.acme?.start();
   }
 }

@@ -3,7 +3,9 @@
 
 import { DETAIL_LIMIT, DETAIL_TLS, Detail, Reason } from '../core/exchange/reasons.ts';
 import { Errno } from '../core/ffi/errno.ts';
+import { MeshPort } from '../core/tcp/mesh-ports.ts';
 import type { FlightRecord } from '../core/telemetry/flight-reader.ts';
+import { TlsFailure } from '../core/tls/errors.ts';
 
 const limitHints: Record<number, string> = {
   [Detail.HEAD_TOO_LARGE]: 'large cookies are the usual cause; limits.maxRequestHeadSize can be raised.',
@@ -17,6 +19,11 @@ const limitHints: Record<number, string> = {
   [Detail.COMPRESSOR_FAILED]: 'the log of the gateway says why its compressor thread ended.',
   [Detail.SHED]:
     'the log says which threshold of overload was passed at that time; rules that must be served have priority: high.',
+  [Detail.DISCOVERY_AWAY]:
+    'what was in use goes on. Addresses outside of the mesh need no control plane where discovery.networks says which are inside.',
+  [Detail.DISCOVERY_TIMEOUT]: 'see `portcullis mesh status` for the control plane, and /mesh for what was refused.',
+  [Detail.DISCOVERY_LIMIT]:
+    'a workload that connects to very many addresses outside of the mesh needs discovery.networks, which says which are inside.',
   [Detail.ADAPTIVE_LIMIT]:
     'its latency had grown: the metrics portcullis_adaptive_concurrency_* show the limit and what it was judged by.',
 };
@@ -41,13 +48,25 @@ const balancingHints: Record<number, string> = {
   [Detail.SUBSET_EMPTY]: 'compare the subset of the backendRef with the labels of the endpoints.',
 };
 
+const trustHints: Record<number, string> = {
+  [Detail.TUNNEL_UNTRUSTED]:
+    'portcullis mesh roots shows the roots of the mesh and who has not renewed; /mesh of the admin ports of both nodes shows whom they trust.',
+  [Detail.TUNNEL_IDENTITY]:
+    'the certificate that the client showed has run out, or is of another trust domain; or the workload has none: see /mesh of the admin ports of both nodes.',
+  [Detail.NO_CERTIFICATE]:
+    'the log of the node and /mesh of its admin port say why: the control plane may have been away for longer than certificates live, or refuses.',
+  [Detail.PLAINTEXT_REFUSED]:
+    'whoever connects is not in the mesh; mode: permissive of the node takes plain text, as from nobody.',
+};
+
 /** One hint for a record, or undefined where there is nothing to advise. */
 export function hintFor(record: FlightRecord): string | undefined {
-  const specific = limitHints[record.detail] ?? timerHints[record.detail];
+  const specific = limitHints[record.detail] ?? timerHints[record.detail] ?? trustHints[record.detail];
   switch (record.reason) {
     case Reason.NONE:
       return undefined;
     case Reason.NO_ROUTE:
+      if (specific !== undefined) return specific;
       return `compare the host "${record.host.text}" and the path with the hostnames and matches of your routes; GET /config of the admin port shows what runs now.`;
     case Reason.NO_HEALTHY_UPSTREAM:
       return (
@@ -64,7 +83,7 @@ export function hintFor(record: FlightRecord): string | undefined {
         `GET /breakers of the admin port shows what is in use; raise the limit of circuitBreaker of "${record.backend}", or give it more endpoints.`
       );
     case Reason.UPSTREAM_CONNECTION_TERMINATION:
-      return terminationHint(record);
+      return trustHints[record.detail] ?? terminationHint(record);
     case Reason.UPSTREAM_PROTOCOL_ERROR:
       return specific ?? 'check that the endpoint speaks plain HTTP/1.1 on this port, and not TLS or another protocol.';
     case Reason.DOWNSTREAM_CONNECTION_TERMINATION:
@@ -72,6 +91,7 @@ export function hintFor(record: FlightRecord): string | undefined {
     case Reason.RATE_LIMITED:
       return 'the limit is in rateLimits of the rule; the metric portcullis_rate_limit_requests_total shows how often it refuses, and dryRun tries another one out.';
     case Reason.UNAUTHORIZED:
+      if (specific !== undefined) return specific;
       return 'portcullis mesh policies shows the policies; a rule compares what the client is (its identity) and asks for; dryRun tries a change out.';
     case Reason.CONNECT_REFUSED:
       return 'set allowConnect on the listener, if it is meant to be a CONNECT proxy.';
@@ -90,11 +110,29 @@ export function hintFor(record: FlightRecord): string | undefined {
 function connectHint(record: FlightRecord): string {
   if (record.errno === Errno.ECONNREFUSED)
     return `nothing listens at ${record.endpoint}: is the service running, on this port?`;
+  if (record.errno === Errno.EPERM)
+    return 'a firewall of this machine forbids it, or a node proxy may not mark its sockets: that needs CAP_NET_ADMIN.';
   if (record.detail === Detail.TUNNEL_REFUSED)
     return `the tunnel to the host of ${record.endpoint} was reached, and said no: its own records tell why.`;
-  if (record.detail >= DETAIL_TLS && record.detail < DETAIL_LIMIT)
-    return `${record.endpoint} (or the tunnel to it) was reached, and TLS with it failed: look at its certificate and names, and at who is trusted here.`;
+  if (record.detail >= DETAIL_TLS && record.detail < DETAIL_LIMIT) return tlsHint(record);
   return `check that this machine can reach ${record.endpoint}.`;
+}
+
+/** Who was reached and is not who it should be. The address is that of the service: in a mesh, TLS is with the tunnel to it. */
+function tlsHint({ detail, endpoint }: FlightRecord): string {
+  const reached = `${endpoint}, or the tunnel to it (port ${MeshPort.TUNNELS} of its host in a mesh), was reached`;
+  switch (detail - DETAIL_TLS) {
+    case TlsFailure.WRONG_HOST:
+      return `${reached}, and is somebody else: the log line "TLS handshake failed" of that time has the name or identity that was expected. In a mesh, compare it with portcullis mesh workloads: the address may have a new owner.`;
+    case TlsFailure.UNKNOWN_CA:
+    case TlsFailure.SELF_SIGNED:
+      return `${reached}, and nobody who is trusted here has signed its certificate: in a mesh, compare the roots of both nodes (trust in /mesh of their admin ports).`;
+    case TlsFailure.CERTIFICATE_EXPIRED:
+    case TlsFailure.CERTIFICATE_NOT_YET_VALID:
+      return `${reached}, with a certificate out of its time: look at the clocks of both machines, and at why it was not renewed (in a mesh: /mesh of the admin port of its node).`;
+    default:
+      return `${reached}, and TLS with it failed: look at its certificate and names, and at who is trusted here.`;
+  }
 }
 
 function staleHint(record: FlightRecord): string {

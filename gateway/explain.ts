@@ -3,7 +3,7 @@
 // `explainRecord` turns a flight record into sentences; `runExplain` asks the admin port of a
 // running gateway for them. Runs in its own short process and on the control thread.
 
-import { Detail, Reason, reasonText } from '../core/exchange/reasons.ts';
+import { DETAIL_POLICY, Detail, Reason, reasonText } from '../core/exchange/reasons.ts';
 import { retryEndSentence } from '../core/exchange/retry-outcome.ts';
 import { errnoSentence } from '../core/ffi/errno.ts';
 import { type AdminAddress, askAdmin, parseAdminAddress } from '../core/process/admin-client.ts';
@@ -46,7 +46,14 @@ ID is the X-Request-Id of the request, as in the access log.
  * control characters whatever the client sent.
  */
 export function explainRecord(record: FlightRecord): string[] {
-  const lines = [asked(record), routed(record), ...forwarded(record), outcome(record), ...cause(record)];
+  const lines = [
+    asked(record),
+    ...ofMesh(record),
+    routed(record),
+    ...forwarded(record),
+    outcome(record),
+    ...cause(record),
+  ];
   const hint = hintFor(record);
   if (hint !== undefined) lines.push(`Hint: ${hint}`);
   return lines.map(printable);
@@ -102,6 +109,24 @@ function asked(record: FlightRecord): string {
 function clientText(record: FlightRecord): string {
   const address = record.clientAddress.includes(':') ? `[${record.clientAddress}]` : record.clientAddress;
   return `${address}:${record.clientPort}`;
+}
+
+/** Whose traffic it was, who was at the other end, and which policy let it in; for node proxies. */
+function ofMesh({ detail, peer, policy, reason, service, side, workload }: FlightRecord): string[] {
+  if (side === '') return [];
+  const lines =
+    side === 'outbound'
+      ? [`Workload ${workload} sent it${service === '' ? '' : ` to service ${service}`}; ${farEnd('to', peer)}.`]
+      : [`It came to workload ${workload}; ${farEnd('from', peer)}.`];
+  if (policy !== '' && reason !== Reason.UNAUTHORIZED && detail < DETAIL_POLICY) {
+    lines.push(`The authorisation policy "${policy}" let it in.`);
+  }
+  return lines;
+}
+
+function farEnd(way: 'to' | 'from', peer: string): string {
+  if (peer !== '') return `the tunnel led ${way} ${peer}`;
+  return way === 'to' ? 'there was no tunnel for it' : 'it came in plain text, as from nobody';
 }
 
 function routed(record: FlightRecord): string {

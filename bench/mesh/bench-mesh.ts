@@ -58,15 +58,15 @@ export function removeEverythingAtExit(): void {
   process.env.TMPDIR = temporaryDir();
 }
 
-/** Starts a mesh; the node proxies run on `core`. */
-export async function startBenchMesh(lifetime: Lifetime, plan: MeshPlan, core: number): Promise<TestMesh> {
+/** Starts a mesh; the node proxies run on `core`, with `more` lines in their configurations. */
+export async function startBenchMesh(lifetime: Lifetime, plan: MeshPlan, core: number, more = ''): Promise<TestMesh> {
   const mesh = await TestMesh.create(lifetime, plan, { start: false });
   await mesh.startControl();
   const roots = await mesh.command('roots', '--admin', mesh.controlAdmin);
   const tokens = new JoinTokens(join(mesh.directory, 'state', 'join-tokens'), TRUST_DOMAIN);
   for (const node of mesh.nodes.values()) {
     const token = await tokens.create({ node: node.name, expiresMs: Date.now() + TOKEN_LIFETIME_MS, uses: null });
-    node.configure({ mode: 'strict' }, roots, token);
+    node.configure({ mode: 'strict', more }, roots, token);
     withoutAccessLog(node);
   }
   await Promise.all([...mesh.nodes.values()].map((node) => node.start()));

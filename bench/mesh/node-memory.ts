@@ -36,7 +36,7 @@ interface Memory {
 /** Builds the mesh, waits for its full sync, and looks. */
 export async function measureNodeMemory(lifetime: Lifetime): Promise<ScenarioResult> {
   const startMs = performance.now();
-  const mesh = await startBenchMesh(lifetime, plan(), PROXY_CORE);
+  const mesh = await startBenchMesh(lifetime, plan(), PROXY_CORE, 'discovery: {scope: all}');
   const readySeconds = (performance.now() - startMs) / 1000;
   const node = mesh.node('one');
   const { pid } = node.proxy!;
@@ -57,7 +57,7 @@ export async function measureNodeMemory(lifetime: Lifetime): Promise<ScenarioRes
   return {
     name: 'memory',
     title: 'Memory of a node proxy',
-    description: `One node with ${WORKLOADS} workloads (network namespaces, identities and captures of their own), ${grouped(SERVICES)} services and ${grouped(known.workloads)} workloads in the mesh, one packet worker. Ready ${readySeconds.toFixed(1)} s after the first namespace; idle, it takes ${(idleCores * 100).toFixed(1)} % of a core. Traffic: ${TALKING} workloads to ${TALKING} others through their services, ${CONNECTIONS} connections each.`,
+    description: `One node with ${WORKLOADS} workloads (network namespaces, identities and captures of their own), ${grouped(SERVICES)} services and ${grouped(known.workloads)} workloads in the mesh, all of which it knows (discovery.scope: all), one packet worker. Ready ${readySeconds.toFixed(1)} s after the first namespace; idle, it takes ${(idleCores * 100).toFixed(1)} % of a core. Traffic: ${TALKING} workloads to ${TALKING} others through their services, ${CONNECTIONS} connections each.`,
     table: {
       columns: ['when', 'resident MiB', 'anonymous MiB', 'of files MiB'],
       rows: steps.map(({ when, totalKiB, anonymousKiB }) => [

@@ -38,13 +38,16 @@ export interface Refusal {
 /** A rule, with what denies if it is one that denies. */
 class Rule {
   readonly refusal: Refusal;
+  /** Whose rule it is. */
+  private readonly policy: DecidingPolicy;
   private readonly from: readonly Source[];
   readonly operations: readonly Operation[];
   private readonly connection: readonly ConnectionCondition[];
   private readonly request: readonly RequestCondition[];
 
-  constructor({ from, to, when }: PolicyRuleSettings, refusal: Refusal) {
+  constructor({ from, to, when }: PolicyRuleSettings, refusal: Refusal, policy: DecidingPolicy) {
     this.refusal = refusal;
+    this.policy = policy;
     this.from = from.map((source) => new Source(source));
     this.operations = to.map((operation) => new Operation(operation));
     const conditions = when.map(conditionOf);
@@ -65,13 +68,14 @@ class Rule {
     let open = operations.filter((operation) => operation.isOfConnection(facts, lenient));
     if (operations.length > 0 && open.length === 0) return null;
     if (open.some(({ ofRequest }) => !ofRequest)) open = [];
-    return new OpenRule(refusal, open, request, lenient);
+    return new OpenRule(refusal, this.policy, open, request, lenient);
   }
 }
 
 /** What is left of a rule that the connection itself has not ruled out. */
 class OpenRule {
   readonly refusal: Refusal;
+  readonly policy: DecidingPolicy;
   /** Matches whatever is requested. */
   readonly always: boolean;
   private readonly lenient: boolean;
@@ -80,11 +84,13 @@ class OpenRule {
 
   constructor(
     refusal: Refusal,
+    policy: DecidingPolicy,
     operations: readonly Operation[],
     conditions: readonly RequestCondition[],
     lenient: boolean,
   ) {
     this.refusal = refusal;
+    this.policy = policy;
     this.always = operations.length === 0 && conditions.length === 0;
     this.lenient = lenient;
     this.operations = operations;
@@ -133,14 +139,18 @@ function compile(policies: readonly PolicySettings[]): Rules {
     .flatMap((policy) =>
       policy.rules.map((rule, index) => {
         const word = deniedBy(policy, index + 1);
-        return new Rule(rule, { word, detail: policyDetail(word), policies: [deciding(policy)] });
+        const decider = deciding(policy);
+        return new Rule(rule, { word, detail: policyDetail(word), policies: [decider] }, decider);
       }),
     );
   const allowing = policies.filter(({ action }) => action === 'allow');
   if (allowing.length === 0) return { deny, allow: [], missing: null };
   const word = notAllowedBy(allowing);
-  const missing: Refusal = { word, detail: policyDetail(word), policies: allowing.map(deciding) };
-  const allow = allowing.flatMap(({ rules }) => rules.map((rule) => new Rule(rule, missing)));
+  const policiesOf = allowing.map(deciding);
+  const missing: Refusal = { word, detail: policyDetail(word), policies: policiesOf };
+  const allow = allowing.flatMap(({ rules }, index) =>
+    rules.map((rule) => new Rule(rule, missing, policiesOf[index]!)),
+  );
   return { deny, allow, missing };
 }
 
@@ -153,11 +163,16 @@ class OpenRules {
   readonly settled: Refusal | null | undefined;
   /** The answer for a connection that is passed on unread. */
   readonly unread: Refusal | null;
+  /** The policy that lets everything of the connection in, if none denies; null: there is none. */
+  readonly alwaysAllowedBy: DecidingPolicy | null;
+  /** The policy that has let in the request of the last `decide`; null: none had to. */
+  allowedBy: DecidingPolicy | null = null;
 
   constructor({ deny, allow, missing }: Rules, facts: ConnectionFacts) {
     this.deny = openOf(deny, facts, true);
     const allowing = openOf(allow, facts, false);
-    const allowed = missing === null || allowing.some(({ always }) => always);
+    this.alwaysAllowedBy = allowing.find(({ always }) => always)?.policy ?? null;
+    const allowed = missing === null || this.alwaysAllowedBy !== null;
     this.allow = allowed ? [] : allowing;
     this.missing = allowed ? null : missing;
     const denied = this.deny.find(({ always }) => always);
@@ -171,10 +186,15 @@ class OpenRules {
   /** What refuses a request; null: nothing does. */
   decide(request: RequestFacts): Refusal | null {
     const { deny, allow, missing, settled } = this;
+    this.allowedBy = this.alwaysAllowedBy;
     if (settled !== undefined) return settled;
     for (let i = 0; i < deny.length; i++) if (deny[i]!.matches(request)) return deny[i]!.refusal;
     if (missing === null) return null;
-    for (let i = 0; i < allow.length; i++) if (allow[i]!.matches(request)) return null;
+    for (let i = 0; i < allow.length; i++) {
+      if (!allow[i]!.matches(request)) continue;
+      this.allowedBy = allow[i]!.policy;
+      return null;
+    }
     return missing;
   }
 }
@@ -206,6 +226,16 @@ export class ConnectionVerdict {
   /** What refuses a request of the connection; null: it is let in. `request` is not looked at if `settled`. */
   ofRequest(request: RequestFacts): Refusal | null {
     return this.enforced.decide(request);
+  }
+
+  /** The policy that has let in what `ofRequest` was last asked about; null: none had to. */
+  get requestAllowedBy(): DecidingPolicy | null {
+    return this.enforced.allowedBy;
+  }
+
+  /** The policy that lets in the connection, if it is passed on unread; null: none has to. */
+  get connectionAllowedBy(): DecidingPolicy | null {
+    return this.enforced.alwaysAllowedBy;
   }
 
   /** What policies on trial would refuse it for; null: nothing. For requests that are let in. */

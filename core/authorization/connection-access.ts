@@ -14,6 +14,8 @@ export interface Authorized {
 
 export class ConnectionAccess {
   readonly facts: ConnectionFacts;
+  /** The tunnel that it comes through leads to who it should; false: nothing more is let in (exchange/peer-trust.ts). */
+  trusted = true;
   /** Where it counts for whoever has sent it; found when first asked for (exchange/workload-traffic.ts). */
   peer: Peer | null = null;
   private readonly workload: Authorized;

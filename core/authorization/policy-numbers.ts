@@ -115,6 +115,17 @@ export function policyDetail(word: string): number {
   return details.of(word);
 }
 
+/** Name of the policy with a counter of its own; empty: it is that of many. */
+export function policySlotName(slot: number): string {
+  return slots.names[slot] ?? '';
+}
+
+/** Names of the policies in the word of a decision against something: the one that denies, or those that do not allow. */
+export function refusingPolicies(word: string): string {
+  if (word.startsWith(DENIED_BY)) return word.slice(DENIED_BY.length).replace(/ rule \d+$/, '');
+  return word.startsWith(NOT_ALLOWED_BY) ? word.slice(NOT_ALLOWED_BY.length) : '';
+}
+
 /** Policies with a counter, and the place of all others. */
 export function policySlotNames(): { slot: number; name: string }[] {
   const named = slots.names.flatMap((name, slot) => (name === undefined ? [] : [{ slot, name }]));

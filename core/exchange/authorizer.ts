@@ -2,18 +2,21 @@
 //
 //   admit --> connection.access --TCP--> ofConnection --> closed, or on its way
 //                               --HTTP-> ofRequest    --> 403, or on its way
-//   new policies --> recheck: connections that are passed on unread, and may not be any more, are closed
+//   new policies --> recheck: what is open and may not be any more is ended (rechecks.ts)
 //
 // Counts refusals by policy. Owned by one worker; connections of a gateway never come here.
 // Hot module: no allocation per request.
 
 import type { Refusal } from '../authorization/authorization.ts';
 import { RequestFacts } from '../authorization/request-facts.ts';
-import type { RequestHead } from '../http1/message.ts';
+import { HEADER_COUNT_CAPACITY } from '../http1/header-table.ts';
+import { type ParserLimits, RequestHead } from '../http1/message.ts';
+import { parseRequestHead } from '../http1/request-parser.ts';
 import type { Connection } from '../io/connection.ts';
 import { MetricSection } from '../telemetry/metrics.ts';
 import { accessOf } from './admission.ts';
 import type { ProxyContext } from './context.ts';
+import type { Exchange } from './exchange.ts';
 import { readClientOfHead } from './forwarded-client.ts';
 import type { WorkloadRuntime } from './mesh-runtime.ts';
 import { PolicyTrials } from './policy-trials.ts';
@@ -22,13 +25,21 @@ import { Detail, Reason, DETAIL_POLICY as refusedBy } from './reasons.ts';
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { POLICY_DENIALS } = MetricSection;
 const { UNAUTHORIZED } = Reason;
+const { PLAINTEXT_REFUSED, TUNNEL_UNTRUSTED } = Detail;
 const DETAIL_POLICY = refusedBy;
+
+/** What we have sent ourselves is within limits already, apart from fields of ours. */
+const sentLimits: ParserLimits = { headBytesMax: 2 ** 30, headerCountMax: HEADER_COUNT_CAPACITY, uriBytesMax: 2 ** 30 };
 
 export class Authorizer {
   private readonly context: ProxyContext;
   private readonly trials: PolicyTrials;
+  /** Counter of the policy that has let in what was last asked about; -1: none had to, or it was refused. */
+  allowedBy = -1;
   /** Made for the first connection: a gateway has none. */
   private request: RequestFacts | null = null;
+  /** The head of a request that is judged again. */
+  private readonly sentHead = new RequestHead();
 
   constructor(context: ProxyContext) {
     this.context = context;
@@ -44,14 +55,20 @@ export class Authorizer {
     connection.access = accessOf(connection, workload, this.context.runtime.http.trustedHops);
   }
 
-  /** Whether a connection came as from nobody, and its workload takes none of those any more. */
-  private isRefusedPlain({ access, workload }: Connection): boolean {
-    return workload!.settings.strict && access!.facts.source.identity === '';
+  /**
+   * Detail of what refuses a connection whatever policies say; 0: nothing. It came as from nobody, and its workload takes
+   * none of those any more; or through a tunnel whose other end is not trusted any more.
+   */
+  private ofUnseen({ access, workload }: Connection): number {
+    if (!access!.trusted) return TUNNEL_UNTRUSTED;
+    return workload!.settings.strict && access!.facts.source.identity === '' ? PLAINTEXT_REFUSED : 0;
   }
 
   /** Detail of what refuses the request that is being worked on; 0: it is let in. The connection has an access. */
   ofRequest(connection: Connection): number {
-    if (this.isRefusedPlain(connection)) return Detail.PLAINTEXT_REFUSED;
+    this.allowedBy = -1;
+    const unseen = this.ofUnseen(connection);
+    if (unseen !== 0) return unseen;
     const { verdict } = connection.access!;
     if (verdict === null) return 0;
     const { requestHead } = this.context;
@@ -59,6 +76,8 @@ export class Authorizer {
     if (!verdict.settled) this.load(request, connection, requestHead);
     const refusal = verdict.ofRequest(request);
     if (refusal !== null) return this.refused(refusal);
+    const allowing = verdict.requestAllowedBy;
+    if (allowing !== null) this.allowedBy = allowing.slot;
     const trial = verdict.trialOfRequest(request);
     if (trial !== null) this.trials.note(trial, connection, requestHead);
     return 0;
@@ -79,11 +98,15 @@ export class Authorizer {
 
   /** Detail of what refuses a connection that is passed on unread; 0: it is let in. It has an access. */
   ofConnection(connection: Connection): number {
-    if (this.isRefusedPlain(connection)) return Detail.PLAINTEXT_REFUSED;
+    this.allowedBy = -1;
+    const unseen = this.ofUnseen(connection);
+    if (unseen !== 0) return unseen;
     const { verdict } = connection.access!;
     if (verdict === null) return 0;
     const refusal = verdict.ofConnection;
     if (refusal !== null) return this.refused(refusal);
+    const allowing = verdict.connectionAllowedBy;
+    if (allowing !== null) this.allowedBy = allowing.slot;
     const trial = verdict.trialOfConnection;
     if (trial !== null) this.trials.note(trial, connection, null);
     return 0;
@@ -96,29 +119,73 @@ export class Authorizer {
     return DETAIL_POLICY + detail;
   }
 
-  /** New policies may be in force: ends what is passed on unread, and may not be any more. Between batches only. */
-  recheck(): void {
-    this.context.reactor.forEach((connection) => {
-      const { access, exchange } = connection;
-      if (access === null || (access.isCurrent && !this.isRefusedPlain(connection))) return;
-      if (exchange === null || !exchange.isConnection || exchange.downstream !== connection) return;
-      this.recheckOne(connection);
-    });
+  // -- again, for what is open ------------------------------------------------------------------
+
+  /**
+   * Judges a connection, or the request in progress on it, by the policies in force, and ends it if they do not let it
+   * in any more. A request is judged by its head as it was sent to the workload. Returns whether there was anything to
+   * judge. The connection has an access.
+   */
+  recheck(connection: Connection): boolean {
+    const { exchange } = connection;
+    if (exchange === null || exchange.downstream !== connection || exchange.responseComplete) return false;
+    if (!exchange.isConnection) this.recheckRequest(connection, exchange);
+    else if (exchange.detecting) this.recheckSilent(connection, exchange);
+    else {
+      const detail = this.ofConnection(connection);
+      if (detail !== 0) this.end(connection, exchange, detail);
+    }
+    return true;
   }
 
-  private recheckOne(connection: Connection): void {
-    const { context } = this;
-    const exchange = connection.exchange!;
-    const refusal = connection.access!.verdict?.ofConnection ?? null;
-    const isPlain = this.isRefusedPlain(connection);
-    if (refusal === null && !isPlain) return;
-    const detail = isPlain ? Detail.PLAINTEXT_REFUSED : exchange.detecting ? 0 : this.refused(refusal!);
-    if (connection.protocol === context.tunnel) {
-      context.tunnel.refuse(connection, UNAUTHORIZED, detail);
+  /** Nobody has said anything yet: it may turn out to be HTTP, and goes on without its upstream until then. */
+  private recheckSilent(connection: Connection, exchange: Exchange): void {
+    const { downstreamTcp, upstream } = this.context;
+    if (this.ofUnseen(connection) === 0 && !this.refusesUnread(connection)) return;
+    upstream.cancel(exchange);
+    downstreamTcp.fail(exchange, 0, UNAUTHORIZED, Detail.NONE, 0);
+  }
+
+  private recheckRequest(connection: Connection, exchange: Exchange): void {
+    // What has not got as far as a head for the workload has been, or will be, answered here.
+    if (exchange.headLength === 0 || exchange.generated) return;
+    const unseen = this.ofUnseen(connection);
+    if (unseen !== 0) {
+      this.end(connection, exchange, unseen);
       return;
     }
-    context.upstream.cancel(exchange);
-    // One that may turn out to be HTTP goes on without its upstream.
-    context.downstreamTcp.fail(exchange, 0, UNAUTHORIZED, detail, 0);
+    const { verdict } = connection.access!;
+    if (verdict === null) return;
+    const { request, sentHead } = this;
+    const known = this.loadSent(connection, exchange);
+    const refusal = known ? verdict.ofRequest(request!) : verdict.ofConnection;
+    if (refusal !== null) {
+      this.end(connection, exchange, this.refused(refusal));
+      return;
+    }
+    const trial = known ? verdict.trialOfRequest(request!) : verdict.trialOfConnection;
+    if (trial !== null) this.trials.note(trial, connection, known ? sentHead : null);
+  }
+
+  /** Reads the head that was sent to the workload. False: it cannot be read. */
+  private loadSent(connection: Connection, { headOffset, headLength }: Exchange): boolean {
+    const { memory, runtime } = this.context;
+    const { request, sentHead } = this;
+    if (parseRequestHead(memory, headOffset, headLength, sentLimits, sentHead) <= 0) return false;
+    // Whom proxies in front have named as the client is not known any more.
+    request!.load(memory, sentHead, runtime.http.trustedHops > 0 ? null : connection);
+    return true;
+  }
+
+  /** Ends what is in progress on a connection: with an answer where that is possible yet. */
+  private end(connection: Connection, exchange: Exchange, detail: number): void {
+    const { tunnel, upstream } = this.context;
+    if (connection.protocol === tunnel) {
+      tunnel.refuse(connection, UNAUTHORIZED, detail);
+      return;
+    }
+    upstream.cancel(exchange);
+    exchange.resumeMs = 0;
+    exchange.downstreamSide!.fail(exchange, 403, UNAUTHORIZED, detail, 0);
   }
 }

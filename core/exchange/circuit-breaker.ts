@@ -82,6 +82,7 @@ export class CircuitBreakers implements Protocol {
   /** Backends of the runtime in force by slot, and whose they are. */
   private readonly backends = new Map<number, BackendRuntime>();
   private backendsOf: Runtime | null = null;
+  private backendsKnown = 0;
   private waiting = 0;
   /** Whose timer and batch end serve the queues; made at first use. */
   private clock: Connection | null = null;
@@ -240,8 +241,10 @@ export class CircuitBreakers implements Protocol {
 
   private backendInForce(slot: number): BackendRuntime | null {
     const { runtime } = this.context;
-    if (this.backendsOf !== runtime) {
+    // A node proxy's come one by one, as they are first used.
+    if (this.backendsOf !== runtime || this.backendsKnown !== runtime.backends.length) {
       this.backendsOf = runtime;
+      this.backendsKnown = runtime.backends.length;
       this.backends.clear();
       for (let i = 0; i < runtime.backends.length; i++) {
         this.backends.set(runtime.backends[i].settings.slot, runtime.backends[i]);

@@ -33,9 +33,12 @@ export class ConnectionLog {
   tell(connection: Connection, event: string, cause: string): void {
     const second = Math.floor(this.reactor.nowMs / 1000);
     if (second !== this.second) this.startSecond(second);
-    const { listener, serverName, endpoint } = connection;
+    const { listener, serverName, endpoint, workload } = connection;
     const place = listener === null ? (endpoint?.address ?? '') : listener.settings.name;
-    const kind = `${place} ${event}: ${cause}`;
+    const owner = workload ?? endpoint?.workload ?? null;
+    // The names of its own sockets begin with that.
+    const whose = owner === null || place.startsWith(owner.settings.name) ? '' : `, workload ${owner.settings.name}`;
+    const kind = `${place}${whose} ${event}: ${cause}`;
     const lines = this.alike.get(kind) ?? 0;
     if (lines >= ALIKE_LINES_PER_SECOND || this.linesInSecond >= LINES_PER_SECOND) {
       this.missedInSecond++;
@@ -46,7 +49,7 @@ export class ConnectionLog {
     const name = serverName === null ? '' : ` for ${serverName}`;
     const where =
       listener === null ? `with upstream ${place}` : `with client ${peerText(connection)} on listener ${place}`;
-    this.log('info', `${event} ${where}${name}: ${cause}`);
+    this.log('info', `${event} ${where}${name}${whose}: ${cause}`);
   }
 
   private startSecond(second: number): void {

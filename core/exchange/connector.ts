@@ -62,10 +62,11 @@ export class Connector implements Protocol {
     if (endpoint.tunnel !== null) return this.context.upstreamTunnels.connect(endpoint, backend, owner);
     const { reactor, counters } = this.context;
     const { workload } = endpoint;
-    if (workload?.removed) {
+    if (workload !== null && (workload.removed || (backend.settings.tls !== null && workload.tlsContext === null))) {
       // Its namespace may be closed, and the number of its descriptor may stand for that of another.
+      const detail = workload.removed ? Detail.WORKLOAD_GONE : Detail.NO_CERTIFICATE;
       counters[UPSTREAM_CONNECT_FAILURES]++;
-      this.failed(Reason.UPSTREAM_CONNECT_FAILURE, Detail.WORKLOAD_GONE, 0);
+      this.failed(Reason.UPSTREAM_CONNECT_FAILURE, detail, 0);
       return null;
     }
     const fd =
@@ -215,8 +216,14 @@ export class Connector implements Protocol {
     const endpoint = connection.endpoint!;
     const resumption = sessions.takeResumption(connection.tls);
     if (resumption === 0) return;
-    if (endpoint.resumption !== 0) sessions.freeResumption(endpoint.resumption);
+    this.forgetResumption(endpoint);
     endpoint.resumption = resumption;
+  }
+
+  /** The next handshake with an endpoint is a full one. */
+  forgetResumption(endpoint: Endpoint): void {
+    if (endpoint.resumption !== 0) this.context.tlsSessions!.freeResumption(endpoint.resumption);
+    endpoint.resumption = 0;
   }
 
   // -- PROXY protocol ------------------------------------------------------------------

@@ -23,6 +23,7 @@ import { Authorizer } from './authorizer.ts';
 import { Compression } from './compression.ts';
 import { ConnectionLog } from './connection-log.ts';
 import type { Connector } from './connector.ts';
+import { DestinationGate } from './destination-gate.ts';
 import type { Detection } from './detection.ts';
 import type { DownstreamHttp1 } from './downstream-http1.ts';
 import type { DownstreamHttp2 } from './downstream-http2.ts';
@@ -33,9 +34,12 @@ import { readForwardedClient } from './forwarded-client.ts';
 import { LimitGate } from './limit-gate.ts';
 import { LocalAnswers } from './local-answers.ts';
 import type { Mesh } from './mesh.ts';
+import { clearMesh, loadMesh } from './mesh-log.ts';
 import type { Mirrors } from './mirror.ts';
+import { PeerTrust } from './peer-trust.ts';
 import type { Preamble } from './preamble.ts';
 import { Detail, Reason } from './reasons.ts';
+import { Rechecks } from './rechecks.ts';
 import { RequestBuffers } from './request-buffer.ts';
 import type { RequestIds } from './request-id.ts';
 import { DateLine } from './response-head.ts';
@@ -124,6 +128,12 @@ export class ProxyContext {
   readonly limitGate: LimitGate;
   /** Policies of workloads. */
   readonly authorizer: Authorizer;
+  /** Connections to what this node does not know yet. */
+  readonly destinationGate: DestinationGate;
+  /** Who is at the other ends of tunnels, while they live. */
+  readonly trust: PeerTrust;
+  /** What is open when policies and trust change. */
+  readonly rechecks: Rechecks;
 
   private readonly pool: Exchange[] = [];
   private readonly source = new LogSource();
@@ -154,6 +164,9 @@ export class ProxyContext {
     this.flight = flight;
     this.ids = ids;
     this.authorizer = new Authorizer(this);
+    this.destinationGate = new DestinationGate(this);
+    this.trust = new PeerTrust(this);
+    this.rechecks = new Rechecks(this);
   }
 
   /** Gives an accepted connection to the protocol that it speaks (`alpn`: see core/tls/alpn.ts). */
@@ -287,6 +300,8 @@ export class ProxyContext {
             downstream,
           )
         : downstream;
+    if (downstream.workload !== null) loadMesh(source, exchange, downstream);
+    else if (source.hasMesh) clearMesh(source);
     source.epoch = runtime.epoch;
     source.tunnel = exchange.tunnel;
     source.tlsVersion = downstream.tlsVersion;

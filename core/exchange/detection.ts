@@ -188,6 +188,7 @@ export class Detection implements Protocol {
     const connection = exchange.downstream!;
     if (connection.access === null) return true;
     const refused = authorizer.ofConnection(connection);
+    exchange.allowedBy = authorizer.allowedBy;
     if (refused === 0) return true;
     upstream.cancel(exchange);
     downstreamTcp.fail(exchange, 0, Reason.UNAUTHORIZED, refused, 0);

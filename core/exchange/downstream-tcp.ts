@@ -32,6 +32,7 @@ export class DownstreamTcp extends Downstream {
     exchange.detecting = detecting;
     if (connection.access !== null && !detecting) {
       const refused = context.authorizer.ofConnection(connection);
+      exchange.allowedBy = context.authorizer.allowedBy;
       if (refused !== 0) {
         this.fail(exchange, 0, Reason.UNAUTHORIZED, refused, 0);
         return;

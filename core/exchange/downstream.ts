@@ -115,7 +115,11 @@ export abstract class Downstream implements Protocol {
   protected prepare(exchange: Exchange): number {
     const { reactor, runtime, requestHead: head } = this.context;
     const connection = exchange.downstream!;
-    if (connection.access !== null) exchange.detail = this.context.authorizer.ofRequest(connection);
+    if (connection.access !== null) {
+      const { authorizer } = this.context;
+      exchange.detail = authorizer.ofRequest(connection);
+      exchange.allowedBy = authorizer.allowedBy;
+    }
     const rule = this.route(connection);
     let endpointAddress: Uint8Array = noBytes;
     if (rule >= 0) {

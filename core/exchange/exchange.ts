@@ -167,6 +167,8 @@ export class Exchange {
   /** RetryEnd, and the last attempt that was not passed on (AttemptFailure, see retry-outcome.ts). */
   retryEnd = 0;
   attemptFailure = 0;
+  /** Node proxies: counter of the policy that has let it in (authorization/policy-numbers.ts); -1: none had to. */
+  allowedBy = -1;
   /** What it has taken of the backend's circuit breaker, see circuit-breaker.ts. */
   held = 0;
   /** Until then it may wait for a connection or stream (circuitBreaker.pendingTimeout); 0: no limit. */
@@ -326,6 +328,7 @@ export class Exchange {
     this.isHedge = false;
     this.retryEnd = 0;
     this.attemptFailure = 0;
+    this.allowedBy = -1;
     this.held = 0;
     this.pendingDeadlineMs = 0;
     this.tracked = false;

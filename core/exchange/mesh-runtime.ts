@@ -36,6 +36,14 @@ export const DESTINATIONS_MAX = 32_768;
 /** Time between two looks for addresses that may be forgotten. */
 const FORGET_EVERY_MS = 1000;
 
+/** What of a workload a snapshot has changed, as bits. */
+export const WorkloadChange = {
+  /** Who may reach it, or in which mode. */
+  POLICIES: 1,
+  /** Whose certificates are trusted in tunnels of it. */
+  TRUST: 2,
+} as const;
+
 /** A workload of this node. */
 export class WorkloadRuntime extends Party {
   settings: WorkloadSettings;
@@ -50,8 +58,12 @@ export class WorkloadRuntime extends Party {
   readonly open = new Int32Array(4);
   /** No snapshot names it any more: what is in progress ends, and nothing is begun. */
   removed = false;
+  /** WorkloadChange: what open connections have not all been judged by yet (rechecks.ts). */
+  changed = 0;
   /** Most bytes of buffers that it may hold; 0: no limit. */
   bufferBytesMax = 0;
+  /** Roots that its tunnels were last made with; '': it has not had a certificate. */
+  private caPem = '';
   /** New connections that it may have now, and since when that is right. */
   private tokens = Number.POSITIVE_INFINITY;
   private tokensMs = 0;
@@ -64,9 +76,20 @@ export class WorkloadRuntime extends Party {
     this.nameBytes = new TextEncoder().encode(settings.name);
   }
 
+  /** Says who may reach it now. */
+  authorize(authorization: Authorization | null): void {
+    if (authorization !== this.authorization) this.changed |= WorkloadChange.POLICIES;
+    this.authorization = authorization;
+  }
+
   /** Takes over what a newer snapshot says of it. */
   update(settings: WorkloadSettings, contexts: TlsContexts): void {
     const { certificate } = settings;
+    if (settings.strict !== this.settings.strict) this.changed |= WorkloadChange.POLICIES;
+    if (certificate !== null && certificate.caPem !== this.caPem) {
+      if (this.caPem !== '') this.changed |= WorkloadChange.TRUST;
+      this.caPem = certificate.caPem;
+    }
     this.settings = settings;
     this.nameBytes = new TextEncoder().encode(settings.name);
     this.tls =
@@ -121,6 +144,8 @@ export class MeshRuntime {
   readonly settings: MeshSettings;
   /** In the order of the settings. */
   readonly workloads: WorkloadRuntime[];
+  /** Connections may leave the mesh no longer, and not all that have left before are known to have ended. */
+  private egressChanged: boolean;
 
   /** `previous` are the settings of the snapshot before: its workloads go on. `worker` is whose counters are used. */
   constructor(settings: MeshSettings, contexts: TlsContexts, worker: number, previous: MeshRuntime | null) {
@@ -140,10 +165,25 @@ export class MeshRuntime {
       const workload =
         known.get(one.uid) ?? new WorkloadRuntime(one, new WorkloadCounters(settings.counters, worker, one.slot));
       workload.update(one, contexts);
-      workload.authorization = authorizationOf(one.authorization);
+      workload.authorize(authorizationOf(one.authorization));
+      // Nothing of a new one is open yet.
+      if (!known.has(one.uid)) workload.changed = 0;
       return workload;
     });
     for (const workload of previous?.workloads ?? []) workload.removed = !this.workloads.includes(workload);
+    const hadEgress = previous !== null && (previous.egressChanged || previous.settings.otherListener >= 0);
+    this.egressChanged = hadEgress && settings.otherListener < 0;
+  }
+
+  /** There may be open connections that would not be let in or out any more. */
+  get hasChanged(): boolean {
+    return this.egressChanged || this.workloads.some(({ changed }) => changed !== 0);
+  }
+
+  /** All open connections have been judged by what is in force. */
+  settled(): void {
+    this.egressChanged = false;
+    for (const workload of this.workloads) workload.changed = 0;
   }
 
   /** Shares the buffers of the worker out. */

@@ -129,10 +129,11 @@ export class Mesh {
     return true;
   }
 
-  /** A connection that leaves its workload. */
-  private leave(connection: Connection): void {
+  /** A connection that leaves its workload; also one that has waited until its destination was known. */
+  leave(connection: Connection): void {
     const mesh = this.context.runtime.mesh!;
     const found = mesh.destination(connection.destination!);
+    if (mesh.settings.discovery !== null && this.context.destinationGate.takes(connection, found !== null)) return;
     const index = found === null ? mesh.settings.otherListener : found.listener;
     if (index < 0) this.refuse(connection, Reason.NO_ROUTE, Detail.EGRESS_REFUSED);
     else this.serve(connection, this.context.listenerAt(index));

@@ -223,6 +223,7 @@ export class Preamble implements Protocol {
         if (certificate !== null) connection.clientCertificate = new ClientCertificate(certificate);
       }
       this.context.handOver(connection, sessionAlpn(connection.tls));
+      if (connection.workload !== null) this.context.trust.accepted(connection);
       // What came with the handshake's last bytes has no event of its own.
       if (connection.protocol !== null) connection.protocol.readable(connection);
     } else if (result === HANDSHAKE_WANT_READ) {

@@ -153,6 +153,11 @@ export const Detail = {
   WORKLOAD_RATE: 65,
   WORKLOAD_GONE: 66,
   TUNNEL_IDENTITY: 67,
+  TUNNEL_UNTRUSTED: 68,
+  NO_CERTIFICATE: 69,
+  DISCOVERY_AWAY: 70,
+  DISCOVERY_TIMEOUT: 71,
+  DISCOVERY_LIMIT: 72,
 } as const;
 
 const detailSentences: Record<number, string> = {
@@ -227,6 +232,15 @@ const detailSentences: Record<number, string> = {
   [Detail.WORKLOAD_BUFFERS]: 'The workload holds as many buffers as it may (limits of the node).',
   [Detail.TUNNEL_IDENTITY]:
     'The certificate of the client of the tunnel has expired, or has no identity of the trust domain; or the workload has no certificate.',
+  [Detail.TUNNEL_UNTRUSTED]:
+    'The certificate at the other end of the tunnel leads to no root that is trusted any more, or has expired since.',
+  [Detail.NO_CERTIFICATE]: 'The workload has no valid certificate of its own, and so no tunnels.',
+  [Detail.DISCOVERY_AWAY]:
+    'The node does not know what is at the destination, and the control plane, which may know it, is away.',
+  [Detail.DISCOVERY_TIMEOUT]:
+    'The node does not know what is at the destination, and the control plane has given no answer in time that could be used.',
+  [Detail.DISCOVERY_LIMIT]:
+    'Too many connections of the workload, or of the node, wait until it is known what is at their destinations.',
   [Detail.WORKLOAD_RATE]: 'The workload has got as many new connections per second as it may (limits of the node).',
   [Detail.WORKLOAD_GONE]: 'The workload has left this node, and nothing more is begun for it.',
   [Detail.COMPRESSOR_FAILED]: 'The compressor of the response body failed or was restarted.',

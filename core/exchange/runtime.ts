@@ -40,6 +40,8 @@ import { RefPolicy, RulePolicy } from './rule-policy.ts';
 
 const encoder = new TextEncoder();
 
+const noNames: ReadonlyMap<string, TlsContext | null> = new Map();
+
 /** What a request without a rule is offered: two empty lines. */
 const noChoice = encoder.encode('\n');
 
@@ -50,7 +52,7 @@ export class ListenerRuntime {
   index: number;
   /** Node proxies: whose connections come here; null: it is virtual, or a gateway's. */
   workload: WorkloadRuntime | null = null;
-  nameBytes: Uint8Array;
+  private name: Uint8Array | null = null;
   readonly fd: number;
   /** The watched listening socket; null once it is not accepting any more. */
   watch: Connection | null = null;
@@ -61,7 +63,7 @@ export class ListenerRuntime {
   /** Where its tunnels lead, by port (0: any other); null: CONNECT is a request like others. */
   tunnels: { port: number; target: ListenerRuntime }[] | null = null;
   /** Server contexts by exact name, and by wildcard with its `*`. */
-  private names = new Map<string, TlsContext | null>();
+  private names: ReadonlyMap<string, TlsContext | null> = noNames;
   private defaultContext: TlsContext | null = null;
   /** Gone from the configuration: its connections end with their current exchange. */
   removed = false;
@@ -70,16 +72,22 @@ export class ListenerRuntime {
     this.settings = settings;
     this.index = index;
     this.fd = fd;
-    this.nameBytes = encoder.encode(settings.name);
     this.https = settings.scheme === 'https';
   }
 
   /** Takes over what a newer snapshot says of the same listening socket. */
   update(settings: ListenerSettings, index: number): void {
-    this.settings = settings;
     this.index = index;
-    this.nameBytes = encoder.encode(settings.name);
+    if (settings === this.settings) return;
+    this.settings = settings;
+    this.name = null;
     this.https = settings.scheme === 'https';
+  }
+
+  /** Made when first asked for: a mesh has thousands of listeners, and few of them take connections on one node. */
+  get nameBytes(): Uint8Array {
+    this.name ??= encoder.encode(this.settings.name);
+    return this.name;
   }
 
   /** It is not in the current snapshot: what is begun on its connections has only routes that are for all listeners. */
@@ -101,12 +109,14 @@ export class ListenerRuntime {
   /** Takes the server contexts that the snapshot gives this listener. */
   useContexts(contexts: readonly ServerContextSettings[], made: TlsContexts): void {
     const { tls } = this.settings;
-    this.names = new Map();
+    this.names = noNames;
     this.defaultContext = null;
     this.validatesClients = false;
     if (tls === null || tls.passthrough) return;
+    const names = new Map<string, TlsContext | null>();
+    if (tls.names.length > 0) this.names = names;
     for (const { hostname, context } of tls.names) {
-      this.names.set(hostname, made.server(contexts[context]));
+      names.set(hostname, made.server(contexts[context]));
       if (contexts[context].clientValidation !== null) this.validatesClients = true;
     }
     if (tls.defaultContext < 0) return;
@@ -175,6 +185,20 @@ export interface BackendRuntime {
   tlsContext: TlsContext | null;
 }
 
+/** What a workload uses in place of a backend: its place in `Runtime.backends`, and the `key` that the workload had. */
+interface Variant {
+  at: number;
+  key: string;
+}
+
+/** The endpoints of a backend are in the snapshot that is being opened. */
+function keepEndpoints({ endpoints }: BackendRuntime): void {
+  for (const endpoint of endpoints) {
+    endpoint.removed = false;
+    if (endpoint.tunnel !== null) endpoint.tunnel.removed = false;
+  }
+}
+
 export class Runtime {
   readonly epoch: number;
   readonly http: HttpSettings;
@@ -182,12 +206,17 @@ export class Runtime {
   readonly responseLimits: ParserLimits;
   readonly routes: RouteTable;
   readonly streamRoutes: StreamRoutes;
+  /** What exchanges use: the backends of the snapshot in a gateway, what `backendFor` has given in a node proxy. */
   readonly backends: BackendRuntime[];
   /** Null: this is a gateway. */
   readonly mesh: MeshRuntime | null;
+  private readonly snapshot: Snapshot;
+  /** The backends of the snapshot; those of a node proxy are made when first used, since it has thousands and uses few. */
+  private readonly bases: (BackendRuntime | undefined)[];
+  private readonly baseOf: (index: number) => BackendRuntime;
   /** What workloads use in place of a backend, by its index; made when first used. */
-  private readonly variants = new Map<WorkloadRuntime, Map<number, number>>();
-  private readonly makeVariant: (index: number, workload: WorkloadRuntime) => BackendRuntime;
+  private readonly variants = new Map<WorkloadRuntime | null, Map<number, Variant>>();
+  private readonly makeVariant: (index: number, workload: WorkloadRuntime | null) => BackendRuntime;
   /** Load and health that all workers of the node share. */
   readonly node: NodeState;
   readonly rateLimits: RateLimitsSnapshot;
@@ -247,13 +276,19 @@ export class Runtime {
       headerCountMax: http.headerCountMax,
       uriBytesMax: http.uriBytesMax,
     };
-    this.routes = new RouteTable(snapshot.routes);
-    this.streamRoutes = new StreamRoutes(snapshot.streamRoutes);
-    const known = new Map(previous?.backends.map(({ settings, balancer }) => [settings.name, balancer]));
+    this.snapshot = snapshot;
+    // What a snapshot has left as it was is the same object (core/workers/snapshot-delta.ts).
+    const old = previous?.snapshot;
+    this.routes = old?.routes === snapshot.routes ? previous!.routes : new RouteTable(snapshot.routes);
+    this.streamRoutes =
+      old?.streamRoutes === snapshot.streamRoutes ? previous!.streamRoutes : new StreamRoutes(snapshot.streamRoutes);
+    const known = new Map<string, BackendRuntime>();
+    for (const base of previous?.bases ?? []) if (base !== undefined) known.set(base.settings.name, base);
     const balancerOf = (settings: BackendSettings): Balancer => {
-      const balancer = known.get(settings.name);
+      const balancer = known.get(settings.name)?.balancer;
       return balancer?.suits(settings, node) ? balancer : new Balancer(settings, { ...environment, node });
     };
+    const isMesh = snapshot.mesh !== null;
     const endpointOf = (
       place: Pick<EndpointSettings, 'address' | 'host' | 'port'>,
       settings: BackendSettings,
@@ -297,15 +332,25 @@ export class Runtime {
         tlsContext,
       };
     };
-    const backendOf = (settings: BackendSettings): BackendRuntime => {
+    const backendOf = (settings: BackendSettings, places: readonly EndpointSettings[]): BackendRuntime => {
+      const tlsContext = settings.tls === null ? null : contexts.client(settings.tls, settings.protocol);
+      const tunnelContext = hasTunnel(settings) ? contexts.client(settings.tunnel.tls, 'h2') : null;
+      const before = known.get(settings.name);
+      if (
+        before?.settings === settings &&
+        before.balancer.suits(settings, node) &&
+        before.tlsContext === tlsContext &&
+        (before.tunnel?.tlsContext ?? null) === tunnelContext
+      ) {
+        keepEndpoints(before);
+        return before;
+      }
       const balancer = balancerOf(settings);
-      const tunnel = hasTunnel(settings)
-        ? tunnelOf(settings, balancer, contexts.client(settings.tunnel.tls, 'h2'))
-        : null;
+      const tunnel = hasTunnel(settings) ? tunnelOf(settings, balancer, tunnelContext) : null;
       return {
         settings,
         nameBytes: encoder.encode(settings.name),
-        endpoints: settings.endpoints.map((place) => {
+        endpoints: places.map((place) => {
           const endpoint = endpointOf(place, settings);
           if (tunnel !== null) {
             const { host } = place;
@@ -328,15 +373,24 @@ export class Runtime {
           settings.policy.adaptiveConcurrency !== null ||
           settings.policy.outlierDetection !== null ||
           countsActive(settings.policy.balancer),
-        tlsContext: settings.tls === null ? null : contexts.client(settings.tls, settings.protocol),
+        tlsContext,
       };
     };
-    this.backends = snapshot.backends.map(backendOf);
+    this.bases = isMesh
+      ? new Array(snapshot.backends.length).fill(undefined)
+      : snapshot.backends.map((settings) => backendOf(settings, settings.endpoints));
+    this.backends = isMesh ? [] : (this.bases as BackendRuntime[]);
+    this.baseOf = (index) => {
+      // Each workload has endpoints of its own.
+      this.bases[index] ??= backendOf(snapshot.backends[index]!, []);
+      return this.bases[index];
+    };
     this.mesh =
       snapshot.mesh === null ? null : new MeshRuntime(snapshot.mesh, contexts, node.worker, previous?.mesh ?? null);
     this.makeVariant = (index, workload) => {
-      const base = this.backends[index];
+      const base = this.baseOf(index);
       const { settings } = base;
+      if (workload === null) return base;
       const tls = workload.tls;
       const tunnel =
         tls === null
@@ -370,13 +424,7 @@ export class Runtime {
       const peer = destinationPeer(workload, settings.name, null);
       return { ...base, endpoints, tunnel, destinations, peer };
     };
-    const byName = new Map(this.backends.map(({ settings }, index) => [settings.name, index]));
-    previous?.eachVariant((name, workload, before) => {
-      const index = this.mesh?.workloads.includes(workload) ? (byName.get(name) ?? -1) : -1;
-      if (index < 0) return;
-      const { destinations } = this.backends[this.backendFor(index, workload)];
-      if (destinations !== null && before.destinations !== null) destinations.keep(before.destinations);
-    });
+    if (isMesh && previous !== null && previous.variants.size > 0) this.keepVariants(previous);
     this.viaLines = [
       new Text(http.via === '' ? '' : `via: 1.0 ${http.via}\r\n`),
       new Text(http.via === '' ? '' : `via: 1.1 ${http.via}\r\n`),
@@ -394,11 +442,11 @@ export class Runtime {
   }
 
   /**
-   * The backend that a connection of a workload uses in place of `index`: with connections, certificate and network
-   * namespace of its own. Without a workload (in a gateway) it is `index` itself.
+   * The backend that a connection of a workload uses in place of `index`, the one of the snapshot: with connections,
+   * certificate and network namespace of its own. In a gateway it is `index` itself.
    */
   backendFor(index: number, workload: WorkloadRuntime | null): number {
-    if (workload === null) return index;
+    if (this.mesh === null) return index;
     let variants = this.variants.get(workload);
     if (variants === undefined) {
       variants = new Map();
@@ -406,17 +454,37 @@ export class Runtime {
     }
     let variant = variants.get(index);
     if (variant === undefined) {
-      variant = this.backends.push(this.makeVariant(index, workload)) - 1;
+      const at = this.backends.push(this.makeVariant(index, workload)) - 1;
+      variant = { at, key: workload === null ? '' : workload.key };
       variants.set(index, variant);
     }
-    return variant;
+    return variant.at;
   }
 
-  /** Calls `visit` with what workloads use in place of the backend of a name. */
-  private eachVariant(visit: (name: string, workload: WorkloadRuntime, backend: BackendRuntime) => void): void {
-    for (const [workload, variants] of this.variants) {
-      for (const [index, variant] of variants) {
-        visit(this.backends[index].settings.name, workload, this.backends[variant]);
+  /** What workloads use in place of backends that are still there goes on, as it is where nothing has changed. */
+  private keepVariants(previous: Runtime): void {
+    const byName = new Map(this.snapshot.backends.map(({ name }, index) => [name, index]));
+    for (const [workload, variants] of previous.variants) {
+      if (workload === null || !this.mesh!.workloads.includes(workload)) continue;
+      const { key } = workload;
+      for (const [indexBefore, { at, key: keyBefore }] of variants) {
+        const before = previous.backends[at];
+        const index = byName.get(before.settings.name) ?? -1;
+        if (index < 0) continue;
+        const isSame = key === keyBefore && this.baseOf(index) === previous.bases[indexBefore];
+        // Those that stand for the destinations of connections ask the mesh of now where these lead.
+        if (!isSame || before.destinations !== null || before.tunnel?.tlsContext !== workload.tlsContext) {
+          const { destinations } = this.backends[this.backendFor(index, workload)];
+          if (destinations !== null && before.destinations !== null) destinations.keep(before.destinations);
+          continue;
+        }
+        keepEndpoints(before);
+        let kept = this.variants.get(workload);
+        if (kept === undefined) {
+          kept = new Map();
+          this.variants.set(workload, kept);
+        }
+        kept.set(index, { at: this.backends.push(before) - 1, key });
       }
     }
   }
@@ -440,7 +508,7 @@ export class Runtime {
     if (choice === undefined) {
       const shares: string[] = [];
       for (let ref = 0; ref < this.routes.backendRefCount(rule); ref++) {
-        const { name } = this.backends[this.routes.backendRefIndex(rule, ref)]!.settings;
+        const { name } = this.snapshot.backends[this.routes.backendRefIndex(rule, ref)]!;
         shares.push(`${name}=${this.routes.backendRefWeight(rule, ref)}`);
       }
       choice = encoder.encode(`${this.routes.ruleLabel(rule)}\n${shares.join(',')}`);

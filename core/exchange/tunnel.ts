@@ -8,6 +8,7 @@
 // Spec: RFC 9110 §7.8 (Upgrade), §9.3.6 (CONNECT); RFC 6455 §1.3.
 
 import type { ResponseHead } from '../http1/message.ts';
+import { BULK_RECEIVE_BYTES_MAX } from '../io/arena.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
 import { FILL_AGAIN, FILL_END } from '../io/reactor.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
@@ -16,8 +17,10 @@ import { BodyFraming, type Exchange } from './exchange.ts';
 import { Detail, Reason } from './reasons.ts';
 import { countJoined, countPassed } from './workload-traffic.ts';
 
-/** Receives per turn of one direction. */
-const RECEIVES_PER_TURN = 4;
+const BULK_BYTES_MAX = BULK_RECEIVE_BYTES_MAX;
+
+/** Receives of up to 128 KiB per turn of one direction. */
+const RECEIVES_PER_TURN = 2;
 
 export class Tunnel implements Protocol {
   private readonly context: ProxyContext;
@@ -97,7 +100,7 @@ export class Tunnel implements Protocol {
         reactor.enqueue(connection);
         return;
       }
-      const status = reactor.fill(connection);
+      const status = reactor.fill(connection, BULK_BYTES_MAX);
       if (status > 0) {
         // Bytes of streams have been counted with their frames.
         if (connection.http2Stream === null) {
@@ -156,6 +159,10 @@ export class Tunnel implements Protocol {
       }
       if (!this.pass(exchange, false, client, reactor.inputOffset, reactor.inputLength)) return;
     }
+    if (!reactor.flushGather(client)) {
+      this.failed(exchange, client);
+      return;
+    }
     client.tunnelPeer = null;
     connection.tunnelPeer = null;
     exchange.upstream = null;
@@ -208,7 +215,7 @@ export class Tunnel implements Protocol {
       this.count(fromClient ? Counter.UPSTREAM_BYTES_OUT : Counter.DOWNSTREAM_BYTES_OUT, length);
     }
     this.progress(exchange);
-    if (reactor.send(to, offset, length, false)) return true;
+    if (reactor.sendGathered(to, offset, length)) return true;
     this.failed(exchange, to);
     return false;
   }
@@ -216,6 +223,10 @@ export class Tunnel implements Protocol {
   /** The other side of `connection` has ended: ends our sending too, once everything has gone. */
   private finishWriting(exchange: Exchange, connection: Connection): void {
     const { reactor } = this.context;
+    if (!reactor.flushGather(connection)) {
+      this.failed(exchange, connection);
+      return;
+    }
     if (connection.outputBytes > 0 || connection.writeEnded) return;
     connection.writeEnded = true;
     reactor.shutdownWrite(connection);

@@ -45,6 +45,8 @@ class Carrier {
   session: Http2Session | null = null;
   /** Takes no more streams; closes when the last one has ended. */
   retired = false;
+  /** When the certificate of the other end runs out, milliseconds since 1970: it takes no more streams then. */
+  usableUntilMs = 0;
   /** The TLS session of the connection has been kept for the next one. */
   resumptionSaved = false;
 
@@ -131,6 +133,7 @@ export class UpstreamTunnels implements Protocol, ConnectOwner, Http2Role, Trans
   /** Gives streams to those who wait, and opens a carrier where there is none to come. */
   private serve(pool: TunnelPool, backend: BackendRuntime): void {
     const { settings } = backend;
+    this.retireExpired(pool);
     while (pool.waiting.length > 0) {
       const carrier = pick(pool, settings.http2.streamsPerConnectionMax);
       if (carrier === null) break;
@@ -219,9 +222,17 @@ export class UpstreamTunnels implements Protocol, ConnectOwner, Http2Role, Trans
   // -- carriers: connecting -------------------------------------------------------------------
 
   established(connection: Connection): void {
-    const { reactor, http2, runtime } = this.context;
+    const { reactor, connector, http2, runtime, trust } = this.context;
     const carrier = this.carrierOf(connection);
     const { settings } = connection.backend!;
+    carrier.usableUntilMs = trust.usableUntilMs(connection);
+    if (carrier.usableUntilMs <= reactor.wallMs) {
+      // Roots have changed during the handshake, or it took up a session from before the certificate ran out.
+      connector.forgetResumption(connection.endpoint!);
+      connector.failed(Reason.UPSTREAM_CONNECT_FAILURE, Detail.TUNNEL_UNTRUSTED, 0);
+      this.notEstablished(connection);
+      return;
+    }
     const session = http2.open(connection, this, clientLimits(settings, runtime.http));
     session.owner = carrier;
     session.lastFrameMs = reactor.nowMs;
@@ -344,6 +355,8 @@ export class UpstreamTunnels implements Protocol, ConnectOwner, Http2Role, Trans
     const carrier = session.owner as Carrier | null;
     if (carrier === null || !session.settingsReceived) return;
     this.serve(carrier.pool, carrier.connection.backend!);
+    // Whoever it was opened for has left: nobody else would ever end it.
+    if (session.streamCount === 0) this.sessionIdle(session);
   }
 
   sessionIdle(session: Http2Session): void {
@@ -372,6 +385,18 @@ export class UpstreamTunnels implements Protocol, ConnectOwner, Http2Role, Trans
 
   private finish(session: Http2Session): void {
     this.context.http2.shutdowns.finish(session, CloseCause.FINISHED);
+  }
+
+  /** Those whose other end has a certificate that has run out take no more streams. */
+  private retireExpired(pool: TunnelPool): void {
+    const { wallMs } = this.context.reactor;
+    for (let i = pool.carriers.length - 1; i >= 0; i--) {
+      const carrier = pool.carriers[i]!;
+      const { session } = carrier;
+      if (session === null || carrier.retired || carrier.usableUntilMs > wallMs) continue;
+      carrier.retired = true;
+      if (session.streamCount === 0) this.finish(session);
+    }
   }
 
   // -- reload, drain, shutdown --------------------------------------------------------------------

@@ -20,11 +20,11 @@ const {
   SENT_BYTES,
 } = WorkloadCounter;
 const { DELAY_INJECTED, OVERLOAD, UNAUTHORIZED } = Reason;
-const { WORKLOAD_CONNECTIONS, WORKLOAD_RATE } = Detail;
+const { DISCOVERY_LIMIT, WORKLOAD_CONNECTIONS, WORKLOAD_RATE } = Detail;
 const { HTTP_2 } = HttpVersion;
 
 /** Whether a connection comes to its workload. It has a workload. */
-function isInbound(connection: Connection): boolean {
+export function isInbound(connection: Connection): boolean {
   if (connection.access !== null) return true;
   // Refused before anybody has asked policies.
   const mesh = connection.listener === null ? null : connection.listener.settings.mesh;
@@ -68,7 +68,11 @@ export function countEnded(exchange: Exchange): void {
   if (!isConnection) words[side + OUTBOUND_REQUESTS]!++;
   if (failed) words[side + OUTBOUND_FAILURES]!++;
   if (denied) words[base + WORKLOAD_DENIED]!++;
-  if (reason === OVERLOAD && detail >= WORKLOAD_CONNECTIONS && detail <= WORKLOAD_RATE) words[base + LIMITED]!++;
+  if (
+    reason === OVERLOAD &&
+    (detail === DISCOVERY_LIMIT || (detail >= WORKLOAD_CONNECTIONS && detail <= WORKLOAD_RATE))
+  )
+    words[base + LIMITED]!++;
   // Of tunnels they have been counted as they passed.
   if (!exchange.tunnel) {
     words[base + (inbound ? RECEIVED_BYTES : SENT_BYTES)]! += exchange.requestBodyBytes;

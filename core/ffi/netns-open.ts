@@ -6,7 +6,7 @@
 // Owned by that thread. Entering needs CAP_SYS_ADMIN; marks and transparent sockets need CAP_NET_ADMIN.
 // Source: setns(2), network_namespaces(7), ip(7) (IP_TRANSPARENT), ipv6(7), socket(7) (SO_MARK).
 
-import { fstatSync } from 'node:fs';
+import { type BigIntStats, fstatSync } from 'node:fs';
 import koffi from 'koffi';
 import { Errno, errnoSentence } from './errno.ts';
 import { LISTEN_BACKLOG } from './listen.ts';
@@ -153,11 +153,13 @@ export function namespaceFile(target: NamespaceTarget): { path: string; identity
 export class NamespaceEntry {
   private readonly libc: Libc = bindLibc();
   private readonly own: number;
+  private readonly ownFile: BigIntStats;
 
   /** Throws when the thread's own namespace cannot be opened: there would be no way back. */
   constructor() {
     this.own = this.libc.open('/proc/thread-self/ns/net', O_CLOEXEC, 0);
     if (this.own < 0) throw new Error(`the own network namespace cannot be opened: ${errnoSentence(koffi.errno())}`);
+    this.ownFile = fstatSync(this.own, { bigint: true });
   }
 
   /** Gives the way back up; `inside` must not be called any more. */
@@ -168,15 +170,17 @@ export class NamespaceEntry {
   /**
    * Runs a synchronous function inside the namespace, with its identity. Throws `NamespaceLost` when there is no
    * way back, after which the thread must end. What `body` throws is a defect and ends the thread as well.
+   * Being in the own namespace needs no right.
    */
   inside<T>(target: NamespaceTarget, body: (identity: string) => T | NamespaceFailure): T | NamespaceFailure {
     const { libc } = this;
     const { path, identity: expected } = namespaceFile(target);
     const fd = libc.open(path, O_CLOEXEC | O_NONBLOCK, 0);
     if (fd < 0) return openFailure(path, koffi.errno());
-    const entered = libc.setns(fd, CLONE_NEWNET);
-    const errno = entered < 0 ? koffi.errno() : 0;
     const { dev, ino } = fstatSync(fd, { bigint: true });
+    const isOwn = dev === this.ownFile.dev && ino === this.ownFile.ino;
+    const entered = isOwn ? 0 : libc.setns(fd, CLONE_NEWNET);
+    const errno = entered < 0 ? koffi.errno() : 0;
     libc.close(fd);
     if (errno === Errno.EPERM) return failure('NAMESPACE_FORBIDDEN', errno, `${path} cannot be entered`);
     if (errno !== 0) return failure('NOT_A_NAMESPACE', errno, `${path} is not a network namespace`);
@@ -185,7 +189,7 @@ export class NamespaceEntry {
       expected === undefined || identity === expected
         ? body(identity)
         : failure('NAMESPACE_CHANGED', 0, `${path} is another network namespace than before`);
-    if (libc.setns(this.own, CLONE_NEWNET) < 0) {
+    if (!isOwn && libc.setns(this.own, CLONE_NEWNET) < 0) {
       throw new NamespaceLost(`no way back from ${path}: ${errnoSentence(koffi.errno())}`);
     }
     return value;

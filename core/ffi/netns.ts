@@ -3,7 +3,7 @@
 // One thread per `NamespaceSockets` enters namespaces and does nothing else (netns-open.ts says how); descriptors
 // are numbers of the whole process, so the sockets it opens are handed over as they are. It is started by the
 // first request, holds no namespace between requests (a workload that ends takes its namespace with it), and is
-// replaced by the next request if it dies. An idle one does not keep the process alive.
+// replaced by the next request if it dies. An idle one does not keep the process alive, and ends: it takes 12 MiB.
 
 import { Worker } from 'node:worker_threads';
 import { closeDescriptor } from './listen.ts';
@@ -57,6 +57,9 @@ const OUTPUT_MAX = 16 * 1024 * 1024;
 
 /** Most sockets of one request. */
 const COUNT_MAX = 1024;
+
+/** A thread that nobody has asked for anything for so long, and that has no program running, ends. */
+const IDLE_MS = 1000;
 
 /** A program that `run` starts is killed after this time. */
 const RUN_LIMIT_MS = 30_000;
@@ -115,11 +118,18 @@ export class NamespaceProcess {
 /** Opens sockets and runs programs in network namespaces, on a thread of its own. */
 export class NamespaceSockets {
   private thread: Worker | undefined;
+  private idleTimer: NodeJS.Timeout | undefined;
   private nextId = 0;
   private readonly opening = new Map<number, (result: NamespaceOpened | NamespaceFailure) => void>();
   private readonly identifying = new Map<number, (result: NamespaceIdentified | NamespaceFailure) => void>();
   private readonly programs = new Map<number, NamespaceProcess>();
   private closed = false;
+  private readonly idleMs: number;
+
+  /** `idleMs`: how long a thread with nothing to do is kept. */
+  constructor(idleMs = IDLE_MS) {
+    this.idleMs = idleMs;
+  }
 
   /**
    * Opens a socket inside a namespace, or `count` (1 to 1024) alike: all or none. Never rejects. The caller owns
@@ -183,6 +193,7 @@ export class NamespaceSockets {
   /** Answers what was asked, kills programs that still run, and ends the thread. */
   async close(): Promise<void> {
     this.closed = true;
+    clearTimeout(this.idleTimer);
     const { thread } = this;
     if (thread === undefined) return;
     await new Promise<void>((resolve) => {
@@ -193,6 +204,7 @@ export class NamespaceSockets {
   }
 
   private post(message: ThreadMessage): void {
+    clearTimeout(this.idleTimer);
     this.thread ??= this.launch();
     this.thread.ref();
     this.thread.postMessage(message);
@@ -206,7 +218,9 @@ export class NamespaceSockets {
       cause = error instanceof Error ? error.message : String(error);
     });
     thread.on('exit', () => {
-      if (this.thread === thread) this.thread = undefined;
+      // One that was idle has nothing to answer; what is waiting waits for its successor.
+      if (this.thread !== thread) return;
+      this.thread = undefined;
       const lost = this.closed ? closedFailure() : failure('THREAD_LOST', 0, `the namespace thread failed: ${cause}`);
       for (const resolve of this.opening.values()) resolve(lost);
       for (const resolve of this.identifying.values()) resolve(lost);
@@ -232,7 +246,16 @@ export class NamespaceSockets {
       if (answer.kind === 'ended') this.programs.delete(answer.id);
     }
     const waiting = this.opening.size + this.identifying.size + this.programs.size;
-    if (waiting === 0 && !this.closed) this.thread?.unref();
+    if (waiting > 0 || this.closed) return;
+    this.thread?.unref();
+    clearTimeout(this.idleTimer);
+    this.idleTimer = setTimeout(() => this.retire(), this.idleMs).unref();
+  }
+
+  private retire(): void {
+    const { thread } = this;
+    this.thread = undefined;
+    thread?.postMessage({ kind: 'stop' } satisfies ThreadMessage);
   }
 }
 

@@ -66,7 +66,7 @@ type Call = (...args: number[]) => number;
 type MixedCall = (...args: (number | string | Uint8Array | BigUint64Array | Uint32Array | null)[]) => number;
 type TextCall = (...args: number[]) => string | null;
 
-/** OpenSSL and two libc functions, bound once per thread. Names and results are OpenSSL's own. */
+/** OpenSSL and a few libc functions, bound once per thread. Names and results are OpenSSL's own. */
 function bindOpenSsl() {
   const lib = koffi.load(null);
   const call = (prototype: string) => lib.func(prototype) as unknown as Call;
@@ -100,6 +100,7 @@ function bindOpenSsl() {
     SSL_CTX_set_default_read_buffer_len: call('void SSL_CTX_set_default_read_buffer_len(uint64 context, uint64 bytes)'),
     SSL_CTX_set_verify: call('void SSL_CTX_set_verify(uint64 context, int mode, uint64 callback)'),
     SSL_CTX_set_verify_depth: call('void SSL_CTX_set_verify_depth(uint64 context, int depth)'),
+    SSL_CTX_get_cert_store: call('uint64 SSL_CTX_get_cert_store(uint64 context)'),
     SSL_CTX_set1_cert_store: call('void SSL_CTX_set1_cert_store(uint64 context, uint64 store)'),
     SSL_CTX_add_client_CA: call('int SSL_CTX_add_client_CA(uint64 context, uint64 certificate)'),
 
@@ -108,6 +109,13 @@ function bindOpenSsl() {
     X509_STORE_free: call('void X509_STORE_free(uint64 store)'),
     X509_STORE_add_cert: call('int X509_STORE_add_cert(uint64 store, uint64 certificate)'),
     X509_STORE_set_flags: call('int X509_STORE_set_flags(uint64 store, uint64 flags)'),
+    X509_STORE_CTX_new: call('uint64 X509_STORE_CTX_new()'),
+    X509_STORE_CTX_free: call('void X509_STORE_CTX_free(uint64 verification)'),
+    X509_STORE_CTX_init: call(
+      'int X509_STORE_CTX_init(uint64 verification, uint64 store, uint64 certificate, uint64 chain)',
+    ),
+    X509_STORE_CTX_set_default: mixed('int X509_STORE_CTX_set_default(uint64 verification, const char *name)'),
+    X509_verify_cert: call('int X509_verify_cert(uint64 verification)'),
     X509_free: call('void X509_free(uint64 certificate)'),
     i2d_X509: mixed('int i2d_X509(uint64 certificate, uint64 *out)'),
     X509_check_host: mixed(
@@ -119,6 +127,13 @@ function bindOpenSsl() {
     BIO_new: call('uint64 BIO_new(uint64 method)'),
     BIO_write: mixed('int BIO_write(uint64 bio, const void *bytes, int length)'),
     BIO_free: call('int BIO_free(uint64 bio)'),
+    BIO_up_ref: call('int BIO_up_ref(uint64 bio)'),
+    BIO_new_bio_pair: mixed(
+      'int BIO_new_bio_pair(uint64 *first, uint64 firstBytes, uint64 *second, uint64 secondBytes)',
+    ),
+    BIO_ctrl_pending: call('uint64 BIO_ctrl_pending(uint64 bio)'),
+    BIO_nread0: mixed('int BIO_nread0(uint64 bio, uint64 *address)'),
+    BIO_nread: call('int BIO_nread(uint64 bio, uint64 address, int length)'),
     PEM_read_bio_X509: call('uint64 PEM_read_bio_X509(uint64 bio, uint64 into, uint64 callback, uint64 argument)'),
     PEM_read_bio_PrivateKey: mixed(
       'uint64 PEM_read_bio_PrivateKey(uint64 bio, uint64 into, uint64 callback, const char *passphrase)',
@@ -131,6 +146,9 @@ function bindOpenSsl() {
     SSL_new: call('uint64 SSL_new(uint64 context)'),
     SSL_free: call('void SSL_free(uint64 ssl)'),
     SSL_set_fd: call('int SSL_set_fd(uint64 ssl, int fd)'),
+    SSL_get_fd: call('int SSL_get_fd(uint64 ssl)'),
+    SSL_get_rbio: call('uint64 SSL_get_rbio(uint64 ssl)'),
+    SSL_set0_wbio: call('void SSL_set0_wbio(uint64 ssl, uint64 bio)'),
     SSL_set_accept_state: call('void SSL_set_accept_state(uint64 ssl)'),
     SSL_set_connect_state: call('void SSL_set_connect_state(uint64 ssl)'),
     SSL_ctrl: mixed('long SSL_ctrl(uint64 ssl, int command, long number, const char *pointer)'),
@@ -160,6 +178,7 @@ function bindOpenSsl() {
     SSL_get0_group_name: text('str SSL_get0_group_name(uint64 ssl)'),
     SSL_get_servername: text('str SSL_get_servername(uint64 ssl, int type)'),
     SSL_get0_alpn_selected: mixed('void SSL_get0_alpn_selected(uint64 ssl, uint64 *protocol, uint *length)'),
+    SSL_get_peer_cert_chain: call('uint64 SSL_get_peer_cert_chain(uint64 ssl)'),
     SSL_get0_peer_certificate: call('uint64 SSL_get0_peer_certificate(uint64 ssl)'),
     SSL_get_verify_result: call('long SSL_get_verify_result(uint64 ssl)'),
     X509_verify_cert_error_string: text('str X509_verify_cert_error_string(long code)'),
@@ -186,6 +205,7 @@ function bindOpenSsl() {
     CRYPTO_malloc: mixed('uint64 CRYPTO_malloc(uint64 bytes, const char *file, int line)'),
     CRYPTO_clear_free: mixed('void CRYPTO_clear_free(uint64 pointer, uint64 bytes, const char *file, int line)'),
     memcpy: call('uint64 memcpy(uint64 to, uint64 from, uint64 bytes)'),
+    send: call('int64 send(int fd, uint64 buffer, uint64 length, int flags)'),
     memcmp: call('int memcmp(uint64 a, uint64 b, uint64 bytes)'),
     copyIn: lib.func('memcpy', 'uint64', ['uint64', 'const void *', 'uint64']) as unknown as MixedCall,
     copyOut: lib.func('memcpy', 'uint64', ['void *', 'uint64', 'uint64']) as unknown as MixedCall,

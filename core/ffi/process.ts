@@ -1,8 +1,8 @@
 // Calls of the control thread that concern the whole process: descriptor limit, wake-up
-// descriptors of the workers, the last way out.
+// descriptors of the workers, the C heap, the last way out.
 //
 // Runs at start, reload and stop only; nothing here is on the packet path.
-// Source: getrlimit(2), eventfd(2), _exit(2).
+// Source: getrlimit(2), eventfd(2), malloc_trim(3), _exit(2).
 
 import koffi from 'koffi';
 
@@ -26,6 +26,8 @@ function bindLibc() {
     eventfd: libc.func('int eventfd(uint value, int flags)'),
     eventfdWrite: libc.func('int eventfd_write(int fd, uint64 value)'),
     exitNow: libc.func('void _exit(int status)'),
+    // glibc's own (malloc_trim(3)), which the runtime needs anyway.
+    mallocTrim: libc.func('int malloc_trim(size_t pad)'),
   };
 }
 
@@ -64,6 +66,11 @@ export function openWakeup(): number {
 /** Wakes whoever waits on the descriptor: 0, or a negative error number. */
 export function wake(fd: number): number {
   return result(libc().eventfdWrite(fd, 1));
+}
+
+/** Gives the free pages of the C heap, of all threads, back to the system; takes milliseconds. */
+export function trimHeap(): void {
+  libc().mallocTrim(0);
 }
 
 /**

@@ -44,8 +44,8 @@ const FRAME_MAX = FRAME_BYTES_MAX_DEFAULT;
 const WINDOW_MAX = 0x7fff_ffff;
 const { HTTP2_RESETS_RECEIVED } = Counter;
 
-/** Receives per turn of one connection, so that a fast sender does not starve the others. */
-const RECEIVES_PER_TURN = 8;
+/** Receives of up to 128 KiB per turn of one connection, so that a fast sender does not starve the others. */
+const RECEIVES_PER_TURN = 4;
 
 /** Settings that we send: identifier and value each, at most this many. */
 const SETTINGS_SENT_MAX = 4;
@@ -147,7 +147,7 @@ export class Http2Engine implements Protocol {
         return;
       }
       const before = connection.inputLength;
-      const status = reactor.fill(connection);
+      const status = reactor.fill(connection, reactor.heldReceiveBytesMax);
       if (status <= 0) {
         if (status !== FILL_AGAIN) this.fillFailed(session, status);
         return;
@@ -184,7 +184,10 @@ export class Http2Engine implements Protocol {
       before = reactor.holdInput(offset + length);
     }
     session.lastFrameMs = reactor.nowMs;
+    // What belongs to one stream often lies in several frames in a row.
+    const gathering = reactor.beginGathering();
     const consumed = this.frames(session, offset, length);
+    reactor.endGathering(gathering);
     reactor.releaseInput(before);
     if (session.fatal !== 0 || session.broken) {
       reactor.freeInput(connection);

@@ -1,17 +1,19 @@
 // What leaves on an HTTP/2 connection: frames of all its streams, gathered in one block per batch.
 //
 // Small payloads are copied behind their frame headers, so that a batch of responses leaves with one send at its
-// end; large ones go at once from where they lie. While the socket has not taken what it was given, no stream
+// end; large ones go at once from where they lie. Through TLS each of those is a record of its own with its header,
+// as large as records get, and the records of a batch leave together (reactor.cork). While the socket has not taken what it was given, no stream
 // gets further: memory per connection stays bounded, whatever the number of streams.
 //
 // A stream that cannot send waits either for its own window (`windowBlocked`), or in its session's queue for
-// the connection's window or the socket. Those in the queue have turns of one frame.
+// the connection's window or the socket. Those in the queue have turns of one frame, or of a few if they are tunnels.
 // Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
 // Spec: RFC 9113 §5.2 (flow control), §6.1 (DATA), §6.2 (HEADERS), §6.10 (CONTINUATION).
 
 import { Errno } from '../ffi/errno.ts';
 import { LARGE_BLOCK_BYTES } from '../io/arena.ts';
 import { SPILL_BYTES } from '../io/bytes.ts';
+import type { Connection } from '../io/connection.ts';
 import type { Reactor } from '../io/reactor.ts';
 import * as frames from './frames.ts';
 import { HpackEncoder } from './hpack-encoder.ts';
@@ -29,6 +31,12 @@ const FRAME_MAX = FRAME_BYTES_MAX_DEFAULT;
 
 /** Payloads from here on are not copied: the call that sends them by themselves costs less. */
 const IN_PLACE_BYTES_MIN = 8 * 1024;
+
+/** Payload of a frame that fills a TLS record (RFC 8446 §5.1) with its header. */
+const RECORD_PAYLOAD_BYTES = 16384 - HEADER_BYTES;
+
+/** A turn of a tunnel: the other node can give so much to its socket at once. Nobody looks at single frames there. */
+const TUNNEL_TURN_BYTES = 4 * RECORD_PAYLOAD_BYTES;
 
 /** Frames that a peer does not read although it causes them: beyond this the connection ends. */
 const BACKLOG_BYTES_MAX = 512 * 1024;
@@ -102,26 +110,41 @@ export class Http2Output {
   /** Sends the frames of this batch now. Returns whether the connection is still of use. */
   flush(session: Http2Session): boolean {
     const block = session.outBlock;
-    const length = session.outLength;
-    session.outBlock = 0;
-    session.outLength = 0;
-    if (block === 0) return !session.broken;
     const { connection } = session;
+    const { reactor } = this;
+    if (block === 0 && !reactor.isCorked(connection)) return !session.broken;
     let sent = true;
-    if (length > 0 && !session.broken) {
-      this.counters[session.role.bytesOutCounter] += length;
-      session.writtenBytes = (session.writtenBytes + length) | 0;
-      sent = this.reactor.send(connection, block, length, false);
+    if (block !== 0) {
+      sent = this.sendBlock(session);
+      session.outBlock = 0;
+      reactor.arena.free(block);
     }
-    this.reactor.arena.free(block);
-    if (!sent) this.fail(session, connection.errno);
+    if (!reactor.uncork(connection) || !sent) this.fail(session, connection.errno);
     else this.checkBacklog(session);
     return !session.broken;
+  }
+
+  /** Gives what is in the block of this batch to the socket; the block stays. Returns false when the connection has failed. */
+  private sendBlock(session: Http2Session): boolean {
+    const length = session.outLength;
+    session.outLength = 0;
+    if (length === 0 || session.broken) return true;
+    this.noteSent(session, length);
+    return this.reactor.send(session.connection, session.outBlock, length, false);
+  }
+
+  private noteSent(session: Http2Session, bytes: number): void {
+    this.counters[session.role.bytesOutCounter] += bytes;
+    session.writtenBytes = (session.writtenBytes + bytes) | 0;
   }
 
   /** Leaves the frames of this batch to the reactor, which sends them with those of all connections. */
   flushDeferred(session: Http2Session): void {
     const block = session.outBlock;
+    if (this.reactor.isCorked(session.connection)) {
+      this.flush(session);
+      return;
+    }
     if (block === 0) return;
     const length = session.outLength;
     session.outBlock = 0;
@@ -131,8 +154,7 @@ export class Http2Output {
       return;
     }
     const { connection } = session;
-    this.counters[session.role.bytesOutCounter] += length;
-    session.writtenBytes = (session.writtenBytes + length) | 0;
+    this.noteSent(session, length);
     if (!this.reactor.sendBlockDeferred(connection, block, length)) this.fail(session, connection.errno);
     else this.checkBacklog(session);
   }
@@ -240,6 +262,7 @@ export class Http2Output {
     const session = stream.session!;
     if (stream.reset || stream.localEnded || session.broken || session.fatal !== 0) return -ECONNRESET;
     const { connection } = session;
+    const payloadMax = payloadBytesMax(connection);
     let sent = 0;
     while (sent < length) {
       if (session.turn !== stream ? session.queueLength > 0 : session.turnBytes <= 0 && session.queueLength > 0) {
@@ -254,7 +277,7 @@ export class Http2Output {
         this.queue(stream);
         break;
       }
-      const count = Math.min(length - sent, FRAME_MAX, stream.sendWindowBytes, session.sendWindowBytes);
+      const count = Math.min(length - sent, payloadMax, stream.sendWindowBytes, session.sendWindowBytes);
       const last = stream.ending && sent + count === totalBytes;
       const flags = last && stream.tailBlock === 0 ? END_STREAM : 0;
       if (!this.putData(stream, offset + sent, count, flags)) return -ECONNRESET;
@@ -287,16 +310,44 @@ export class Http2Output {
       noteWritten(stream, session);
       return true;
     }
+    if (session.connection.transport !== null) return this.putRecord(stream, session, offset, count, flags);
     const at = this.reserve(session, HEADER_BYTES);
     if (at === 0) return false;
     this.commit(session, writeFrameHeader(memory, at, count, DATA, flags, stream.id));
     const { connection, outBlock: block, outLength: length } = session;
-    this.counters[session.role.bytesOutCounter] += length + count;
-    session.writtenBytes = (session.writtenBytes + length + count) | 0;
+    this.noteSent(session, length + count);
     const sent = this.reactor.sendPair(connection, block, length, offset, count);
     // The block stays for what follows in this batch.
     session.outLength = 0;
     noteWritten(stream, session);
+    if (!sent) this.fail(session, connection.errno);
+    return sent;
+  }
+
+  /**
+   * A large payload on a transport: its header goes in front of it in memory, for as long as it takes to send both,
+   * since what is given to TLS in two pieces becomes two records. Whoever owns the bytes there gets them back.
+   */
+  private putRecord(stream: Http2Stream, session: Http2Session, offset: number, count: number, flags: number): boolean {
+    const { reactor, memory } = this;
+    const { connection } = session;
+    const { view } = reactor;
+    reactor.cork(connection);
+    this.askBatchEnd(session);
+    let sent = session.outLength === 0 || this.sendBlock(session);
+    if (sent) {
+      const at = offset - HEADER_BYTES;
+      const first = memory[at];
+      const low = view.getInt32(at + 1, true);
+      const high = view.getInt32(at + 5, true);
+      writeFrameHeader(memory, at, count, DATA, flags, stream.id);
+      this.noteSent(session, HEADER_BYTES + count);
+      sent = reactor.send(connection, at, HEADER_BYTES + count, false);
+      memory[at] = first;
+      view.setInt32(at + 1, low, true);
+      view.setInt32(at + 5, high, true);
+      noteWritten(stream, session);
+    }
     if (!sent) this.fail(session, connection.errno);
     return sent;
   }
@@ -355,12 +406,18 @@ export class Http2Output {
       const stream = session.queueFirst;
       this.unqueue(stream);
       session.turn = stream;
-      session.turnBytes = FRAME_MAX;
       const virtual = stream.connection!;
+      session.turnBytes = virtual.tunnelPeer === null ? payloadBytesMax(connection) : TUNNEL_TURN_BYTES;
       virtual.protocol!.writable(virtual);
       session.turn = null;
     }
   }
+}
+
+/** Most bytes of a frame: what goes through TLS fills a record with its header, or its two headers inside a tunnel. */
+function payloadBytesMax(connection: Connection): number {
+  if (connection.transport === null) return FRAME_MAX;
+  return connection.http2Stream === null ? RECORD_PAYLOAD_BYTES : RECORD_PAYLOAD_BYTES - HEADER_BYTES;
 }
 
 /** A frame of the stream is the last one so far of what leaves on its connection. */

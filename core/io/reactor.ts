@@ -37,6 +37,9 @@ const DEFERRED_MAX = 1024;
 /** Words of a deferred send: generation, offset, length, and the block to free afterwards or 0. */
 const DEFERRED_WORDS = 4;
 
+/** Most bytes that are gathered for one socket: as much as a block holds, in case it takes none. */
+const GATHERED_BYTES_MAX = LARGE_BLOCK_BYTES;
+
 /** A receive this short makes its connection one whose next message is received ahead. */
 const SMALL_INPUT_BYTES = 1024;
 
@@ -53,8 +56,8 @@ const CACHE_LINE_BYTES = 64;
 const HELD_BYTES_MAX =
   RECEIVE_AREA_BYTES - BULK_RECEIVE_BYTES_MAX - 2 * HEADROOM_BYTES - 2 * TAILROOM_BYTES - CACHE_LINE_BYTES;
 
-/** Turns that are taken before the system is asked again for events. */
-const TURNS_PER_BATCH = 2 * BATCH_MAX;
+/** Turns that are taken before output leaves and the system is asked again: what somebody else may have to wait for. */
+const TURNS_PER_BATCH = 32;
 
 /** How often the wall clock is read: a clock that is set shows after at most this time. */
 const WALL_CHECK_MS = 500;
@@ -134,6 +137,16 @@ export class Reactor {
   private readonly endGenerations: number[] = [];
   private endCount = 0;
   private readonly segments = new Int32Array(SEGMENTS_MAX * 2);
+  /** Connection whose transport is corked; with its generation. */
+  private corked: Connection | null = null;
+  private corkedGeneration = 0;
+  /** What is sent with `sendGathered` is gathered, since somebody ends that. */
+  private gathering = false;
+  /** Connection that something is gathered for, and that: offset and length of each piece. */
+  private gathered: Connection | null = null;
+  private readonly gatheredSegments = new Int32Array(SEGMENTS_MAX * 2);
+  private gatheredCount = 0;
+  private gatheredBytes = 0;
   private readonly expire = (slot: number): void => {
     const connection = this.connections[slot];
     if (connection !== undefined && connection.protocol !== null) connection.protocol.expired(connection);
@@ -197,6 +210,7 @@ export class Reactor {
     if (this.timers.isDue(this.nowMs)) this.timers.advance(this.nowMs, this.expire);
     if (this.endCount > 0) this.endBatch();
     if (this.deferredCount > 0) this.flushDeferred();
+    if (this.failedCount > 0) this.tellFailed();
     return Math.max(count, 0);
   }
 
@@ -319,6 +333,7 @@ export class Reactor {
 
   /** Closes the socket, frees its buffers and its slot. With `abort` the peer sees a reset. */
   close(connection: Connection, abort: boolean): void {
+    if (this.gathered === connection) this.flushGathered();
     if (connection.transport !== null) {
       connection.transport.close(connection, abort);
     } else {
@@ -333,6 +348,7 @@ export class Reactor {
 
   /** Tells the peer that our side is finished. Everything must have been sent. */
   shutdownWrite(connection: Connection): void {
+    if (this.gathered === connection) this.flushGathered();
     if (connection.transport !== null) connection.transport.shutdownWrite(connection);
     else this.kernel.shutdown(connection.fd, Shutdown.WRITE);
   }
@@ -569,6 +585,12 @@ export class Reactor {
     return before;
   }
 
+  /** Most bytes of a receive that `holdInput` can hold while other connections fill. */
+  get heldReceiveBytesMax(): number {
+    const end = this.stagedBytes + HEADROOM_BYTES + BULK_RECEIVE_BYTES_MAX + TAILROOM_BYTES;
+    return end <= HELD_BYTES_MAX ? BULK_RECEIVE_BYTES_MAX : RECEIVE_BYTES_MAX;
+  }
+
   /** Ends a hold; `before` is what `holdInput` returned. */
   releaseInput(before: number): void {
     this.heldBytes = before;
@@ -667,6 +689,7 @@ export class Reactor {
    * says how) or no block is left (`errno` is ENOBUFS); the caller must then close it.
    */
   send(connection: Connection, offset: number, length: number, more: boolean): boolean {
+    if (this.gathered === connection && !this.flushGathered()) return false;
     if (connection.deferred && !this.flushOwn(connection)) return false;
     if (connection.outputBytes > 0) return this.keepOutput(connection, offset, length);
     const count =
@@ -679,6 +702,7 @@ export class Reactor {
 
   /** Like `send` for two pieces that lie apart, with one system call. */
   sendPair(connection: Connection, offset1: number, length1: number, offset2: number, length2: number): boolean {
+    if (this.gathered === connection && !this.flushGathered()) return false;
     if (connection.deferred && !this.flushOwn(connection)) return false;
     if (connection.outputBytes > 0) {
       return this.keepOutput(connection, offset1, length1) && this.keepOutput(connection, offset2, length2);
@@ -697,6 +721,111 @@ export class Reactor {
     const kept = this.sentPart(connection, count, offset1, length1) && this.keepOutput(connection, offset2, length2);
     // After an interruption the socket may have room, so that no event would come for the second piece.
     return kept && (count !== -Errno.EINTR || this.flush(connection));
+  }
+
+  /**
+   * What is sent on a connection from now on may wait for `uncork`, if its transport can do that: one system call
+   * and few packets then serve for all of it. Whoever corks a connection uncorks it at the end of the batch
+   * (`atBatchEnd`). Only one is corked at a time: another one that is gets uncorked.
+   */
+  cork(connection: Connection): void {
+    const before = this.corked;
+    if (before === connection && this.corkedGeneration === connection.generation) return;
+    const { transport } = connection;
+    if (transport === null || transport.cork === undefined || connection.outputBytes > 0) return;
+    if (before !== null && before.generation === this.corkedGeneration && !this.uncork(before)) this.noteFailed(before);
+    if (!transport.cork(connection)) return;
+    this.corked = connection;
+    this.corkedGeneration = connection.generation;
+  }
+
+  /** Sends what has waited, if the connection is corked. Returns false when it has failed, as `send` does. */
+  uncork(connection: Connection): boolean {
+    if (this.corked !== connection) return true;
+    this.corked = null;
+    if (this.corkedGeneration !== connection.generation) return true;
+    const status = connection.transport!.uncork!(connection);
+    if (status === 0) return true;
+    // The byte stands for what the transport has not got rid of; its value is never looked at.
+    return this.sentPart(connection, status, this.arena.receiveOffset, 1);
+  }
+
+  /** Whether `cork` is in force for a connection. */
+  isCorked(connection: Connection): boolean {
+    return this.corked === connection && this.corkedGeneration === connection.generation;
+  }
+
+  /**
+   * Until `endGathering` is given the result, what is sent with `sendGathered` stays where it is. To be called around
+   * handlers that are given one piece of a receive after the other.
+   */
+  beginGathering(): boolean {
+    const before = this.gathering;
+    this.gathering = true;
+    return before;
+  }
+
+  /** Sends what has been gathered; `before` is what `beginGathering` returned. Failures are told at the end of the batch. */
+  endGathering(before: boolean): void {
+    this.gathering = before;
+    if (this.gathered === null) return;
+    const connection = this.gathered;
+    if (!this.flushGathered()) this.noteFailed(connection);
+  }
+
+  /**
+   * Like `send`, but pieces that follow each other on one socket leave with one system call where somebody gathers
+   * them. The bytes stay as they are until then. A failure may be told to `protocol.sendFailed` instead.
+   */
+  sendGathered(connection: Connection, offset: number, length: number): boolean {
+    if (!this.gathering || connection.transport !== null || connection.outputBytes > 0 || connection.deferred) {
+      return this.send(connection, offset, length, false);
+    }
+    const before = this.gathered;
+    if (before !== connection) {
+      if (before !== null && !this.flushGathered()) this.noteFailed(before);
+      this.gathered = connection;
+    } else if (this.gatheredCount === SEGMENTS_MAX || this.gatheredBytes + length > GATHERED_BYTES_MAX) {
+      if (!this.flushGathered()) return false;
+      if (connection.outputBytes > 0) return this.keepOutput(connection, offset, length);
+      this.gathered = connection;
+    }
+    const word = this.gatheredCount++ * 2;
+    this.gatheredSegments[word] = offset;
+    this.gatheredSegments[word + 1] = length;
+    this.gatheredBytes += length;
+    return true;
+  }
+
+  /** Sends now what is gathered for a connection, so that its unsent output is known. False: it has failed. */
+  flushGather(connection: Connection): boolean {
+    return this.gathered !== connection || this.flushGathered();
+  }
+
+  private flushGathered(): boolean {
+    const connection = this.gathered!;
+    const { gatheredSegments: segments, gatheredCount: count, gatheredBytes: bytes, kernel } = this;
+    this.gathered = null;
+    this.gatheredCount = 0;
+    this.gatheredBytes = 0;
+    const sent =
+      count === 1
+        ? kernel.send(connection.fd, segments[0], segments[1], false)
+        : kernel.writev(connection.fd, segments, count);
+    if (sent === bytes) return true;
+    if (sent < 0 && sent !== -Errno.EAGAIN && sent !== -Errno.EINTR) {
+      connection.errno = -sent;
+      return false;
+    }
+    let before = Math.max(sent, 0);
+    for (let i = 0; i < count; i++) {
+      const length = segments[i * 2 + 1];
+      const skipped = Math.min(before, length);
+      before -= skipped;
+      if (skipped < length && !this.keepOutput(connection, segments[i * 2] + skipped, length - skipped)) return false;
+    }
+    // After an interruption the socket may have room, so that no event would come.
+    return sent !== -Errno.EINTR || this.flush(connection);
   }
 
   /**
@@ -1121,6 +1250,17 @@ export class Reactor {
     for (const connection of this.connections) {
       if (connection !== undefined && connection.protocol !== null) visit(connection);
     }
+  }
+
+  /** All open connections are in slots below this. */
+  get slotEnd(): number {
+    return this.connections.length;
+  }
+
+  /** The connection in a slot; null: there is none. */
+  connectionAt(slot: number): Connection | null {
+    const connection = this.connections[slot];
+    return connection === undefined || connection.protocol === null ? null : connection;
   }
 
   /** Closes the epoll instance; the reactor is of no use afterwards. */

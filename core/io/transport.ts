@@ -10,6 +10,13 @@ export interface Transport {
   recv(connection: Connection, offset: number, length: number): number;
   /** Like Kernel.send: takes what can go now; -EAGAIN when a `writable` will follow. */
   send(connection: Connection, offset: number, length: number): number;
+  /** From now on what is sent may wait for `uncork`, so that it takes fewer calls and packets. False: it does not. */
+  cork?(connection: Connection): boolean;
+  /**
+   * Sends what has waited: 0, or a negative error number. After -EAGAIN the connection is to have one byte of unsent
+   * output, of any value, before anything else.
+   */
+  uncork?(connection: Connection): number;
   /** Whether a receive may bring something although no event has said so since the last one. */
   hasMore(connection: Connection): boolean;
   /** Like Kernel.shutdown: tells the peer that our side is finished. */

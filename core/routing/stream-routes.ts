@@ -7,17 +7,24 @@ import type { StreamRouteSettings } from '../workers/snapshot.ts';
 
 /** A route of connections. */
 export class StreamRoute {
-  readonly nameBytes: Uint8Array;
+  private readonly name: string;
+  private bytes: Uint8Array | null = null;
   readonly backends: readonly number[];
   readonly weights: readonly number[];
   readonly weightTotal: number;
 
   constructor(settings: StreamRouteSettings) {
     const refs = settings.backendRefs.filter((ref) => ref.weight > 0);
-    this.nameBytes = new TextEncoder().encode(settings.name);
+    this.name = settings.name;
     this.backends = refs.map((ref) => ref.backend);
     this.weights = refs.map((ref) => ref.weight);
     this.weightTotal = this.weights.reduce((sum, weight) => sum + weight, 0);
+  }
+
+  /** Its name; made when first asked for. */
+  get nameBytes(): Uint8Array {
+    this.bytes ??= new TextEncoder().encode(this.name);
+    return this.bytes;
   }
 
   /** The backend for a number drawn at random from 0 to 2^31 - 1; -1 when the route has none. */

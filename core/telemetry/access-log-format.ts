@@ -7,7 +7,10 @@
 
 import { type FixedText, fixedText } from './log-bytes.ts';
 
-/** Names that a template may use as %{name}, and the keys of a JSON line, in that order. */
+/**
+ * Names that a template may use as %{name}, and the keys of a JSON line, in that order. Those of a mesh are in the lines
+ * of node proxies only.
+ */
 export const accessLogFields: readonly string[] = [
   'time',
   'method',
@@ -38,7 +41,15 @@ export const accessLogFields: readonly string[] = [
   'clientSubject',
   'retry',
   'attemptFailure',
+  'workload',
+  'side',
+  'peer',
+  'service',
+  'policy',
 ];
+
+/** How many of them a gateway's JSON lines have. */
+const GATEWAY_FIELDS = 29;
 
 /** Field numbers: the positions in `accessLogFields`, and one more for the time of the common format. */
 export const LogField = {
@@ -71,7 +82,12 @@ export const LogField = {
   CLIENT_SUBJECT: 26,
   RETRY: 27,
   ATTEMPT_FAILURE: 28,
-  COMMON_TIME: 29,
+  WORKLOAD: 29,
+  SIDE: 30,
+  PEER: 31,
+  SERVICE: 32,
+  POLICY: 33,
+  COMMON_TIME: 34,
 } as const;
 
 /** A format ready for writing: `literals[0] field[0] literals[1] ... literals[n]`, newline included. */
@@ -119,21 +135,21 @@ export function validateAccessLogTemplate(text: string): string | undefined {
 }
 
 /**
- * Compiles `json`, `common` or a template. Throws an Error with the validation sentence for a
+ * Compiles `json`, `common` or a template; `mesh`: for a node proxy. Throws an Error with the validation sentence for a
  * template that `validateAccessLogTemplate` refuses.
  */
-export function compileAccessLogFormat(format: string): CompiledFormat {
-  if (format === 'json') return compileJson();
+export function compileAccessLogFormat(format: string, mesh = false): CompiledFormat {
+  if (format === 'json') return compileJson(mesh ? accessLogFields : accessLogFields.slice(0, GATEWAY_FIELDS));
   if (format === 'common') return compileTemplate(commonTemplate);
   const mistake = validateAccessLogTemplate(format);
   if (mistake !== undefined) throw new Error(mistake);
   return compileTemplate(format);
 }
 
-function compileJson(): CompiledFormat {
-  const literals = accessLogFields.map((name, index) => `${index === 0 ? '{' : ','}"${name}":`);
+function compileJson(names: readonly string[]): CompiledFormat {
+  const literals = names.map((name, index) => `${index === 0 ? '{' : ','}"${name}":`);
   literals.push('}\n');
-  return compiled(literals, [...accessLogFields.keys()], true);
+  return compiled(literals, [...names.keys()], true);
 }
 
 function compileTemplate(template: string): CompiledFormat {

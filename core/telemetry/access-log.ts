@@ -116,6 +116,8 @@ const {
   LISTENER,
   METHOD,
   PATH,
+  PEER,
+  POLICY,
   PROTOCOL,
   REASON,
   REFERER,
@@ -123,12 +125,15 @@ const {
   RETRY,
   ROUTE,
   SERVER_NAME,
+  SERVICE,
+  SIDE,
   STATUS,
   TIME,
   TLS_VERSION,
   UPSTREAM_MS,
   USER_AGENT,
   WORKER,
+  WORKLOAD,
 } = LogField;
 
 /** Writes access log lines of one worker in one format. */
@@ -156,11 +161,12 @@ export class AccessLog {
   /**
    * `format` is `json`, `common`, a template, or empty for no log; an invalid template throws. Lines
    * and drops are counted in `metrics`. Several logs may share a ring as long as one thread uses them.
+   * `mesh`: the log of a node proxy.
    */
-  constructor(ring: SharedArrayBuffer, format: string, workerIndex: number, metrics: WorkerMetrics) {
+  constructor(ring: SharedArrayBuffer, format: string, workerIndex: number, metrics: WorkerMetrics, mesh = false) {
     this.enabled = format !== '';
     this.ring = new RingProducer(ring);
-    this.format = compileAccessLogFormat(this.enabled ? format : 'json');
+    this.format = compileAccessLogFormat(this.enabled ? format : 'json', mesh);
     this.workerIndex = workerIndex;
     this.metrics = metrics;
     const { literals, fields, json, repeats } = this.format;
@@ -265,6 +271,16 @@ export class AccessLog {
         return this.putName(position, source.serverName);
       case CLIENT_SUBJECT:
         return this.putName(position, source.clientSubject);
+      case WORKLOAD:
+        return this.putName(position, source.workload);
+      case SIDE:
+        return this.putName(position, source.side);
+      case PEER:
+        return this.putName(position, source.peer);
+      case SERVICE:
+        return this.putName(position, source.service);
+      case POLICY:
+        return this.putName(position, source.policy);
       case STATUS:
         return putNumber(data, position, source.status);
       case BYTES_RECEIVED:
@@ -340,6 +356,11 @@ function textBytes(source: LogSource): number {
     source.route.length +
     source.backend.length +
     source.endpoint.length +
+    source.workload.length +
+    source.side.length +
+    source.peer.length +
+    source.service.length +
+    source.policy.length +
     (source.detail >= DETAIL_POLICY ? policyWord(source.detail).length : 0)
   );
 }

@@ -5,9 +5,9 @@
 // its own maximum, the path to whatever is left, and all with their true lengths beside them.
 
 /** Bytes of one record. */
-export const RECORD_BYTES = 640;
+export const RECORD_BYTES = 1024;
 
-/** Records of a worker unless told otherwise: 2.5 MiB, touched as they are written. */
+/** Records of a worker unless told otherwise: 4 MiB, touched as they are written. */
 export const RECORD_COUNT_DEFAULT = 4096;
 
 /** Bytes before the first record; the first eight hold the number of records written so far. */
@@ -55,6 +55,11 @@ export const RecordFlag = {
   RESPONSE_STARTED: 4,
   RESPONSE_COMPLETE: 8,
   TUNNEL: 16,
+  /** The exchange of a workload of a node proxy, begun by it or come to it. */
+  OUTBOUND: 32,
+  INBOUND: 64,
+  /** Its listener is that of the service that was meant. */
+  SERVICE: 128,
 } as const;
 
 /** Texts of a record, in the order in which they are stored; the path is last and takes the rest. */
@@ -66,18 +71,24 @@ export const RecordText = {
   ROUTE: 4,
   BACKEND: 5,
   ENDPOINT: 6,
-  PATH: 7,
+  WORKLOAD: 7,
+  PEER: 8,
+  POLICY: 9,
+  PATH: 10,
 } as const;
 
-/** Most stored bytes of each text but the path, by `RecordText`. The endpoint fits `[IPv6]:port`. */
-export const recordTextBytesMax: Uint16Array = Uint16Array.of(64, 16, 64, 64, 64, 64, 48);
+/**
+ * Most stored bytes of each text but the path, by `RecordText`. The endpoint fits `[IPv6]:port`; names of a mesh are
+ * made of several names of Kubernetes.
+ */
+export const recordTextBytesMax: Uint16Array = Uint16Array.of(64, 16, 64, 96, 96, 96, 48, 96, 128, 96);
 
 /** 16-bit indexes where the stored lengths and the true lengths of the texts begin. */
 export const STORED_LENGTHS = 68;
-export const TRUE_LENGTHS = 76;
+export const TRUE_LENGTHS = 79;
 
 /** Byte of a record at which its texts begin. */
-export const TEXTS_OFFSET = 168;
+export const TEXTS_OFFSET = 184;
 
 /** A zeroed flight recorder for one worker; `records` is 1 or more. */
 export function createFlightBuffer(records = RECORD_COUNT_DEFAULT): SharedArrayBuffer {

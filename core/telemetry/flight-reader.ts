@@ -81,6 +81,12 @@ export interface FlightRecord {
   responseStarted: boolean;
   responseComplete: boolean;
   tunnel: boolean;
+  /** Node proxies: the workload, `namespace/name`; empty: not of a mesh. What follows is as in the access log. */
+  workload: string;
+  side: 'outbound' | 'inbound' | '';
+  peer: string;
+  service: string;
+  policy: string;
 }
 
 /** Attempts at a record that is being written before it is left out. */
@@ -89,15 +95,25 @@ const READ_ATTEMPTS = 4;
 /** Bytes of a text kept for comparing request ids. */
 const REQUEST_ID_BYTES_MAX = 64;
 
-/** The newest `limit` records of all workers, newest first. `buffers[i]` belongs to worker i. */
-export function readRecords(buffers: readonly SharedArrayBuffer[], limit = Number.POSITIVE_INFINITY): FlightRecord[] {
+/**
+ * The newest `limit` records of all workers, newest first; with `wanted` of those that it says yes to. `buffers[i]`
+ * belongs to worker i.
+ */
+export function readRecords(
+  buffers: readonly SharedArrayBuffer[],
+  limit = Number.POSITIVE_INFINITY,
+  wanted: (record: FlightRecord) => boolean = () => true,
+): FlightRecord[] {
   const all: FlightRecord[] = [];
   buffers.forEach((buffer, worker) => {
     // No worker contributes more than `limit` records to the newest `limit` of all.
     let taken = 0;
     for (const copy of newestFirst(buffer)) {
-      if (taken++ >= limit) break;
-      all.push(decode(copy, worker));
+      if (taken >= limit) break;
+      const record = decode(copy, worker);
+      if (!wanted(record)) continue;
+      taken++;
+      all.push(record);
     }
   });
   all.sort((a, b) => b.wallMs - a.wallMs || b.number - a.number);
@@ -204,6 +220,11 @@ function decode(copy: Uint8Array<ArrayBuffer>, worker: number): FlightRecord {
     responseStarted: has(RecordFlag.RESPONSE_STARTED),
     responseComplete: has(RecordFlag.RESPONSE_COMPLETE),
     tunnel: has(RecordFlag.TUNNEL),
+    workload: texts[RecordText.WORKLOAD].text,
+    side: has(RecordFlag.OUTBOUND) ? 'outbound' : has(RecordFlag.INBOUND) ? 'inbound' : '',
+    peer: texts[RecordText.PEER].text,
+    service: has(RecordFlag.SERVICE) ? texts[RecordText.LISTENER].text : '',
+    policy: texts[RecordText.POLICY].text,
   };
 }
 

@@ -89,7 +89,8 @@ export class FlightRecorder {
       (source.reusedConnection ? RecordFlag.REUSED_CONNECTION : 0) |
       (source.responseStarted ? RecordFlag.RESPONSE_STARTED : 0) |
       (source.responseComplete ? RecordFlag.RESPONSE_COMPLETE : 0) |
-      (source.tunnel ? RecordFlag.TUNNEL : 0);
+      (source.tunnel ? RecordFlag.TUNNEL : 0) |
+      (source.hasMesh ? meshFlags(source) : 0);
     words[word + RecordWord.PROTOCOL] = source.protocol;
     words[word + RecordWord.CLIENT_FAMILY] = source.client.peerFamily;
     words[word + RecordWord.CLIENT_PORT] = source.client.peerPort;
@@ -109,7 +110,7 @@ export class FlightRecorder {
   }
 
   private putTexts(source: LogSource, start: number): void {
-    const { memory, listener, route, backend, endpoint } = source;
+    const { memory, listener, route, backend, endpoint, workload, peer, policy } = source;
     let at = start + TEXTS_OFFSET;
     at = this.putText(start, at, RecordText.REQUEST_ID, memory, source.requestIdOffset, source.requestIdLength);
     at = this.putText(start, at, RecordText.METHOD, memory, source.methodOffset, source.methodLength);
@@ -118,6 +119,9 @@ export class FlightRecorder {
     at = this.putText(start, at, RecordText.ROUTE, route, 0, route.length);
     at = this.putText(start, at, RecordText.BACKEND, backend, 0, backend.length);
     at = this.putText(start, at, RecordText.ENDPOINT, endpoint, 0, endpoint.length);
+    at = this.putText(start, at, RecordText.WORKLOAD, workload, 0, workload.length);
+    at = this.putText(start, at, RecordText.PEER, peer, 0, peer.length);
+    at = this.putText(start, at, RecordText.POLICY, policy, 0, policy.length);
     this.putText(start, at, RecordText.PATH, memory, source.pathOffset, source.pathLength);
   }
 
@@ -131,4 +135,9 @@ export class FlightRecorder {
     this.halves[half + TRUE_LENGTHS + text] = Math.min(length, 0xffff);
     return at + stored;
   }
+}
+
+/** What of an exchange of a mesh needs no text of its own. */
+function meshFlags({ service, isInbound }: LogSource): number {
+  return (isInbound ? RecordFlag.INBOUND : RecordFlag.OUTBOUND) | (service.length > 0 ? RecordFlag.SERVICE : 0);
 }

@@ -64,6 +64,22 @@ export class LogSource {
   serverName: Uint8Array = noBytes;
   clientSubject: Uint8Array = noBytes;
 
+  // -- a node proxy's (exchange/mesh-log.ts); empty: none, or not of a mesh -----
+  /** Something below is set. */
+  hasMesh = false;
+  /** It came to the workload. */
+  isInbound = false;
+  /** `namespace/name` */
+  workload: Uint8Array = noBytes;
+  /** `outbound` or `inbound`. */
+  side: Uint8Array = noBytes;
+  /** SPIFFE identity at the other end of the tunnel. */
+  peer: Uint8Array = noBytes;
+  /** `namespace/hostname:port` that the workload has connected to. */
+  service: Uint8Array = noBytes;
+  /** Authorisation policies that decided, `namespace/name`. */
+  policy: Uint8Array = noBytes;
+
   // -- outcome -----------------------------------------------------------------
   /** Status sent to the client; 0: none. */
   status = 0;

@@ -27,6 +27,7 @@ import {
 import { leaveContext, retainContext, type TlsContext } from './context.ts';
 import { classifyErrors, failureDetail, TlsFailure, type TlsFailureDetail } from './errors.ts';
 import { isUri, matchesAnyName } from './peer.ts';
+import { type RecordQueue, RecordQueues } from './record-queue.ts';
 
 const { EAGAIN, EPROTO, ECONNABORTED, ENOMEM } = Errno;
 const { SSL, WANT_READ, WANT_WRITE, SYSCALL, ZERO_RETURN } = SslError;
@@ -94,6 +95,8 @@ export class TlsSessions {
   private readonly io: RecordIo;
   /** Writes that the socket did not take, by session. */
   private readonly held = new Map<number, Held>();
+  /** Records of sessions that write several at once. */
+  private readonly queues: RecordQueues;
   private readonly failed = new Map<number, Failed>();
   /** Names that the peer's certificate must have one of, until the handshake is done. */
   private readonly names = new Map<number, readonly string[]>();
@@ -102,6 +105,7 @@ export class TlsSessions {
   constructor(memory: MappedMemory) {
     this.ssl = openSsl();
     this.io = createRecordIo(memory);
+    this.queues = new RecordQueues(this.io);
   }
 
   /** Starts the server's side on a connected socket; 0 when OpenSSL refuses (see `failureText`). */
@@ -181,7 +185,8 @@ export class TlsSessions {
    *
    * Returns their number; 0 when the peer has sent close_notify; -EAGAIN when there is nothing now;
    * TLS_TRUNCATED; -EPROTO after a TLS failure (`failure`, `failureText`); or another negative error
-   * number of the socket. With a positive result, look at `readMore`. The end of the TCP stream is an
+   * number of the socket. With a positive result, look at `readMore`. A rest of `length` that a
+   * record of full size does not fit into stays unused: what a record that is cut belongs to would have to be copied. The end of the TCP stream is an
    * event of its own (EPOLLRDHUP): once it was seen, call until the result is not positive.
    */
   recv(ssl: number, offset: number, length: number): number {
@@ -211,7 +216,7 @@ export class TlsSessions {
         this.readMore = false;
         return total;
       }
-      if (total === length) {
+      if (total === length || (total > RECORD_BYTES_MAX && length - total < RECORD_BYTES_MAX)) {
         this.readMore = true;
         return total;
       }
@@ -230,14 +235,29 @@ export class TlsSessions {
    *
    * As with a socket, the rest is offered again, from anywhere and in pieces of any size. (A record
    * is encrypted before the socket refuses it; a copy of it is kept and its last byte counts as not
-   * taken, so that the caller comes back when the socket is writable.)
+   * taken, so that the caller comes back when the socket is writable.) More than one record leaves
+   * with one system call.
    */
   send(ssl: number, offset: number, length: number): number {
     let total = 0;
+    if (this.queues.count > 0) {
+      const queue = this.queues.of(ssl);
+      if (queue !== undefined) return this.sendQueued(ssl, queue, offset, length);
+    }
     if (this.held.size > 0) {
       const status = this.sendHeld(ssl);
       if (status < 0) return status;
       total = status;
+    }
+    if (length - total > RECORD_BYTES_MAX) {
+      const queue = this.queues.begin(ssl);
+      if (queue !== undefined) {
+        const count = this.write(ssl, queue, offset, length, total);
+        if (queue.stuck || count < 0) return count;
+        const status = this.release(ssl, queue);
+        // The last byte is what the caller comes back for.
+        return status === -EAGAIN ? count - 1 : status < 0 ? status : count;
+      }
     }
     while (total < length) {
       const rest = length - total;
@@ -265,10 +285,35 @@ export class TlsSessions {
   }
 
   /**
+   * From now on, records of a session wait for `uncork`, a few of them at most. False: they do not, since some that
+   * the socket has refused are waiting already, or there is no memory for it.
+   */
+  cork(ssl: number): boolean {
+    if (this.held.has(ssl)) return false;
+    const queue = this.queues.of(ssl);
+    if (queue !== undefined) return !queue.stuck;
+    return this.queues.begin(ssl) !== undefined;
+  }
+
+  /**
+   * Ends `cork`: gives the socket the records that have waited. Returns 0; -EAGAIN when it has not taken all of them,
+   * although all their bytes count as taken: the next `send`, when the socket is writable, is to offer one byte of
+   * any value before what follows; or another negative error number, as of `send`.
+   */
+  uncork(ssl: number): number {
+    const queue = this.queues.of(ssl);
+    return queue === undefined || queue.stuck ? 0 : this.release(ssl, queue);
+  }
+
+  /**
    * Sends close_notify, without waiting for the peer's: 0, or -EAGAIN when the socket takes nothing
    * now. After a failure, or with bytes unsent, nothing is sent: the peer is to see a truncation.
    */
   shutdown(ssl: number): number {
+    if (this.queues.count > 0) {
+      this.uncork(ssl);
+      if (this.queues.of(ssl) !== undefined) return 0;
+    }
     if (this.failed.has(ssl) || this.held.has(ssl) || this.ssl.SSL_in_init(ssl) !== 0) return 0;
     const result = this.ssl.SSL_shutdown(ssl);
     if (result >= 0) return 0;
@@ -283,6 +328,8 @@ export class TlsSessions {
     const context = this.ssl.SSL_get_SSL_CTX(ssl);
     const held = this.held.get(ssl);
     if (held !== undefined) this.dropHeld(ssl, held);
+    const queue = this.queues.of(ssl);
+    if (queue !== undefined) this.queues.drop(ssl, queue);
     // A TCP end without close_notify is no reason to forget the TLS session (RFC 8446 §6.1); a fatal
     // failure is.
     if (!this.failed.delete(ssl)) this.ssl.SSL_set_shutdown(ssl, BOTH_SHUT_DOWN);
@@ -383,6 +430,69 @@ export class TlsSessions {
     }
     this.dropHeld(ssl, held);
     return 1;
+  }
+
+  /** `send` for a session whose records are queued. */
+  private sendQueued(ssl: number, queue: RecordQueue, offset: number, length: number): number {
+    if (!queue.stuck) return this.write(ssl, queue, offset, length, 0);
+    const { owedBytes } = queue;
+    const status = this.queues.drain(queue);
+    if (status === -EAGAIN) return status;
+    this.queues.end(ssl, queue);
+    if (status < 0) return this.socketFailed(ssl, status);
+    if (owedBytes === length) return length;
+    const count = this.send(ssl, offset + owedBytes, length - owedBytes);
+    return count >= 0 ? owedBytes + count : count === -EAGAIN && owedBytes > 0 ? owedBytes : count;
+  }
+
+  /** Queues records of [offset + done, offset + length), and sends them whenever the queue is full; else as `send`. */
+  private write(ssl: number, queue: RecordQueue, offset: number, length: number, done: number): number {
+    let total = done;
+    while (total < length) {
+      if (this.queues.isFull(queue)) {
+        const status = this.queues.drain(queue);
+        if (status === -EAGAIN) {
+          queue.stuck = true;
+          return total > 0 ? total : status;
+        }
+        if (status < 0) {
+          this.queues.end(ssl, queue);
+          return this.socketFailed(ssl, status);
+        }
+      }
+      const count = this.io.write(ssl, offset + total, Math.min(length - total, RECORD_BYTES_MAX));
+      if (count <= 0) {
+        const status = this.writeFailed(ssl, count);
+        this.queues.end(ssl, queue);
+        if (status !== -EAGAIN) return status;
+        // There was room for the record: nothing of what the peer has got can be relied on.
+        this.fail(failureDetail(TlsFailure.INTERNAL, 'a queue of records is full'));
+        this.keepFailure(ssl, -EPROTO);
+        return -EPROTO;
+      }
+      this.queues.noteRecord(queue, count);
+      total += count;
+    }
+    return total;
+  }
+
+  /** Gives the socket what is queued, and the session its socket: see `uncork`. */
+  private release(ssl: number, queue: RecordQueue): number {
+    const status = this.queues.drain(queue);
+    if (status === -EAGAIN) {
+      queue.stuck = true;
+      queue.owedBytes = 1;
+      return status;
+    }
+    this.queues.end(ssl, queue);
+    return status < 0 ? this.socketFailed(ssl, status) : 0;
+  }
+
+  /** The socket has failed under queued records. */
+  private socketFailed(ssl: number, status: number): number {
+    this.fail(failureDetail(TlsFailure.SOCKET));
+    this.keepFailure(ssl, status);
+    return status;
   }
 
   // -- failures --------------------------------------------------------------------

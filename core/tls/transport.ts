@@ -30,6 +30,14 @@ export class TlsTransport implements Transport {
     return this.sessions.send(connection.tls, offset, length);
   }
 
+  cork(connection: Connection): boolean {
+    return this.sessions.cork(connection.tls);
+  }
+
+  uncork(connection: Connection): number {
+    return this.sessions.uncork(connection.tls);
+  }
+
   hasMore(connection: Connection): boolean {
     return connection.tlsMore || connection.readHangup;
   }
@@ -44,6 +52,7 @@ export class TlsTransport implements Transport {
   }
 
   close(connection: Connection, abort: boolean): void {
+    this.sessions.uncork(connection.tls);
     // Without close_notify the peer knows that what it has is not all (RFC 8446 §6.1).
     if (!abort) this.sessions.shutdown(connection.tls);
     this.sessions.free(connection.tls);

@@ -34,7 +34,7 @@ export interface WorkloadSettings {
   namespaceFd: number;
   /** SO_MARK of what is sent for it, which its capture leaves alone; 0: none. */
   mark: number;
-  /** What it shows in tunnels; null: it has no valid certificate, and nothing of it leaves or is let in. */
+  /** What it shows in tunnels; null: it has no valid certificate, and no tunnels in either direction. */
   certificate: WorkloadCertificateSettings | null;
   /** Plain text from outside the mesh is refused. */
   strict: boolean;
@@ -74,6 +74,12 @@ export interface DestinationSettings {
  */
 export type OriginalDestinationScope = 'own' | 'mesh' | 'any';
 
+/** A node that knows what its workloads use, and asks for the rest when somebody connects to it. */
+export interface DiscoverySettings {
+  /** Networks in CIDR form, or addresses: nothing else is of the mesh. Empty: anything may be. */
+  networks: readonly string[];
+}
+
 /** The mesh as the packet core of one node needs it. */
 export interface MeshSettings {
   workloads: WorkloadSettings[];
@@ -83,6 +89,8 @@ export interface MeshSettings {
   policyNumbers: PolicyNumbers;
   /** By `ip:port` (`[ip]:port` with IPv6), or by `ip` for every other port. */
   destinations: ReadonlyMap<string, DestinationSettings>;
+  /** What is not among the destinations may be of the mesh all the same; null: it is not. */
+  discovery: DiscoverySettings | null;
   /** Index of the virtual listener for all other destinations; -1: they are refused. */
   otherListener: number;
   /** Indexes of the virtual listeners for connections to workloads of this node, by declared protocol. */

@@ -91,13 +91,12 @@ class Slots {
     return undefined;
   }
 
-  /** Lets all slots rest whose key is not among `keys`. */
-  keepOnly(keys: ReadonlySet<string>, nowMs: number): void {
-    for (const [key, slot] of this.byKey) {
-      if (keys.has(key)) continue;
-      this.byKey.delete(key);
-      this.resting.set(key, { slot, sinceMs: nowMs });
-    }
+  /** Lets the slot of a key rest. */
+  rest(key: string, nowMs: number): void {
+    const slot = this.byKey.get(key);
+    if (slot === undefined) return;
+    this.byKey.delete(key);
+    this.resting.set(key, { slot, sinceMs: nowMs });
   }
 
   find(key: string): number | undefined {
@@ -112,6 +111,12 @@ export class NodeSlots {
   readonly limits: LimitTables;
   /** Counters of workloads. */
   readonly workloads: WorkloadSlots;
+  /** Settings with slots of this node, by what they were compiled from, where that is all that they depend on. */
+  readonly settings = new WeakMap<object, BackendSettings>();
+  /** Settings in force: they have their slots. */
+  private current: ReadonlySet<BackendSettings> = new Set();
+  /** Settings that were given slots since, in force or not. */
+  private readonly assigned = new Set<BackendSettings>();
   private samples: SharedArrayBuffer | null = null;
   private readonly endpoints: Slots;
   private readonly backends: Slots;
@@ -147,6 +152,8 @@ export class NodeSlots {
   assign(backends: readonly BackendSettings[], nowMs: number = monotonicMs()): void {
     const { state } = this;
     for (const backend of backends) {
+      if (this.current.has(backend)) continue;
+      this.assigned.add(backend);
       // The endpoints that a backend begins with all start at once, which is no start to be slow about.
       const startsSlowly = this.backends.find(backend.name) !== undefined;
       backend.slot = this.backends.take(backend.name, nowMs);
@@ -169,9 +176,20 @@ export class NodeSlots {
 
   /** These backends are now in force: slots of all others rest from now on. */
   keepOnly(backends: readonly BackendSettings[], nowMs: number = monotonicMs()): void {
-    this.backends.keepOnly(new Set(backends.map(({ name }) => name)), nowMs);
-    const keys = backends.flatMap(({ name, endpoints }) => endpoints.map(({ address }) => endpointKey(name, address)));
-    this.endpoints.keepOnly(new Set(keys), nowMs);
+    const next = new Set(backends);
+    const gone = [...this.current, ...this.assigned].filter((backend) => !next.has(backend));
+    this.current = next;
+    this.assigned.clear();
+    if (gone.length === 0) return;
+    const byName = new Map(backends.map((backend) => [backend.name, backend]));
+    for (const { name, endpoints } of gone) {
+      const successor = byName.get(name);
+      if (successor === undefined) this.backends.rest(name, nowMs);
+      const kept = new Set(successor?.endpoints.map(({ address }) => address));
+      for (const { address } of endpoints) {
+        if (!kept.has(address)) this.endpoints.rest(endpointKey(name, address), nowMs);
+      }
+    }
   }
 }
 

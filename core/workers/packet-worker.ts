@@ -34,6 +34,7 @@ import type { TlsSessions } from '../tls/session.ts';
 import { CompressSlots } from './compress-slots.ts';
 import type { ControlMessage, PacketWorkerStart, ReloadReport, WorkerMessage } from './protocol.ts';
 import type { Snapshot } from './snapshot.ts';
+import { applyDelta } from './snapshot-delta.ts';
 
 /** What a worker holds at a moment, for tests and checks. */
 export interface WorkerStats {
@@ -80,6 +81,8 @@ export class PacketWorker {
   private lagMs = 0;
   private lagBeforeMs = 0;
   private node: NodeState | null = null;
+  /** The last one that was handed over. */
+  private snapshot: Snapshot | null = null;
   private readonly balancing: Omit<BalancerEnvironment, 'node'>;
   /** The wake-up descriptor was written to: messages are waiting on the port. */
   messagesWaiting = false;
@@ -144,7 +147,8 @@ export class PacketWorker {
   handle(message: ControlMessage): void {
     switch (message.type) {
       case 'snapshot':
-        this.apply(message.snapshot, message.listenerFds);
+        this.snapshot = 'base' in message.snapshot ? applyDelta(this.snapshot!, message.snapshot) : message.snapshot;
+        this.apply(this.snapshot, message.listenerFds);
         break;
       case 'drain':
         this.drain(message.idleGraceMs, message.timeoutMs);
@@ -162,6 +166,12 @@ export class PacketWorker {
         this.context.compression.use(
           message.link === null ? null : new CompressSlots(message.link.area, message.link.bell),
         );
+        break;
+      case 'destinationAnswers':
+        this.context.destinationGate.receive(message.answers);
+        break;
+      case 'reportDestinations':
+        this.post({ type: 'destinationsUsed', token: message.token, used: this.context.destinationGate.takeUsed() });
         break;
       case 'rateLimitAnswers':
         this.context.limitGate.receive(message.answers);
@@ -211,6 +221,8 @@ export class PacketWorker {
     counters[Counter.BUFFERS_IN_USE] = this.reactor.arena.usedBytes;
     const questions = this.context.limitGate.takeQuestions();
     if (questions !== null) this.post({ type: 'rateLimitQuestions', questions });
+    const unknown = this.context.destinationGate.takeQuestions();
+    if (unknown !== null) this.post({ type: 'destinationQuestions', questions: unknown });
     if (this.context.draining) this.continueDrain();
     return events;
   }
@@ -281,6 +293,7 @@ export class PacketWorker {
       snapshot.accessLog.enabled ? snapshot.accessLog.format : '',
       this.start.index,
       this.metrics,
+      snapshot.mesh !== null,
     );
     for (const endpoint of context.endpoints.values()) {
       if (!endpoint.removed) continue;
@@ -309,7 +322,8 @@ export class PacketWorker {
         // Accepting is work for the workload, too.
         if (listener.watch !== null) listener.watch.workload = listener.workload;
       }
-      context.authorizer.recheck();
+      context.rechecks.begin();
+      context.destinationGate.reloaded();
     }
     report.pauseMs = reactor.kernel.nowMs() - startMs;
     this.post({ type: 'applied', epoch: snapshot.epoch, report });
@@ -380,7 +394,11 @@ export class PacketWorker {
   }
 
   private closeIfIdle(connection: Connection): boolean {
-    const { detection, downstreamHttp1, downstreamHttp2, http2, preamble } = this.context;
+    const { destinationGate, detection, downstreamHttp1, downstreamHttp2, http2, preamble } = this.context;
+    if (connection.protocol === destinationGate) {
+      destinationGate.drop(connection);
+      return true;
+    }
     if (connection.protocol === preamble || connection.protocol === detection) {
       // It has not said what it wants, or is in its handshake.
       preamble.close(connection, CloseCause.DRAIN);
@@ -452,6 +470,8 @@ export class PacketWorker {
     }
     this.context.upstreamHttp2.connections.closeAll();
     this.context.upstreamTunnels.closeAll();
+    this.context.trust.close();
+    this.context.rechecks.close();
     this.context.upstream.breakers.destroy();
     this.reactor.closeWatch(this.wake);
     this.acceptor.close();
@@ -459,9 +479,10 @@ export class PacketWorker {
   }
 
   private terminateAll(): void {
-    const { downstreamHttp1, downstreamHttp2, http2, mirrors, tunnel } = this.context;
+    const { destinationGate, downstreamHttp1, downstreamHttp2, http2, mirrors, tunnel } = this.context;
     this.forEachDownstream((connection) => {
-      if (connection.protocol === tunnel) tunnel.terminate(connection);
+      if (connection.protocol === destinationGate) destinationGate.drop(connection);
+      else if (connection.protocol === tunnel) tunnel.terminate(connection);
       else if (connection.protocol === http2) downstreamHttp2.terminateConnection(connection);
       else if (connection.protocol === downstreamHttp2) downstreamHttp2.terminate(connection);
       else downstreamHttp1.terminate(connection);

@@ -10,9 +10,10 @@ import type { WorkerStart } from './protocol.ts';
 /**
  * Heap limits of a packet thread. Its buffers are outside the heap (WorkerStart.memory); the
  * heap holds connection objects, at well under 1 KiB each. A thread that passes this has a leak,
- * and is better replaced than allowed to take the process down with it.
+ * and is better replaced than allowed to take the process down with it. Requests allocate nothing, so a young
+ * generation of the usual 50 MiB would only fill with what is left of snapshots, and stay resident.
  */
-export const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 1024, stackSizeMb: 4 };
+export const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 1024, maxYoungGenerationSizeMb: 6, stackSizeMb: 4 };
 
 /** Module that a packet thread runs. */
 export const WORKER_FILE = new URL('./worker.ts', import.meta.url);

@@ -5,6 +5,7 @@ import type { RingMemory } from '../ffi/io-uring.ts';
 import type { MappedMemory } from '../ffi/memory.ts';
 import type { CompressorLink } from './compressor-pool.ts';
 import type { Snapshot } from './snapshot.ts';
+import type { SnapshotDelta } from './snapshot-delta.ts';
 
 /** What a packet worker needs, whatever kernel it runs on. */
 export interface PacketWorkerStart {
@@ -37,7 +38,8 @@ export interface WorkerStart extends PacketWorkerStart {
 export type ControlMessage =
   | {
       type: 'snapshot';
-      snapshot: Snapshot;
+      /** As a whole, or what differs from the one sent before. */
+      snapshot: Snapshot | SnapshotDelta;
       /** This worker's listening descriptor for each of `snapshot.listeners`. */
       listenerFds: number[];
     }
@@ -52,7 +54,37 @@ export type ControlMessage =
   | { type: 'compressor'; link: CompressorLink | null }
   /** What Redis says to questions of `rateLimitQuestions`. */
   | { type: 'rateLimitAnswers'; answers: LimitAnswer[] }
+  /** Node proxies: what is known now of destinations. */
+  | { type: 'destinationAnswers'; answers: readonly DestinationAnswer[] }
+  /** Node proxies: tell which destinations are in use (`destinationsUsed`). */
+  | { type: 'reportDestinations'; token: number }
   | { type: 'ping'; token: number };
+
+/** An address that a workload connects to, and that the snapshot does not know. */
+export interface DestinationQuestion {
+  /** IP address. */
+  host: string;
+  /** Uid of the workload. */
+  workload: string;
+}
+
+/**
+ * What is known of an address: it is not of the mesh (`outside`), until that is taken back (`forgotten`); or nothing,
+ * since the control plane is `away`, or has given no answer that could be used (`unanswered`). What is of the mesh comes
+ * in a snapshot.
+ */
+export interface DestinationAnswer {
+  host: string;
+  verdict: 'outside' | 'forgotten' | 'away' | 'unanswered';
+}
+
+/** Destinations that are in use. */
+export interface UsedDestinations {
+  /** IP addresses. */
+  hosts: string[];
+  /** There are more of them: any may be in use. */
+  all: boolean;
+}
 
 /** A request that global rate limits count. */
 export interface LimitQuestion {
@@ -110,4 +142,8 @@ export type WorkerMessage =
   | { type: 'endpoint'; report: EndpointReport }
   /** Requests that global rate limits are to be asked about. */
   | { type: 'rateLimitQuestions'; questions: LimitQuestion[] }
+  /** Somebody connects to what is not known; not asked again as long as connections wait for the answer. */
+  | { type: 'destinationQuestions'; questions: DestinationQuestion[] }
+  /** The answer to `reportDestinations`: what has been used since the last one. */
+  | { type: 'destinationsUsed'; token: number; used: UsedDestinations }
   | { type: 'log'; level: 'debug' | 'info' | 'warn' | 'error'; message: string };

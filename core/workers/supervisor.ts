@@ -11,8 +11,18 @@ import { CompressorPool } from './compressor-pool.ts';
 import { EndpointLog } from './endpoint-log.ts';
 import type { ListeningSockets, ListenPlan } from './listening-sockets.ts';
 import type { Log } from './log.ts';
-import type { AcmeChallengeSettings, LimitAnswer, LimitQuestion, ReloadReport, WorkerStart } from './protocol.ts';
+import type {
+  AcmeChallengeSettings,
+  DestinationAnswer,
+  DestinationQuestion,
+  LimitAnswer,
+  LimitQuestion,
+  ReloadReport,
+  UsedDestinations,
+  WorkerStart,
+} from './protocol.ts';
 import type { Snapshot } from './snapshot.ts';
+import { SnapshotDeltas } from './snapshot-delta.ts';
 import { WorkerSlot, type WorkerState } from './worker-slot.ts';
 
 /** How often workers are asked for a sign of life. */
@@ -46,6 +56,8 @@ export interface SupervisorOptions {
   log: Log;
   /** Gets the requests that global rate limits count, and what to call with their answers. Absent: nobody answers. */
   onLimitQuestions?: (questions: LimitQuestion[], answer: (answers: LimitAnswer[]) => void) => void;
+  /** Node proxies: told of destinations that workers do not know, see `answerDestinations`. */
+  onDestinationQuestions?: (questions: DestinationQuestion[]) => void;
 }
 
 /** What became of one hand-over, over all workers. */
@@ -89,6 +101,7 @@ export class Supervisor {
       slot.onReady = () => this.compressors.join(slot);
       slot.onLimitQuestions = (questions) =>
         options.onLimitQuestions?.(questions, (answers) => slot.answerLimits(answers));
+      slot.onDestinationQuestions = (questions) => options.onDestinationQuestions?.(questions);
       this.slots.push(slot);
       slot.launch();
     }
@@ -114,9 +127,10 @@ export class Supervisor {
       durationMs: 0,
       late: this.slots.length,
     };
+    const deltas = new SnapshotDeltas();
     const all = this.slots.map(async (slot) => {
       const fds = plan.listeners.map((listener) => listener.fds[slot.index]!);
-      const report = await slot.apply(snapshot, fds);
+      const report = await slot.apply(snapshot, fds, deltas);
       this.sockets.closeOf(slot.index, plan.removed);
       total.kept += report.kept;
       total.drained += report.drained;
@@ -138,6 +152,17 @@ export class Supervisor {
   /** Gives all workers new session ticket keys, 80 bytes each, newest first. */
   useTicketKeys(keys: Uint8Array[]): void {
     for (const slot of this.slots) slot.useTicketKeys(keys);
+  }
+
+  /** Tells all workers what is known of destinations. */
+  answerDestinations(answers: readonly DestinationAnswer[]): void {
+    for (const slot of this.slots) slot.answerDestinations(answers);
+  }
+
+  /** Which destinations have been in use since this was last asked. */
+  async usedDestinations(): Promise<UsedDestinations> {
+    const reports = await Promise.all(this.slots.map((slot) => slot.usedDestinations()));
+    return { hosts: reports.flatMap(({ hosts }) => hosts), all: reports.some(({ all }) => all) };
   }
 
   /** Gives all workers the ACME challenges that are open now. */

@@ -19,15 +19,19 @@ import { RESOURCE_LIMITS, takeEarly } from './prestart.ts';
 import type {
   AcmeChallengeSettings,
   ControlMessage,
+  DestinationAnswer,
+  DestinationQuestion,
   EndpointReport,
   LimitAnswer,
   LimitQuestion,
   ReloadReport,
+  UsedDestinations,
   WorkerMessage,
   WorkerStart,
 } from './protocol.ts';
 import { RestartBackoff } from './restart-backoff.ts';
 import type { Snapshot } from './snapshot.ts';
+import { SnapshotDeltas } from './snapshot-delta.ts';
 
 /** A ping without an answer for this long makes a worker unhealthy. */
 export const UNHEALTHY_AFTER_MS = 10_000;
@@ -62,6 +66,10 @@ export class WorkerSlot {
   private readonly onEndpoint: (report: EndpointReport) => void;
   /** Told of requests that global rate limits count. */
   onLimitQuestions: (questions: LimitQuestion[]) => void = () => {};
+  /** Told of destinations that the thread does not know. */
+  onDestinationQuestions: (questions: DestinationQuestion[]) => void = () => {};
+  /** Those who wait to be told which destinations are in use, by token. */
+  private readonly useWaiters = new Map<number, (used: UsedDestinations) => void>();
   private readonly backoff = new RestartBackoff();
 
   private thread: Worker | undefined;
@@ -78,6 +86,8 @@ export class WorkerSlot {
   private unansweredSinceMs = 0;
 
   private current: { snapshot: Snapshot; listenerFds: number[] } | undefined;
+  /** What the thread has been given last; null: nothing. */
+  private sent: Snapshot | null = null;
   private challenges: AcmeChallengeSettings = { http: [], tls: [] };
   private readonly applyWaiters: { epoch: number; resolve: (report: ReloadReport) => void }[] = [];
   private onDrainBegun: (() => void) | undefined;
@@ -100,6 +110,7 @@ export class WorkerSlot {
   launch(): void {
     this.cause = undefined;
     this.ready = false;
+    this.sent = null;
     this.unansweredSinceMs = 0;
     this.startedMs = performance.now();
     const thread =
@@ -119,12 +130,12 @@ export class WorkerSlot {
 
   /**
    * Hands a snapshot over. Resolves when the slot's thread has switched to it, or to a later one;
-   * a thread that dies meanwhile leaves that to its replacement.
+   * a thread that dies meanwhile leaves that to its replacement. `deltas` are shared by the slots that get this snapshot.
    */
-  apply(snapshot: Snapshot, listenerFds: number[]): Promise<ReloadReport> {
+  apply(snapshot: Snapshot, listenerFds: number[], deltas = new SnapshotDeltas()): Promise<ReloadReport> {
     this.current = { snapshot, listenerFds };
     const applied = new Promise<ReloadReport>((resolve) => this.applyWaiters.push({ epoch: snapshot.epoch, resolve }));
-    this.sendSnapshot();
+    this.sendSnapshot(deltas);
     return applied;
   }
 
@@ -195,6 +206,21 @@ export class WorkerSlot {
     if (this.ready) this.post({ type: 'rateLimitAnswers', answers });
   }
 
+  /** Says what is known of destinations; a thread that starts later has to ask. */
+  answerDestinations(answers: readonly DestinationAnswer[]): void {
+    if (this.ready) this.post({ type: 'destinationAnswers', answers });
+  }
+
+  /** Which destinations have been in use since this was last asked; any may have been when a thread has died meanwhile. */
+  usedDestinations(): Promise<UsedDestinations> {
+    if (!this.ready) return Promise.resolve({ hosts: [], all: true });
+    const token = this.nextToken++;
+    return new Promise((resolve) => {
+      this.useWaiters.set(token, resolve);
+      this.post({ type: 'reportDestinations', token });
+    });
+  }
+
   /** Asks for a sign of life; to be called about once a second. */
   ping(): void {
     if (!this.ready) return;
@@ -220,9 +246,12 @@ export class WorkerSlot {
     wake(this.start.wakeFd);
   }
 
-  private sendSnapshot(): void {
+  private sendSnapshot(deltas: SnapshotDeltas): void {
     // A starting thread gets it when it reports ready.
-    if (this.ready && this.current !== undefined) this.post({ type: 'snapshot', ...this.current });
+    if (!this.ready || this.current === undefined) return;
+    const { snapshot, listenerFds } = this.current;
+    this.post({ type: 'snapshot', snapshot: deltas.between(this.sent, snapshot), listenerFds });
+    this.sent = snapshot;
   }
 
   private receive(message: WorkerMessage): void {
@@ -231,7 +260,7 @@ export class WorkerSlot {
         this.ready = true;
         // Before the snapshot: what that asks to be compressed then is.
         this.onReady(this);
-        this.sendSnapshot();
+        this.sendSnapshot(new SnapshotDeltas());
         if (this.challenges.http.length + this.challenges.tls.length > 0) this.useChallenges(this.challenges);
         break;
       case 'applied':
@@ -247,6 +276,13 @@ export class WorkerSlot {
         break;
       case 'rateLimitQuestions':
         this.onLimitQuestions(message.questions);
+        break;
+      case 'destinationQuestions':
+        this.onDestinationQuestions(message.questions);
+        break;
+      case 'destinationsUsed':
+        this.useWaiters.get(message.token)?.(message.used);
+        this.useWaiters.delete(message.token);
         break;
       case 'endpoint':
         this.onEndpoint(message.report);
@@ -286,6 +322,8 @@ export class WorkerSlot {
     this.thread = undefined;
     this.ready = false;
     this.epochApplied = 0;
+    for (const resolve of this.useWaiters.values()) resolve({ hosts: [], all: true });
+    this.useWaiters.clear();
     const left = this.closeLeftOpen();
     const lifetimeMs = performance.now() - this.startedMs;
     if (this.retiring) {

@@ -52,6 +52,20 @@ const fieldHelp: Record<string, [type: string, meaning: string]> = {
   tlsVersion: ['text', 'TLS version of the client connection, such as `TLSv1.3`; absent without TLS.'],
   serverName: ['text', 'Name in SNI that the client asked for; absent without TLS or SNI.'],
   clientSubject: ['text', "Subject of the client's certificate; absent when it has shown none."],
+  workload: [
+    'text',
+    'Node proxies: the workload of the node, `namespace/name`. This and what follows is absent elsewhere.',
+  ],
+  side: ['text', 'Node proxies: `outbound`: the workload began it; `inbound`: it came to the workload.'],
+  peer: ['text', 'Node proxies: SPIFFE identity of the other end; absent in plain text.'],
+  service: [
+    'text',
+    'Node proxies, outbound: service and port that the workload connected to, `namespace/hostname:port`; absent when it was none.',
+  ],
+  policy: [
+    'text',
+    'Node proxies, inbound: authorisation policies that decided: the one that let it in, or those that did not; absent when there was nothing to decide.',
+  ],
 };
 
 /** Every table by the name of its place in the page. */

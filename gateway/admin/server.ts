@@ -13,7 +13,7 @@ import {
   startAdminPages,
   textPage as text,
 } from '../../core/process/admin-pages.ts';
-import { findRecord, readRecords } from '../../core/telemetry/flight-reader.ts';
+import { type FlightRecord, findRecord, readRecords } from '../../core/telemetry/flight-reader.ts';
 import type { HeadFilterSettings } from '../../core/workers/filter-settings.ts';
 import { type ExplainAnswer, explainRecord } from '../explain.ts';
 import { endpointNow } from '../explain-endpoint.ts';
@@ -41,7 +41,8 @@ const index = `Portcullis admin port (read-only)
 `;
 
 /** The pages that only a node proxy has. */
-const meshIndex = `/mesh               workloads of this node, their certificates, and what is wrong, as JSON
+const meshIndex = `/requests?workload=NAMESPACE/NAME  those of one workload only
+/mesh               workloads of this node, their certificates, and what is wrong, as JSON
 /mesh/graph         who talks to whom, as JSON
 `;
 
@@ -73,7 +74,7 @@ async function pageOf(url: URL, state: AdminState, metrics: MetricsPage): Promis
     case '/reloads':
       return json(200, { reloads: state.reloads.map(reloadOf) });
     case '/requests':
-      return requests(state, url.searchParams.get('limit'));
+      return requests(state, url.searchParams);
     case '/recorded-requests':
       return recordedRequests(state);
     case '/mesh':
@@ -178,12 +179,15 @@ function backendOf({ ejections, ...rest }: BackendState): object {
   };
 }
 
-function requests(state: AdminState, limitText: string | null): Page {
+function requests(state: AdminState, query: URLSearchParams): Page {
+  const limitText = query.get('limit');
   const limit = limitText === null ? REQUESTS_DEFAULT : Number(limitText);
   if (!Number.isInteger(limit) || limit < 1 || limit > REQUESTS_MAX) {
     return json(400, { error: `limit must be a whole number from 1 to ${REQUESTS_MAX}` });
   }
-  return json(200, { requests: readRecords(state.flightRecords, limit) });
+  const workload = query.get('workload');
+  const wanted = workload === null ? undefined : (record: FlightRecord) => record.workload === workload;
+  return json(200, { requests: readRecords(state.flightRecords, limit, wanted) });
 }
 
 function recordedRequests({ recorder }: AdminState): Page {

@@ -15,6 +15,8 @@ const NSFS_MAGIC = 0x6e736673;
 
 /** A network namespace that lives. */
 export interface DiscoveredNamespace {
+  /** Number of its file, for as long as it lives. */
+  inode: string;
   /** A path that leads there: of the name if it has one, otherwise of a process. */
   path: string;
   /** Names under /run/netns. */
@@ -48,7 +50,7 @@ export function listNamespaces(): DiscoveredNamespace[] {
   const at = (inode: string, path: string): DiscoveredNamespace => {
     let namespace = found.get(inode);
     if (namespace === undefined) {
-      namespace = { path, names: [], pids: [], own: inode === own };
+      namespace = { inode, path, names: [], pids: [], own: inode === own };
       found.set(inode, namespace);
     }
     return namespace;
@@ -67,6 +69,24 @@ export function listNamespaces(): DiscoveredNamespace[] {
   return [...found.values()];
 }
 
+/**
+ * Uid of the Kubernetes Pod that a process is in, by its control groups; undefined: none that could be told (processes of
+ * static pods have another name there).
+ */
+export function podOfProcess(pid: number): string | undefined {
+  try {
+    return podOfCgroups(readFileSync(`/proc/${pid}/cgroup`, 'utf8'));
+  } catch {
+    return undefined;
+  }
+}
+
+/** The same of the text of such a file: `.../pod<uid>/...`, or with systemd `...-pod<uid with underscores>.slice/...`. */
+export function podOfCgroups(text: string): string | undefined {
+  const found = /[/-]pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})(?:\.slice)?(?:\/|$)/m.exec(text);
+  return found?.[1]?.replaceAll('_', '-');
+}
+
 /** The cgroup (version 2) of a process, relative to the root: the `path` of a cgroup scope; undefined: none. */
 export function cgroupOfProcess(pid: number): string | undefined {
   try {
@@ -83,6 +103,11 @@ function entries(folder: string): string[] {
   } catch {
     return [];
   }
+}
+
+/** Number of the network namespace that a process is in; undefined: it is gone, or may not be looked at. */
+export function namespaceOfProcess(pid: number): string | undefined {
+  return inodeOfLink(`/proc/${pid}/ns/net`);
 }
 
 function inodeOf(path: string): string | undefined {

@@ -17,6 +17,15 @@ const LIST_OPTIONS = ['--stateless', '--numeric-priority'];
 /** A program that holds a table says within this time whether it could have it. */
 const HOLD_LIMIT_MS = 10_000;
 
+/**
+ * A line that no `nft` understands. What it says of it shows that it has said everything about the lines before: it
+ * writes an error piece by piece, and what it prints otherwise comes through another pipe.
+ */
+const END_OF_ANSWER = 'portcullis_end_of_answer';
+
+/** What was said of the lines before, and the error that END_OF_ANSWER is: cause, line, and where in the line. */
+const ANSWER = new RegExp(`^([^]*?)Error: [^\\n]*\\n${END_OF_ANSWER}[^\\n]*\\n[ ^~]*\\n`);
+
 /** A table that is gone with the program that holds it. */
 interface Holder {
   program: NamespaceProcess;
@@ -112,10 +121,9 @@ export class NftablesBackend {
       this.watch(key, holder);
     }
     const { program } = holder;
-    program.stdout = '';
     program.stderr = '';
-    // One line is one transaction. The listing after it says that it was done; an error shows at once.
-    program.write(`${installCommands(table).join('; ')}\nlist table inet ${table.name}\n`);
+    // One line is one transaction.
+    program.write(`${installCommands(table).join('; ')}\n${END_OF_ANSWER}\n`);
     const said = await new Promise<string | undefined>((resolve) => {
       const timer = setTimeout(() => resolve('nft gave no answer'), HOLD_LIMIT_MS);
       const settle = (text: string | undefined) => {
@@ -123,8 +131,8 @@ export class NftablesBackend {
         resolve(text);
       };
       program.onOutput = () => {
-        if (program.stderr.includes('\n')) settle(program.stderr);
-        else if (/^\}/m.test(program.stdout)) settle(undefined);
+        const answer = ANSWER.exec(program.stderr);
+        if (answer !== null) settle(answer[1] || undefined);
       };
       program.ended.then((result) => settle(result.ok ? program.stderr || 'nft ended' : result.message));
     });
@@ -134,7 +142,9 @@ export class NftablesBackend {
     const ended = isNew ? await this.endOf(key) : undefined;
     if (ended !== undefined && !ended.ok) return fromNamespace(ended);
     const failure = refused(said);
-    const ownerFlagFails = /flags|syntax error|not supported/i.test(said) && failure.code === 'RULES_REFUSED';
+    // The causes only: the line that nft repeats has the flag in any case.
+    const causes = said.match(/^Error: .*/gm)?.join('\n') ?? said;
+    const ownerFlagFails = /flag|syntax error|not supported/i.test(causes) && failure.code === 'RULES_REFUSED';
     return ownerFlagFails
       ? captureFailure('FAIL_OPEN_UNSUPPORTED', `tables cannot be owned here (nft 1.0, Linux 5.12): ${failure.message}`)
       : failure;

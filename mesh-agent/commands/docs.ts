@@ -62,6 +62,8 @@ joinToken: {file: join-token}           # portcullis mesh token create --node ho
 stateDirectory: state
 mode: strict                            # or permissive
 egress: passthrough                     # or refuse
+discovery:
+  networks: [10.0.0.0/8]                # where workloads and services have their addresses
 capture:
   excludeOutbound: [169.254.169.254]
   excludeInboundPorts: ["9100"]

@@ -17,7 +17,9 @@ SIGINT ends at once. Exit codes are those of \`portcullis --help\`.
 export const MESH_HELP = `The mesh: how it stands, who may join, whose traffic it carries.
 
 Usage:
-  portcullis mesh node --config FILE     the node proxy: see \`portcullis mesh node --help\`
+  portcullis mesh node --config FILE     the node proxy, or a sidecar: see \`portcullis mesh node --help\`
+  portcullis mesh ready                  whether a node proxy or sidecar serves: exit code 0 or 1, for probes
+                                         (--admin HOST:PORT, ${NODE_ADMIN_DEFAULT})
   portcullis mesh status                 the control plane, its source, and every node proxy
   portcullis mesh services               services and how many of their endpoints take traffic
   portcullis mesh workloads              workloads, their identities and policies
@@ -38,12 +40,13 @@ Options of status, services, workloads, policies and roots:
 `;
 
 /** Help of `portcullis mesh node`. */
-export const NODE_HELP = `The node proxy: carries the traffic of every workload of this node.
+export const NODE_HELP = `The node proxy: carries the traffic of every workload of this node, or of one as its sidecar.
 
 Usage:
   portcullis mesh node --config FILE     serve (docs/mesh/node-configuration.md, \`portcullis schema node\`)
 
-Needs root, or CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE. Signals: SIGHUP re-reads mode, egress, limits,
+Needs root, or CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE; a sidecar (\`sidecar\` in FILE), which runs in the
+network namespace of its workload, CAP_NET_ADMIN only. Signals: SIGHUP re-reads mode, egress, limits,
 log, access log and admin port; SIGTERM finishes what runs and ends, SIGINT ends at once; SIGUSR1 reopens the
 access log. Captures that fail closed stay when it ends. Exit codes are those of \`portcullis --help\`.
 `;

@@ -8,7 +8,7 @@ import { CONTROL_HELP, MESH_HELP, NODE_HELP } from './help.ts';
 import type { MeshIo } from './io.ts';
 
 const VIEWS = ['status', 'services', 'workloads', 'policies', 'roots'];
-const OTHERS = ['node', 'graph', 'check', 'apply', 'wait', 'rotate', 'token', 'capture'];
+const OTHERS = ['node', 'ready', 'graph', 'check', 'apply', 'wait', 'rotate', 'token', 'capture'];
 
 /** Runs `portcullis control` with the arguments after the word; resolves to the exit code. Throws an ExitError. */
 export async function controlCommand(args: string[], io: MeshIo): Promise<number> {
@@ -35,6 +35,10 @@ export async function meshCommand(args: string[], io: MeshIo): Promise<number> {
     return command === undefined ? ExitCode.USAGE : ExitCode.OK;
   }
   if (command === 'node') return nodeCommand(rest, io);
+  if (command === 'ready' && !rest.includes('--help')) {
+    const { readyCommand } = await import('./ready-command.ts');
+    return readyCommand(rest, io);
+  }
   if (command === 'graph') {
     const { graphCommand } = await import('./graph-command.ts');
     return graphCommand(rest, io);
@@ -59,7 +63,7 @@ export async function meshCommand(args: string[], io: MeshIo): Promise<number> {
     const { rotateCommand } = await import('./rotate-command.ts');
     return rotateCommand(rest, io);
   }
-  if (!VIEWS.includes(command)) {
+  if (!VIEWS.includes(command) && command !== 'ready') {
     throw unknown(command.startsWith('-') ? 'option' : 'command', command, [...VIEWS, ...OTHERS, '--help']);
   }
   if (rest.includes('--help')) {

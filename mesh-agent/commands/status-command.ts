@@ -93,8 +93,8 @@ function formatWorkloads({ workloads }: ControlLists): string {
   if (workloads.length === 0) return 'the mesh has no workloads\n';
   return formatTable(
     ['WORKLOAD', 'NODE', 'ADDRESSES', 'STATUS', 'PROTOCOL', 'IDENTITY', 'POLICIES'],
-    workloads.map(({ workload, node, addresses, status, protocol, identity, policies, missingPolicies }) => [
-      ...[workload, node || '-', list(addresses), status, protocol, identity],
+    workloads.map(({ workload, node, sidecar, addresses, status, protocol, identity, policies, missingPolicies }) => [
+      ...[workload, `${node || '-'}${sidecar ? ' (sidecar)' : ''}`, list(addresses), status, protocol, identity || '-'],
       list([...policies, ...missingPolicies.map((name) => `${name} (missing)`)]),
     ]),
   );

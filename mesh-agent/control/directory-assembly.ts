@@ -13,6 +13,7 @@ import { canonicalAddress } from '../../config/networks.ts';
 import { suggest } from '../../core/process/suggest.ts';
 import {
   type AuthorizationPolicy,
+  type MeshMode,
   type MeshState,
   type PortMapping,
   policyKey,
@@ -57,6 +58,9 @@ export interface AssemblySettings {
    */
   services?: ReadonlyMap<string, Service> | 'unknown';
 }
+
+/** Kinds that belong to the other source where there is one. */
+const OF_THE_SOURCE: ReadonlySet<string> = new Set(['Workload', 'Service', 'Namespace']);
 
 interface Item {
   file: MeshFile;
@@ -108,6 +112,8 @@ class Round {
   private readonly settings: AssemblySettings;
   private readonly workloads: (Item & { value: DocumentOf<'Workload'> })[] = [];
   private readonly services = new Map<string, ServiceItem>();
+  /** What is decided for namespaces, by their names. */
+  private readonly modes = new Map<string, MeshMode | undefined>();
   private readonly policies = new Map<string, Item & { policy: AuthorizationPolicy }>();
   private readonly traffic = new Map<string, Traffic>();
   private readonly trafficOwners = new Map<string, Item>();
@@ -150,7 +156,7 @@ class Round {
         const wanted = Object.entries(service.spec.selector!);
         if (wanted.every(([name, text]) => labels[name] === text)) of[key] = portsOf(service);
       }
-      const workload = workloadOf(value, trustDomain, of);
+      const workload = workloadOf(value, trustDomain, of, this.modes.get(document.namespace));
       workloads.set(workload.uid, workload);
     }
     const policies = new Map([...this.policies].map(([key, { policy }]) => [key, policy]));
@@ -181,12 +187,14 @@ class Round {
 
   private add(item: Item): void {
     const { file, document } = item;
-    if (this.settings.services !== undefined && (document.kind === 'Workload' || document.kind === 'Service')) {
+    if (this.settings.services !== undefined && OF_THE_SOURCE.has(document.kind)) {
       const problem = `${document.kind}s of this mesh come from its other source`;
       const error = { problem, expected: 'AuthorizationPolicy or TrafficPolicy' };
       this.mistakes.push({ ...item, error: errorIn(file, document, ['kind'], error) });
     } else if (document.kind === 'Workload') {
       this.workloads.push({ ...item, value: document.value });
+    } else if (document.kind === 'Namespace') {
+      this.modes.set(document.value.metadata.name, document.value.spec.mode);
     } else if (document.kind === 'AuthorizationPolicy') {
       const policy = policyOf(document.value);
       this.policies.set(policyKey(policy), { ...item, policy });

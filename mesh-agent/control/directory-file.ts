@@ -107,6 +107,19 @@ function documentOf(value: unknown, start: number, end: number): MeshDocument | 
   }
   if (violations.length === 0 && known === 'Service')
     violations.push(...serviceMistakes(value as DocumentOf<'Service'>));
+  if (
+    violations.length === 0 &&
+    known === 'Namespace' &&
+    (value as DocumentOf<Kind>).metadata.namespace !== undefined
+  ) {
+    const path = ['metadata', 'namespace'];
+    violations.push({
+      path,
+      part: 'key',
+      problem: `${about(path)}a namespace is in no other`,
+      expected: 'its name only',
+    });
+  }
   if (violations.length > 0) return { violations };
   const { name, namespace = 'default' } = (value as DocumentOf<Kind>).metadata;
   return { kind: known, value, name: `${known} ${namespace}/${name}`, namespace, start, end } as MeshDocument;

@@ -1,17 +1,19 @@
 // From valid documents of a mesh directory to the model. Control thread of the control plane; pure functions.
 
 import { canonicalAddress } from '../../config/networks.ts';
-import type { AuthorizationPolicy, PolicyRule, PortMapping, Service, Workload } from '../model/mesh-state.ts';
+import type { AuthorizationPolicy, MeshMode, PolicyRule, PortMapping, Service, Workload } from '../model/mesh-state.ts';
 import type { DocumentOf } from './directory-schema.ts';
 import type { Traffic } from './traffic-rules.ts';
 
-/** A workload, with the services that it is an endpoint of. */
+/** A workload, with the services that it is an endpoint of, and what is decided for its namespace. */
 export function workloadOf(
   { metadata, spec }: DocumentOf<'Workload'>,
   trustDomain: string,
   services: Workload['services'],
+  namespaceMode?: MeshMode,
 ): Workload {
   const { name, namespace = 'default', labels = {} } = metadata;
+  const mode = spec.mode ?? namespaceMode;
   return {
     uid: `directory//Workload/${namespace}/${name}`,
     ...{ name, namespace, trustDomain, labels, services },
@@ -28,6 +30,8 @@ export function workloadOf(
     },
     canonicalName: labels.app ?? name,
     ...(spec.networkNamespace === undefined ? {} : { networkNamespace: spec.networkNamespace }),
+    ...(spec.sidecar === true ? { sidecar: true as const } : {}),
+    ...(mode === undefined ? {} : { mode }),
   };
 }
 

@@ -1,4 +1,4 @@
-// What the files of a mesh directory may hold: documents of four kinds, close to those of Kubernetes and Istio.
+// What the files of a mesh directory may hold: documents of five kinds, close to those of Kubernetes and Istio.
 //
 // Control thread of the control plane. One schema for validation and for what it is that was expected.
 // Spec: our own; metadata and Service after Kubernetes, AuthorizationPolicy after Istio, rules after the
@@ -21,7 +21,7 @@ import {
 import { trafficProperties } from './traffic-rules.ts';
 
 /** Kinds of documents. */
-export const KINDS = ['Workload', 'Service', 'AuthorizationPolicy', 'TrafficPolicy'] as const;
+export const KINDS = ['Workload', 'Service', 'AuthorizationPolicy', 'TrafficPolicy', 'Namespace'] as const;
 
 /** One of them. */
 export type Kind = (typeof KINDS)[number];
@@ -114,6 +114,11 @@ function document<const K extends Kind, const S extends Parameters<typeof maybe>
   });
 }
 
+const modeSchema = (fallback: string) =>
+  oneOf(['strict', 'permissive'], {
+    description: `Connections that do not come through a tunnel: refused, or let in as from nobody. ${fallback}`,
+  });
+
 const workloadSchema = document(
   'Workload',
   mapping({
@@ -131,6 +136,10 @@ const workloadSchema = document(
     ),
     hostNetwork: maybe(boolean({ default: false, description: 'It shares the network of its node.' })),
     networkNamespace: maybe(anyText('Path or name of its network namespace, on plain hosts.')),
+    sidecar: maybe(
+      boolean({ default: false, description: 'A proxy of its own serves it (sidecar), not that of its node.' }),
+    ),
+    mode: maybe(modeSchema('Default: that of its namespace, or else what its proxy is configured to.')),
     locality: maybe(
       mapping({
         region: maybe(anyText('Region.')),
@@ -255,12 +264,20 @@ const trafficSchema = document(
   }),
 );
 
+const namespaceSchema = document(
+  'Namespace',
+  mapping({
+    mode: maybe(modeSchema('For workloads that say nothing. Default: what their proxies are configured to.')),
+  }),
+);
+
 /** Schema of each kind. */
 export const documentSchemas = {
   Workload: workloadSchema,
   Service: serviceSchema,
   AuthorizationPolicy: policySchema,
   TrafficPolicy: trafficSchema,
+  Namespace: namespaceSchema,
 };
 
 /** A valid document of a kind, as written. */

@@ -232,7 +232,19 @@ export class ProxyStream {
     }
     subscription.subscribe(initial && more.length === 0 && less.length === 0 ? ['*'] : more, initial);
     subscription.unsubscribe(less);
-    this.renew(subscription, initial ? [] : more);
+    if (initial || !this.renewNames(subscription, more, less)) this.renew(subscription, initial ? [] : more);
+  }
+
+  /**
+   * The same as `renew` for names that are asked for besides others, and ones that nothing has: in time proportional to
+   * those, since a proxy may have asked for very many, one by one. False: it is not as simple as that.
+   */
+  private renewNames(subscription: Subscription, more: readonly string[], less: readonly string[]): boolean {
+    const { type, wildcard } = subscription;
+    if (type !== ADDRESS_TYPE || (wildcard && !this.scoped) || more.includes('*')) return false;
+    if ((more.length > 0 && less.length > 0) || !subscription.forgetAbsent(less)) return false;
+    subscription.wantAlso(addressInterest(this.context.resources.index, '', more));
+    return true;
   }
 
   /** Finds out anew what a subscription comes to. */

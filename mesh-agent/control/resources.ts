@@ -6,7 +6,14 @@
 import { hash } from 'node:crypto';
 import type { Log } from '../../core/workers/log.ts';
 import { MeshIndex, selects } from '../model/mesh-index.ts';
-import type { MeshChanges, MeshState, MeshUpdate, Service, Workload } from '../model/mesh-state.ts';
+import {
+  type MeshChanges,
+  type MeshState,
+  type MeshUpdate,
+  proxyOf,
+  type Service,
+  type Workload,
+} from '../model/mesh-state.ts';
 import { ADDRESS_TYPE, AUTHORIZATION_TYPE, lengthDelimited, resourceCodec } from './protocol.ts';
 import { encodeService, encodeWorkload } from './wire-address.ts';
 import { denyInstead, encodePolicy } from './wire-policy.ts';
@@ -126,14 +133,14 @@ export function aliasOf(address: string): string {
   return `/${address}`;
 }
 
-/** What stands for a node in `tokens`; nothing else has a name like it. */
+/** What stands for a proxy (see `proxyOf`) in `tokens`; nothing else has a name like it. */
 export function nodeToken(node: string): string {
   return `node:${node}`;
 }
 
 function* workloadTokens(workload: Workload): Generator<string> {
   yield workload.uid;
-  yield nodeToken(workload.node);
+  yield nodeToken(proxyOf(workload));
   yield* Object.keys(workload.services);
   if (!workload.hostNetwork) yield* workload.addresses.map(aliasOf);
 }

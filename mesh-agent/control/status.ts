@@ -10,6 +10,7 @@ import { ADDRESS_TYPE, AUTHORIZATION_TYPE } from './protocol.ts';
 /** How a proxy stands. */
 export interface ProxyStatus {
   proxy: string;
+  /** Of a sidecar the identity of its workload. */
   node: string;
   /** Newest version that it serves all of; 0: none. */
   version: number;
@@ -49,7 +50,10 @@ export interface WorkloadStatusRow {
   workload: string;
   uid: string;
   node: string;
+  /** It has a proxy of its own. */
+  sidecar: boolean;
   addresses: readonly string[];
+  /** Empty: it has none, such as an address outside of the cluster. */
   identity: string;
   protocol: Workload['protocol'];
   status: Workload['status'];
@@ -121,8 +125,9 @@ export function workloadStatus(index: MeshIndex): WorkloadStatusRow[] {
       workload: `${workload.namespace}/${workload.name}`,
       uid: workload.uid,
       node: workload.node,
+      sidecar: workload.sidecar === true,
       addresses: workload.addresses,
-      identity: identityOf(workload),
+      identity: workload.serviceAccount === '' ? '' : identityOf(workload),
       protocol: workload.protocol,
       status: workload.status,
       services: Object.keys(workload.services).sort(compareTexts),

@@ -156,6 +156,33 @@ export class Subscription {
     }
   }
 
+  /** The proxy is to have this, too, which it has just asked for: all of it is sent, whatever it has. */
+  wantAlso({ names, absent, watched }: Interest): void {
+    const { interest } = this;
+    if (interest === null) return;
+    for (const name of names) {
+      interest.names.add(name);
+      this.known.delete(name);
+      this.pending.add(name);
+    }
+    for (const name of absent) {
+      interest.absent.add(name);
+      this.absent.add(name);
+    }
+    for (const name of watched) interest.watched.add(name);
+  }
+
+  /** The proxy has no more use for names that nothing has; false: something has one of them. */
+  forgetAbsent(names: readonly string[]): boolean {
+    const { interest } = this;
+    if (interest === null || !names.every((name) => interest.absent.has(name))) return false;
+    for (const name of names) {
+      interest.absent.delete(name);
+      this.absent.delete(name);
+    }
+    return true;
+  }
+
   /** These resources may have changed. */
   touch(names: ReadonlySet<string>): void {
     for (const name of names) if (this.wants(name) || this.known.has(name)) this.pending.add(name);

@@ -52,7 +52,17 @@ interface WorkloadMessage {
   status: string;
   locality: { region: string; zone: string; subzone: string } | null;
   networkMode: string;
+  /** It takes its tunnels itself. */
+  nativeTunnel: boolean;
   extensions: ExtensionMessage[];
+}
+
+interface DetailsMessage {
+  draining: boolean;
+  networkNamespace: string;
+  labels: Record<string, string>;
+  mode: string;
+  podUid: string;
 }
 
 interface AddressMessage {
@@ -62,7 +72,7 @@ interface AddressMessage {
 
 const addressCodec = codec<AddressMessage>('istio.workload.Address');
 const configurationCodec = codec<{ json: Uint8Array; version: string }>('portcullis.mesh.v1.ServiceConfiguration');
-const detailsCodec = codec<{ draining: boolean; networkNamespace: string }>('portcullis.mesh.v1.WorkloadDetails');
+const detailsCodec = codec<DetailsMessage>('portcullis.mesh.v1.WorkloadDetails');
 
 /** Trust domain and service account that are left out of messages (istio.workload). */
 const TRUST_DOMAIN_DEFAULT = 'cluster.local';
@@ -85,13 +95,18 @@ const portProtocols: Record<string, PortProtocol> = {
   TLS: 'tcp',
 };
 
+const wireModes = { strict: 'STRICT', permissive: 'PERMISSIVE' } as const;
+
+/** Sets of labels that were decoded, by their text: instances of one thing share theirs. */
+const labelSets = new Map<string, Workload['labels']>();
+const LABEL_SETS_MAX = 4096;
+
 /** Encodes a workload; `policies` are the keys of the policies whose selectors match it. */
 export function encodeWorkload(workload: Workload, policies: readonly string[]): Buffer {
   const { uid, name, namespace, trustDomain, serviceAccount, node, canonicalName, locality } = workload;
   const services: WorkloadMessage['services'] = {};
   for (const key of Object.keys(workload.services).sort()) services[key] = { ports: [...workload.services[key]!] };
-  const draining = workload.status === 'draining';
-  const details = { draining, networkNamespace: workload.networkNamespace ?? '' };
+  const details = detailsOf(workload);
   return addressCodec.encode({
     workload: {
       ...{ uid, name, namespace, node, canonicalName, services },
@@ -103,12 +118,28 @@ export function encodeWorkload(workload: Workload, policies: readonly string[]):
       status: workload.status === 'healthy' ? 'HEALTHY' : 'UNHEALTHY',
       locality: Object.values(locality).some((part) => part !== '') ? { ...locality } : null,
       networkMode: workload.hostNetwork ? 'HOST_NETWORK' : 'STANDARD',
+      nativeTunnel: workload.sidecar === true,
       extensions:
-        draining || details.networkNamespace !== ''
-          ? [extension(Extension.WORKLOAD, 'portcullis.mesh.v1.WorkloadDetails', detailsCodec.encode(details))]
-          : [],
+        details === null
+          ? []
+          : [extension(Extension.WORKLOAD, 'portcullis.mesh.v1.WorkloadDetails', detailsCodec.encode(details))],
     },
   });
+}
+
+/** What the public message cannot say of a workload; null: nothing. */
+function detailsOf({ labels, mode, networkNamespace = '', podUid = '', status }: Workload): DetailsMessage | null {
+  const names = Object.keys(labels).sort();
+  const draining = status === 'draining';
+  if (names.length === 0 && mode === undefined && networkNamespace === '' && podUid === '' && !draining) return null;
+  return {
+    draining,
+    networkNamespace,
+    // In one order, so that the version changes exactly when they do.
+    labels: Object.fromEntries(names.map((name) => [name, labels[name]!])),
+    mode: mode === undefined ? 'MODE_UNSPECIFIED' : wireModes[mode],
+    podUid,
+  };
 }
 
 /** Encodes a service; `version` changes exactly when its configuration does. */
@@ -166,11 +197,14 @@ function workloadOf(message: WorkloadMessage): Workload {
     protocol: tunnelOf(message.tunnelProtocol),
     status: statusOf(message.status, details?.draining === true),
     locality: locality ?? { region: '', zone: '', subzone: '' },
-    labels: {},
+    labels: details === undefined ? {} : shared(details.labels),
     services: Object.fromEntries(
       Object.entries(message.services).map(([key, { ports }]) => [key, ports.map((port) => portMapping(port, true))]),
     ),
     ...(details === undefined || details.networkNamespace === '' ? {} : { networkNamespace: details.networkNamespace }),
+    ...(details === undefined || details.podUid === '' ? {} : { podUid: details.podUid }),
+    ...(message.nativeTunnel ? { sidecar: true as const } : {}),
+    ...(details === undefined ? {} : modeOf(details.mode)),
     authorizationPolicies: message.authorizationPolicies,
   };
 }
@@ -209,6 +243,22 @@ function tunnelOf(protocol: string): TunnelProtocol {
   // Plaintext instead of a kind of encryption that is not known here would be the wrong answer.
   if (protocol !== 'NONE') throw new Error(`tunnel protocol ${protocol} is not known`);
   return 'none';
+}
+
+function modeOf(mode: string): Pick<Workload, 'mode'> {
+  if (mode === 'MODE_UNSPECIFIED') return {};
+  // Taking plain text where something else is wanted would be the wrong answer.
+  return { mode: mode === 'PERMISSIVE' ? 'permissive' : 'strict' };
+}
+
+/** The same object for the same labels. */
+function shared(labels: Workload['labels']): Workload['labels'] {
+  const key = JSON.stringify(labels);
+  const known = labelSets.get(key);
+  if (known !== undefined) return known;
+  if (labelSets.size >= LABEL_SETS_MAX) labelSets.clear();
+  labelSets.set(key, labels);
+  return labels;
 }
 
 function statusOf(status: string, draining: boolean): WorkloadStatus {

@@ -8,8 +8,9 @@
 import type { ChannelCredentials, Client, ClientDuplexStream } from '@grpc/grpc-js';
 import type { Log } from '../../core/workers/log.ts';
 import type { AddressOwner } from '../model/mesh-index.ts';
-import type { MeshState, MeshUpdate } from '../model/mesh-state.ts';
+import { type MeshState, type MeshUpdate, type Service, serviceKey } from '../model/mesh-state.ts';
 import { askedAlias } from './interest.ts';
+import { Lookups } from './lookups.ts';
 import {
   ADDRESS_TYPE,
   AUTHORIZATION_TYPE,
@@ -27,6 +28,7 @@ import {
 } from './protocol.ts';
 import { ProxyState, type RefusedResource } from './proxy-state.ts';
 import { type ProxyTrust, TrustReceiver } from './proxy-trust.ts';
+import { aliasOf } from './resources.ts';
 import { SavedFile } from './saved-file.ts';
 
 /** How long to wait before connecting again: from the first, doubling, to the longest; in milliseconds. */
@@ -37,8 +39,10 @@ export interface ReconnectTimes {
 
 /** Settings of a client. */
 export interface XdsClientOptions {
-  /** `host:port` of the control plane. */
+  /** `host:port` of the control plane, or another target of gRPC. */
   address: string;
+  /** What it is called in the log; absent: `address`. */
+  shownAddress?: string;
   /** Name in the control plane's certificate; needed with TLS where the address is not a name. */
   serverName?: string;
   /** Asked for at every connection, since certificates change. */
@@ -80,6 +84,8 @@ export type Lookup =
   | { status: 'found'; owner: AddressOwner }
   /** The control plane says that nothing has this name. */
   | { status: 'absent' }
+  /** Something has it that cannot be used: its resource was refused. */
+  | { status: 'unusable' }
   /** There was no answer in time; `connected` tells whether anybody was there to give one. */
   | { status: 'deadline'; connected: boolean };
 
@@ -93,9 +99,6 @@ export interface XdsClientStatus {
   /** What was refused last of each type and still is. */
   refused: RefusedResource[];
 }
-
-/** Names that nothing has are forgotten beyond this number, or a port scan would be remembered for ever. */
-const ABSENT_NAMES_MAX = 1000;
 
 const RECONNECT: ReconnectTimes = { firstMs: 100, maxMs: 10_000 };
 
@@ -116,10 +119,11 @@ export class XdsClient {
   private failures = 0;
   private problem = 'not connected yet';
   private timer: NodeJS.Timeout | undefined;
-  /** Names asked for; those that nothing has are in `absent`, too, the oldest first. */
-  private readonly asked = new Set<string>();
-  private readonly absent = new Set<string>();
-  private readonly waiting = new Map<string, Set<(found: Lookup) => void>>();
+  private readonly lookups = new Lookups((names) =>
+    this.send({ typeUrl: ADDRESS_TYPE, resourceNamesSubscribe: [...names] }),
+  );
+  /** Since when nobody is there, by performance.now(); valid while nobody is. */
+  private awaySinceMs = performance.now();
   private readonly syncedTypes = new Set<string>();
   private readonly refused = new Map<string, RefusedResource[]>();
   private readonly syncWaiters = new Set<() => void>();
@@ -157,7 +161,7 @@ export class XdsClient {
     if (bytes !== undefined) {
       try {
         const { subscriptions, update, trust } = this.proxy.load(bytes);
-        for (const name of subscriptions) this.asked.add(name);
+        this.lookups.load(subscriptions, (name) => this.ownerOf(name) !== undefined);
         if (trust !== null) await this.trust?.load(trust);
         this.options.onUpdate(update);
         this.options.log('info', 'last known state of the mesh loaded', {
@@ -176,34 +180,50 @@ export class XdsClient {
     return this.status.synced ? Promise.resolve() : new Promise((resolve) => this.syncWaiters.add(resolve));
   }
 
+  /** How long there has been no control plane, in milliseconds; 0: it is there. */
+  get awayMs(): number {
+    return this.status.connected ? 0 : performance.now() - this.awaySinceMs;
+  }
+
+  /** Names that are kept up to date, since they have been asked for and were answered; some of them nothing has. */
+  get names(): string[] {
+    return this.lookups.answered;
+  }
+
   /**
    * Finds what has a name: `/address`, the key of a service, or the uid of a workload. What is not known is
-   * asked for, which takes until `deadlineMs` at most; it is kept up to date until `release`.
+   * asked for, which takes until `deadlineMs` at most; it is kept up to date until `release`, also when nothing has it.
    */
-  lookup(name: string, deadlineMs: number): Promise<Lookup> {
+  async lookup(name: string, deadlineMs: number): Promise<Lookup> {
+    const answer = await this.lookups.ask(name, deadlineMs);
+    if (answer === 'deadline') return { status: 'deadline', connected: this.status.connected };
+    return this.known(name) ?? { status: 'unusable' };
+  }
+
+  /** What is known of a name without asking anybody; null: nothing. */
+  known(name: string): Extract<Lookup, { status: 'found' | 'absent' }> | null {
+    if (!this.lookups.isAnswered(name)) return null;
     const owner = this.ownerOf(name);
-    if (!this.asked.has(name)) {
-      this.asked.add(name);
-      this.send({ typeUrl: ADDRESS_TYPE, resourceNamesSubscribe: [name] });
-    }
-    if (owner !== undefined) return Promise.resolve({ status: 'found', owner });
-    if (this.absent.has(name) && this.status.connected) return Promise.resolve({ status: 'absent' });
-    return new Promise((resolve) => {
-      const done = (found: Lookup): void => {
-        clearTimeout(timer);
-        this.waiting.get(name)?.delete(done);
-        if (this.waiting.get(name)?.size === 0) this.waiting.delete(name);
-        resolve(found);
-      };
-      const timer = setTimeout(() => done({ status: 'deadline', connected: this.status.connected }), deadlineMs);
-      this.waiting.set(name, (this.waiting.get(name) ?? new Set()).add(done));
+    if (owner !== undefined) return { status: 'found', owner };
+    return this.lookups.wasAbsent(name) ? { status: 'absent' } : null;
+  }
+
+  /**
+   * Whether a service is known with all of its endpoints and with the services that its rules name. Others are there
+   * because a workload of the node belongs to them.
+   */
+  isWhole(service: Service): boolean {
+    if (this.options.scope === 'mesh' || this.lookups.isAnswered(serviceKey(service))) return true;
+    return service.vips.some((vip) => {
+      const found = this.known(aliasOf(vip));
+      return found?.status === 'found' && found.owner.kind === 'service' && found.owner.service === service;
     });
   }
 
-  /** A name is not used any more. */
-  release(name: string): void {
-    this.absent.delete(name);
-    if (this.asked.delete(name)) this.send({ typeUrl: ADDRESS_TYPE, resourceNamesUnsubscribe: [name] });
+  /** These names are not used any more. */
+  release(...names: string[]): void {
+    const subscribed = this.lookups.release(names);
+    if (subscribed.length > 0) this.send({ typeUrl: ADDRESS_TYPE, resourceNamesUnsubscribe: subscribed });
   }
 
   /** What `use` has rejected is in use after all. The control plane is told by a new stream, where only differences are sent. */
@@ -220,9 +240,7 @@ export class XdsClient {
     clearTimeout(this.timer);
     this.call?.cancel();
     this.client?.close();
-    for (const waiters of [...this.waiting.values()]) {
-      for (const done of [...waiters]) done({ status: 'deadline', connected: false });
-    }
+    this.lookups.close();
     await this.file?.close();
   }
 
@@ -263,7 +281,7 @@ export class XdsClient {
         this.send({
           node: this.self(),
           typeUrl,
-          resourceNamesSubscribe: typeUrl === ADDRESS_TYPE ? ['*', ...this.asked] : ['*'],
+          resourceNamesSubscribe: typeUrl === ADDRESS_TYPE ? ['*', ...this.lookups.begin()] : ['*'],
           initialResourceVersions: this.proxy.versions(typeUrl),
         });
       }
@@ -279,12 +297,13 @@ export class XdsClient {
     this.client = undefined;
     this.hasRefusedUse = false;
     this.syncedTypes.clear();
-    this.absent.clear();
+    this.lookups.lost();
     this.trust?.lost();
     if (this.closed) return;
     // Said once for each time that it goes away, not for every attempt.
     const level = this.problem === '' || this.failures === 0 ? 'warn' : 'debug';
     this.options.log(level, 'control plane is away, the last known state stays in use', { reason });
+    if (this.problem === '') this.awaySinceMs = performance.now();
     this.problem = reason;
     const { firstMs, maxMs } = this.options.reconnect ?? RECONNECT;
     const fullMs = Math.min(maxMs, firstMs * 2 ** Math.min(this.failures++, 20));
@@ -293,7 +312,9 @@ export class XdsClient {
 
   private recvResponse(response: DeltaResponse): void {
     if (this.problem !== '')
-      this.options.log('info', 'connected to the control plane', { address: this.options.address });
+      this.options.log('info', 'connected to the control plane', {
+        address: this.options.shownAddress ?? this.options.address,
+      });
     this.problem = '';
     this.failures = 0;
     const { typeUrl, nonce, removedResources, systemVersionInfo } = response;
@@ -309,9 +330,10 @@ export class XdsClient {
       this.save();
     }
     const refusal = this.refusal(typeUrl, refused);
-    if (typeUrl === ADDRESS_TYPE) this.answerLookups(removedResources);
     // A version with a plus is followed by the rest of it.
-    if (!systemVersionInfo.endsWith('+')) this.syncedTypes.add(typeUrl);
+    const isLast = !systemVersionInfo.endsWith('+');
+    if (typeUrl === ADDRESS_TYPE) this.lookups.received(removedResources, isLast);
+    if (isLast) this.syncedTypes.add(typeUrl);
     if (this.status.synced) {
       for (const resolve of this.syncWaiters) resolve();
       this.syncWaiters.clear();
@@ -337,10 +359,11 @@ export class XdsClient {
     this.send({ typeUrl, responseNonce, errorDetail });
   }
 
-  private save(): void {
+  /** Writes down what is known, soon. Changes of the mesh are without being asked, answers that nothing has a name are not. */
+  save(): void {
     this.file?.write(() =>
       this.proxy.save(
-        [...this.asked].filter((name) => !this.absent.has(name)),
+        this.names.filter((name) => this.known(name) !== null),
         this.trust?.saved() ?? null,
       ),
     );
@@ -386,23 +409,6 @@ export class XdsClient {
     const settled = new Set([...response.resources.map(({ name }) => name), ...response.removedResources]);
     const before = this.refused.get(response.typeUrl) ?? [];
     return [...before.filter(({ name }) => !settled.has(name)), ...refused];
-  }
-
-  private answerLookups(removed: readonly string[]): void {
-    for (const name of removed) {
-      if (!this.asked.has(name) || this.ownerOf(name) !== undefined) continue;
-      this.absent.delete(name);
-      this.absent.add(name);
-      for (const done of [...(this.waiting.get(name) ?? [])]) done({ status: 'absent' });
-    }
-    for (const [name, waiters] of [...this.waiting]) {
-      const owner = this.ownerOf(name);
-      if (owner !== undefined) for (const done of [...waiters]) done({ status: 'found', owner });
-    }
-    for (const name of this.absent) {
-      if (this.ownerOf(name) !== undefined) this.absent.delete(name);
-      else if (this.absent.size > ABSENT_NAMES_MAX) this.release(name);
-    }
   }
 
   private ownerOf(name: string): AddressOwner | undefined {

@@ -12,8 +12,17 @@ import type { Discovery } from './discovery.ts';
 import { DELTA_PATH, type DeltaRequest, RpcCode, requestCodec } from './protocol.ts';
 import type { ProxyStream } from './proxy-stream.ts';
 
+/** Who calls. */
+interface XdsCaller {
+  name: string;
+  /** The node whose proxy it is; null: of none. */
+  node: string | null;
+  /** Identities that it has; the first is its own. */
+  identities?: readonly string[];
+}
+
 /** Finds out who a caller is; rejects when it cannot be told. `authenticate` of identity/attestation.ts does. */
-export type ProxyAuthenticator = (evidence: Evidence) => Promise<{ name: string; node: string | null }>;
+export type ProxyAuthenticator = (evidence: Evidence) => Promise<XdsCaller>;
 
 /** Requests of a stream that may arrive while its caller is being authenticated. */
 const EARLY_REQUESTS_MAX = 64;
@@ -28,7 +37,7 @@ export const xdsServerOptions = {
   'grpc.max_connection_age_grace_ms': 10_000,
 };
 
-/** Adds the service to a gRPC server. Callers that are not the proxy of a node are refused. */
+/** Adds the service to a gRPC server. Callers that are neither the proxy of a node nor a sidecar are refused. */
 export function addDiscoveryService(
   server: Server,
   discovery: Discovery,
@@ -90,16 +99,23 @@ async function serve(
   try {
     const caller = await authenticator(evidenceOfCall(call));
     if (over) return;
-    if (caller.node === null) {
-      end(RpcCode.PERMISSION_DENIED, `${caller.name} is not the proxy of a node`);
+    const node = caller.node ?? sidecarOf(caller, discovery);
+    if (node === null) {
+      end(RpcCode.PERMISSION_DENIED, `${caller.name} is neither the proxy of a node nor a sidecar that is known here`);
       return;
     }
-    stream = discovery.connect(caller, { send: (bytes) => void call.write(bytes), end });
-    log('info', 'proxy connected', { proxy: caller.name, node: caller.node, peer: call.getPeer() });
+    stream = discovery.connect({ name: caller.name, node }, { send: (bytes) => void call.write(bytes), end });
+    log('info', 'proxy connected', { proxy: caller.name, node, peer: call.getPeer() });
     for (const request of early) stream.recvRequest(request);
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     log('warn', 'proxy refused', { peer: call.getPeer(), reason });
     end(RpcCode.UNAUTHENTICATED, reason);
   }
+}
+
+/** What a workload's own proxy serves, see `proxyOf`; null: no workload with the identity of the caller has one. */
+function sidecarOf({ identities = [] }: XdsCaller, { index }: Discovery): string | null {
+  const [own = ''] = identities;
+  return own.startsWith('spiffe://') && index.uidsOnNode(own).size > 0 ? own : null;
 }

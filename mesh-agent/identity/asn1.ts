@@ -4,9 +4,10 @@
 // encoding of anything passes, and nothing can hide in another. Control threads and minting threads.
 // Spec: X.690 (DER), RFC 5280 §4.1.2.5 (times).
 
-import forge from 'node-forge';
+import type forge from 'node-forge';
+// Not all of node-forge, which has a TLS of its own, and more: that would be 40 modules and 1 MiB for every node proxy.
+import asn1 from 'node-forge/lib/asn1.js';
 
-const { asn1 } = forge;
 const { Class, Type } = asn1;
 
 /** One element: a node of node-forge's. Contents are strings of bytes. */

@@ -39,8 +39,10 @@ export interface ClientCertificate {
 
 /** How to reach the CA. */
 export interface CertificateClientOptions {
-  /** Host and port, such as `control.mesh.internal:15012`. */
+  /** Host and port, such as `control.mesh.internal:15012`, or another target of gRPC. */
   address: string;
+  /** What it is called in errors; absent: `address`. */
+  shownAddress?: string;
   /** Name in the CA's certificate where it is not the host of the address. */
   serverName?: string;
   trust: TrustStore;
@@ -139,7 +141,7 @@ export class CertificateClient implements CertificateSource {
     return new Promise((resolve, reject) => {
       method.call(client, request, metadata, { deadline: Date.now() + DEADLINE_MS }, (error, response) => {
         if (error === null) resolve(response!);
-        else reject(refusalOf(error, this.options.address));
+        else reject(refusalOf(error, this.options.shownAddress ?? this.options.address));
       });
     });
   }

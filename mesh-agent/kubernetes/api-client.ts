@@ -7,6 +7,7 @@
 //
 // Control threads. Owns the connection pool.
 
+import { existsSync, readFileSync } from 'node:fs';
 import {
   type Agent,
   type ClientRequest,
@@ -15,6 +16,7 @@ import {
   type IncomingMessage,
 } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest, type RequestOptions } from 'node:https';
+import { delimiter, dirname, join, resolve } from 'node:path';
 import type { Readable } from 'node:stream';
 import { createGunzip, createInflate } from 'node:zlib';
 import type { KubeConfig } from '@kubernetes/client-node';
@@ -50,14 +52,17 @@ export interface KubeConfigLocation {
 /** A function that loads the configuration of this place. It throws ApiError `no-credentials`. */
 export function kubeConfigLoader(location: KubeConfigLocation): LoadKubeConfig {
   return async () => {
-    const { KubeConfig } = await import('@kubernetes/client-node');
+    const [{ KubeConfig }, { parse }] = await Promise.all([import('@kubernetes/client-node'), import('yaml')]);
     const config = new KubeConfig();
     const where = location.file ?? 'the default places';
+    const { HOME = '', KUBECONFIG, KUBERNETES_SERVICE_HOST } = process.env;
     try {
       if (location.file !== undefined) config.loadFromFile(location.file);
-      else if (process.env.KUBERNETES_SERVICE_HOST !== undefined && process.env.KUBECONFIG === undefined) {
-        config.loadFromCluster();
-      } else config.loadFromDefault();
+      else if (KUBERNETES_SERVICE_HOST !== undefined && KUBECONFIG === undefined) config.loadFromCluster();
+      else config.loadFromDefault();
+      // The home as the library looks for it; in a container there may be none.
+      const found = (KUBECONFIG || join(HOME, '.kube/config')).split(delimiter);
+      addTokenFiles(config, location.file === undefined ? found.filter(existsSync) : [location.file], parse);
     } catch (cause) {
       throw new ApiError('no-credentials', `no Kubernetes credentials in ${where}: ${messageOf(cause)}`, { cause });
     }
@@ -68,6 +73,30 @@ export function kubeConfigLoader(location: KubeConfigLocation): LoadKubeConfig {
     }
     return config;
   };
+}
+
+/**
+ * Adds what the library passes over in kubeconfig files: `tokenFile` of a user, which kubectl reads again and again, and
+ * prefers to a token beside it.
+ */
+function addTokenFiles(config: KubeConfig, files: readonly string[], parse: (text: string) => unknown): void {
+  const tokenFiles = new Map<unknown, string>();
+  for (const file of files) {
+    const { users } = parse(readFileSync(file, 'utf8')) as {
+      users?: { name?: unknown; user?: { tokenFile?: unknown } }[];
+    };
+    for (const { name, user } of users ?? []) {
+      const tokenFile = user?.tokenFile;
+      if (typeof tokenFile !== 'string' || tokenFile === '' || tokenFiles.has(name)) continue;
+      tokenFiles.set(name, resolve(dirname(file), tokenFile));
+    }
+  }
+  config.users = config.users.map((user) => {
+    const tokenFile = tokenFiles.get(user.name);
+    if (tokenFile === undefined) return user;
+    const { token: _, ...others } = user;
+    return { ...others, authProvider: { name: 'tokenFile', config: { tokenFile } } };
+  });
 }
 
 /** What is asked for. */
@@ -176,8 +205,11 @@ export class ApiClient {
       throw new ApiError('no-credentials', `the Kubernetes credentials cannot be used: ${messageOf(cause)}`, { cause });
     }
     for (const [name, value] of Object.entries(asked.query ?? {})) url.searchParams.set(name, String(value));
+    const headers = options.headers as Record<string, string>;
+    // A file that was written by hand ends with a line feed, and so does then the header.
+    for (const name of Object.keys(headers)) headers[name] = headers[name]!.trim();
     options.headers = {
-      ...(options.headers as Record<string, string>),
+      ...headers,
       accept: asked.accept ?? 'application/json',
       'accept-encoding': 'gzip',
       'user-agent': this.userAgent,

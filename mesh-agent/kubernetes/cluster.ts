@@ -3,6 +3,7 @@
 //
 // Owned by one control thread.
 
+import type { MeshMode } from '../model/mesh-state.ts';
 import type { NamespaceRecord, NodeRecord, PodRecord, ServiceRecord, SliceRecord } from './records.ts';
 
 /** A map of sets, without empty ones. */
@@ -122,6 +123,11 @@ export class Cluster {
   /** What the label of a namespace says; null: nothing, or there is no such namespace (yet). */
   meshOfNamespace(name: string): boolean | null {
     return this.namespaces.get(name)?.mesh ?? null;
+  }
+
+  /** What the label of a namespace says of connections in plain text; null: nothing. */
+  modeOfNamespace(name: string): MeshMode | null {
+    return this.namespaces.get(name)?.mode ?? null;
   }
 
   /** Where a node is; undefined: unknown. */

@@ -8,11 +8,17 @@
 import { isIP } from 'node:net';
 import type { V1EndpointSlice, V1Pod, V1Service } from '@kubernetes/client-node';
 import { canonicalAddress } from '../../config/networks.ts';
-import type { PortProtocol, WorkloadStatus } from '../model/mesh-state.ts';
+import type { MeshMode, PortProtocol, WorkloadStatus } from '../model/mesh-state.ts';
 import type { ApiObject } from './watch-stream.ts';
 
-/** Label on namespaces and pods: `enabled` or `disabled`; the pod's goes before the namespace's. */
+/**
+ * Label on namespaces and pods: `enabled` or `disabled`; the pod's goes before the namespace's. Of a pod also
+ * `sidecar`: it is in the mesh, with a proxy of its own.
+ */
 export const MESH_LABEL = 'portcullis.dev/mesh';
+
+/** Label on namespaces and pods: `strict` or `permissive`; the pod's goes before the namespace's. */
+export const MODE_LABEL = 'portcullis.dev/mode';
 
 /** A pod that has, or will have, addresses. */
 export interface PodRecord {
@@ -29,6 +35,10 @@ export interface PodRecord {
   terminating: boolean;
   /** What its own label says about the mesh; null: nothing. */
   mesh: boolean | null;
+  /** It is in the mesh with a proxy of its own. */
+  sidecar: boolean;
+  /** What its own label says of connections in plain text; null: nothing. */
+  mode: MeshMode | null;
   labels: Record<string, string>;
   canonicalName: string;
   /** Named TCP ports of its containers. */
@@ -74,9 +84,11 @@ export interface SliceEndpoint {
   pod: string;
 }
 
-/** Whether pods without a word of their own are in the mesh; null: the namespace does not say. */
+/** What counts for pods without a word of their own; null: the namespace does not say. */
 export interface NamespaceRecord {
+  /** Whether they are in the mesh. */
   mesh: boolean | null;
+  mode: MeshMode | null;
 }
 
 /** Where a node is. */
@@ -104,7 +116,9 @@ export function podRecord(object: ApiObject): PodRecord | null {
     addresses: [...new Set(addresses.map(canonicalAddress))],
     ready: (status?.conditions ?? []).some(({ type, status }) => type === 'Ready' && status === 'True'),
     terminating: metadata?.deletionTimestamp !== undefined && metadata.deletionTimestamp !== null,
-    mesh: meshWish(labels),
+    mesh: labels[MESH_LABEL] === 'sidecar' ? true : meshWish(labels),
+    sidecar: labels[MESH_LABEL] === 'sidecar',
+    mode: modeWish(labels),
     labels,
     canonicalName: canonicalName(name, labels, metadata?.ownerReferences),
     ports: namedPorts(spec),
@@ -160,7 +174,7 @@ export function sliceRecord(object: ApiObject): SliceRecord | null {
 
 /** The record of a namespace. */
 export function namespaceRecord({ metadata }: ApiObject): NamespaceRecord {
-  return { mesh: meshWish(metadata?.labels) };
+  return { mesh: meshWish(metadata?.labels), mode: modeWish(metadata?.labels) };
 }
 
 /** The record of a node. */
@@ -176,6 +190,12 @@ export function nodeRecord({ metadata }: ApiObject): NodeRecord {
 export function meshWish(labels: Record<string, string> | undefined): boolean | null {
   const wish = labels?.[MESH_LABEL];
   return wish === 'enabled' ? true : wish === 'disabled' ? false : null;
+}
+
+/** What the label says of connections in plain text; null: nothing that is known. */
+function modeWish(labels: Record<string, string> | undefined): MeshMode | null {
+  const wish = labels?.[MODE_LABEL];
+  return wish === 'strict' || wish === 'permissive' ? wish : null;
 }
 
 /** Names that other tools show too, then the owner's; a ReplicaSet of a Deployment has that one's name and a hash. */

@@ -78,6 +78,8 @@ export class Reflector<T> {
   private running: Promise<void> | null = null;
   /** Refused or garbled watches in a row. */
   private doubts = 0;
+  /** The version was forgotten, and nothing has worked since. */
+  private forgotten = false;
   private watchingSinceMs = 0;
 
   constructor(options: ReflectorOptions<T>) {
@@ -247,6 +249,7 @@ export class Reflector<T> {
   private worked(): void {
     this.backoff.reset();
     this.doubts = 0;
+    this.forgotten = false;
   }
 
   /** Notes a failure; returns how long to wait. */
@@ -256,13 +259,18 @@ export class Reflector<T> {
     const watched = state.resourceVersion !== '';
     if (this.lived()) this.backoff.reset();
     if (failure.code === 'expired') {
-      // Ordinary after a long silence. The list that follows is not held back, unless that happens again and again.
+      // Ordinary after a long silence, and above all when the server was away. The list that follows is not held back by
+      // failures before this answer, only when this happens again and again.
+      if (!this.forgotten) this.backoff.reset();
+      this.forgotten = true;
+      const waitMs = this.backoff.next(failure.retryAfterMs);
       this.options.log('info', 'kubernetes forgot the version that was reached: listing anew', {
         resource: state.resource,
         resourceVersion: state.resourceVersion,
+        inMs: Math.round(waitMs),
       });
       state.resourceVersion = '';
-      return this.backoff.next(failure.retryAfterMs);
+      return waitMs;
     }
     state.failures++;
     if (watched && ['refused', 'malformed', 'not-found'].includes(failure.code) && ++this.doubts >= DOUBTS_MAX) {

@@ -12,6 +12,7 @@
 
 import type { Log } from '../../core/workers/log.ts';
 import type { RunsOnNode, TokenReviewer } from '../identity/attestation.ts';
+import { parseWorkloadIdentity } from '../identity/spiffe.ts';
 import type { MeshSource, MeshUpdate } from '../model/mesh-state.ts';
 import { ApiClient, type KubeConfigLocation, kubeConfigLoader, type LoadKubeConfig } from './api-client.ts';
 import { ApiError } from './api-error.ts';
@@ -28,6 +29,15 @@ const QUIET_MS = 10;
 
 /** States follow each other no faster than this, however much changes. */
 const INTERVAL_MS = 100;
+
+/** So long a service account may be behind the pods that have it; a refused node asks again much later. */
+const ACCOUNT_WAIT_MS = 3000;
+
+/** A question that waits for a change of service accounts. */
+interface AccountWait {
+  timer: NodeJS.Timeout;
+  resolve: () => void;
+}
 
 /** Where the cluster is and how it is to be read. */
 export interface KubernetesSourceOptions extends Partial<ClusterSettings> {
@@ -78,6 +88,7 @@ export class KubernetesSource implements MeshSource {
   private readonly translator: Translator;
   private readonly reflectors: Reflector<unknown>[] = [];
   private readonly accounts: ReadonlyMap<string, unknown>;
+  private readonly accountWaits = new Set<AccountWait>();
   private onUpdate: ((update: MeshUpdate) => void) | null = null;
   private onFirst: (() => void) | null = null;
   private timer: NodeJS.Timeout | undefined;
@@ -107,7 +118,7 @@ export class KubernetesSource implements MeshSource {
     const accounts = this.follow(
       RESOURCES.serviceAccounts,
       () => true as const,
-      () => {},
+      () => this.tellAccountWaits(),
     );
     this.accounts = accounts.objects;
   }
@@ -136,6 +147,7 @@ export class KubernetesSource implements MeshSource {
     await Promise.all(this.reflectors.map((reflector) => reflector.close()));
     this.client.close();
     this.onFirst?.();
+    this.tellAccountWaits();
   }
 
   /** What every collection is doing. */
@@ -147,12 +159,37 @@ export class KubernetesSource implements MeshSource {
     };
   }
 
-  /** For the certificate service: a node may have the identities of the pods that run there, and of no others. */
-  readonly runsOnNode: RunsOnNode = (node, identity) => this.translator.runsOnNode(node, identity);
+  /**
+   * For the certificate service: a node may have the identities of the pods that run there, and of no others. Pods
+   * outlive a service account that is deleted, as processes; its identity ends, as its tokens do.
+   */
+  readonly runsOnNode: RunsOnNode = async (node, identity) =>
+    this.translator.runsOnNode(node, identity) && (await this.hasServiceAccount(identity));
 
-  /** Whether there is a service account of this name; a token or certificate may outlive it. */
-  hasServiceAccount(namespace: string, name: string): boolean {
-    return this.accounts.has(`${namespace}/${name}`);
+  /** Waits a moment for an account that is not known: it may be as new as the pod, and its watch the slower one. */
+  private async hasServiceAccount(identity: string): Promise<boolean> {
+    const { namespace, serviceAccount } = parseWorkloadIdentity(identity);
+    const key = `${namespace}/${serviceAccount}`;
+    const untilMs = performance.now() + ACCOUNT_WAIT_MS;
+    while (!this.accounts.has(key)) {
+      const leftMs = untilMs - performance.now();
+      if (leftMs <= 0 || this.closed) return false;
+      await new Promise<void>((resolve) => {
+        const wait = { timer: setTimeout(() => this.endAccountWait(wait), leftMs), resolve };
+        this.accountWaits.add(wait);
+      });
+    }
+    return true;
+  }
+
+  private tellAccountWaits(): void {
+    for (const wait of [...this.accountWaits]) this.endAccountWait(wait);
+  }
+
+  private endAccountWait(wait: AccountWait): void {
+    clearTimeout(wait.timer);
+    this.accountWaits.delete(wait);
+    wait.resolve();
   }
 
   /** Reviews service-account tokens with the same API server, for one audience. */

@@ -65,11 +65,12 @@ export class Translator {
     };
   }
 
-  /** Whether a pod of this identity runs on the node: it may then have a certificate there. */
+  /** Whether a pod of this identity runs on the node, and has no proxy of its own: the node's may have a certificate for it. */
   runsOnNode(node: string, identity: string): boolean {
     const { cluster, settings } = this;
     for (const key of cluster.podsOn(node)) {
-      const { namespace, serviceAccount } = cluster.pods.get(key)!;
+      const { namespace, serviceAccount, sidecar } = cluster.pods.get(key)!;
+      if (sidecar) continue;
       if (identityOf({ trustDomain: settings.trustDomain, namespace, serviceAccount }) === identity) return true;
     }
     return false;

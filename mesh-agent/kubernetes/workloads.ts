@@ -34,6 +34,8 @@ export function podWorkload(cluster: Cluster, settings: ClusterSettings, pod: Po
     ? pod.addresses
     : pod.addresses.filter((address) => cluster.hasAddress(key, pod, address));
   if (addresses.length === 0) return null;
+  const inMesh = isInMesh(cluster, settings, pod);
+  const mode = pod.mode ?? cluster.modeOfNamespace(pod.namespace);
   return {
     uid: podUid(settings, pod),
     name: pod.name,
@@ -43,13 +45,16 @@ export function podWorkload(cluster: Cluster, settings: ClusterSettings, pod: Po
     node: pod.node,
     addresses,
     hostNetwork: pod.hostNetwork,
-    protocol: isInMesh(cluster, settings, pod) ? 'hbone' : 'none',
+    protocol: inMesh ? 'hbone' : 'none',
     // A pod that is ending stays until its processes have: what is under way goes on.
     status: pod.terminating ? 'draining' : pod.ready ? 'healthy' : 'unhealthy',
     locality: localityOf(cluster, pod.node, ''),
     labels: pod.labels,
     canonicalName: pod.canonicalName,
     services: servicesOf(cluster, settings, key, pod),
+    ...(inMesh && pod.uid !== '' ? { podUid: pod.uid } : {}),
+    ...(inMesh && pod.sidecar ? { sidecar: true as const } : {}),
+    ...(inMesh && mode !== null ? { mode } : {}),
   };
 }
 

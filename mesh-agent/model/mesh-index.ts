@@ -12,6 +12,7 @@ import {
   type MeshState,
   type MeshUpdate,
   policyKey,
+  proxyOf,
   type Service,
   type Workload,
 } from './mesh-state.ts';
@@ -34,7 +35,7 @@ export class MeshIndex {
   state: MeshState;
   private readonly workloadsByAddress = new Map<string, Set<string>>();
   private readonly servicesByAddress = new Map<string, Set<string>>();
-  private readonly workloadsByNode = new Map<string, Set<string>>();
+  private readonly workloadsByProxy = new Map<string, Set<string>>();
   private readonly workloadsByNamespace = new Map<string, Set<string>>();
   private readonly workloadsByService = new Map<string, Set<string>>();
   /** Keys of global policies, and of the others by namespace. */
@@ -92,14 +93,14 @@ export class MeshIndex {
     return best;
   }
 
-  /** Workloads of a node, by uid. */
+  /** Workloads that a proxy serves (see `proxyOf`): of a node all without a sidecar; by uid. */
   onNode(node: string): Workload[] {
-    return this.workloads(this.workloadsByNode.get(node));
+    return this.workloads(this.workloadsByProxy.get(node));
   }
 
-  /** Uids of the workloads of a node. */
+  /** Uids of the workloads that a proxy serves. */
   uidsOnNode(node: string): ReadonlySet<string> {
-    return this.workloadsByNode.get(node) ?? none;
+    return this.workloadsByProxy.get(node) ?? none;
   }
 
   /** Services that a workload is an endpoint of, with the ports; those that do not exist are left out. */
@@ -176,7 +177,7 @@ export class MeshIndex {
   private indexWorkload(workload: Workload | undefined, present: boolean): void {
     if (workload === undefined) return;
     const { uid } = workload;
-    put(this.workloadsByNode, workload.node, uid, present);
+    put(this.workloadsByProxy, proxyOf(workload), uid, present);
     put(this.workloadsByNamespace, workload.namespace, uid, present);
     for (const key of Object.keys(workload.services)) put(this.workloadsByService, key, uid, present);
     if (workload.hostNetwork) return;

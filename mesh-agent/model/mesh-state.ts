@@ -25,6 +25,9 @@ export interface PortMapping {
 /** How traffic reaches a workload: in an HBONE tunnel, or as it is. */
 export type TunnelProtocol = 'hbone' | 'none';
 
+/** Connections to a workload that do not come through a tunnel: refused, or let in as from nobody. */
+export type MeshMode = 'strict' | 'permissive';
+
 /** Whether a workload takes traffic. `draining`: what is under way goes on, nothing new is sent there. */
 export type WorkloadStatus = 'healthy' | 'unhealthy' | 'draining';
 
@@ -53,10 +56,13 @@ export interface Workload {
   services: Readonly<Record<string, readonly PortMapping[]>>;
   /** Plain hosts: path or name of the network namespace that it runs in. */
   networkNamespace?: string;
-  /**
-   * Keys of the policies of scope `workload` that apply, as the control plane decided; absent: decide by
-   * `labels`. A node proxy has these and no labels.
-   */
+  /** It has a proxy of its own in its network namespace, and the proxy of its node leaves it alone. Absent: it has none. */
+  sidecar?: true;
+  /** Kubernetes: uid of its Pod, which the control groups of its processes name, too. Absent: not known. */
+  podUid?: string;
+  /** What is decided for it, or for its namespace; absent: what its proxy is configured to. */
+  mode?: MeshMode;
+  /** Keys of the policies of scope `workload` that apply, as the control plane decided; absent: decide by `labels`. */
   authorizationPolicies?: readonly string[];
 }
 
@@ -191,6 +197,14 @@ export function policyKey(policy: Pick<AuthorizationPolicy, 'namespace' | 'name'
 /** Identity of a workload: `spiffe://<trust-domain>/ns/<namespace>/sa/<service-account>`. */
 export function identityOf(workload: Pick<Workload, 'trustDomain' | 'namespace' | 'serviceAccount'>): string {
   return `spiffe://${workload.trustDomain}/ns/${workload.namespace}/sa/${workload.serviceAccount}`;
+}
+
+/**
+ * Which proxy serves a workload: that of the node with this name, or its own, by its identity (`spiffe://...`, which is
+ * no name of a node). The sidecars of one service account are one in this.
+ */
+export function proxyOf(workload: Workload): string {
+  return workload.sidecar === true ? identityOf(workload) : workload.node;
 }
 
 /** A state with nothing in it. */

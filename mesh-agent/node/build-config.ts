@@ -12,9 +12,9 @@ import type { AuthorizationSettings, PolicySettings } from '../../core/authoriza
 import type { WorkloadCertificateSettings, WorkloadSettings } from '../../core/workers/mesh-settings.ts';
 import { CAPTURE_MARK, DEFAULT_INBOUND_PORT, DEFAULT_OUTBOUND_PORT, TUNNEL_PORT } from '../capture/spec.ts';
 import type { MeshIndex } from '../model/mesh-index.ts';
-import { identityOf, policyKey, type Workload } from '../model/mesh-state.ts';
+import { identityOf, policyKey, type Service, type Workload } from '../model/mesh-state.ts';
 import { addServices } from './build-services.ts';
-import { ConfigParts, directRule, listener, streamRoute, virtualListener } from './config-parts.ts';
+import { ConfigParts, type Destination, directRule, listener, streamRoute, virtualListener } from './config-parts.ts';
 import type { NodeConfig } from './node-config.ts';
 
 /** A workload of this node that can be served. */
@@ -32,6 +32,8 @@ export interface BuildInput {
   index: MeshIndex;
   /** In any order. */
   workloads: readonly LocalWorkload[];
+  /** Whether all is known that belongs to a service; until it is, its addresses are unknown ones. Absent: all are. */
+  isWhole?: (service: Service) => boolean;
 }
 
 /** Names of the virtual listeners that are always there. */
@@ -56,7 +58,10 @@ function gatewayDefaults(): { config: Config; backend: BackendConfig } {
 }
 
 /** The configuration, and what in the mesh cannot be done as it is written. */
-export function buildConfig({ node, index, workloads }: BuildInput): { config: Config; problems: string[] } {
+export function buildConfig({ node, index, workloads, isWhole = () => true }: BuildInput): {
+  config: Config;
+  problems: string[];
+} {
   const { config, backend } = gatewayDefaults();
   const parts = new ConfigParts(backend);
   const local = [...workloads].sort((a, b) => (a.workload.uid < b.workload.uid ? -1 : 1));
@@ -64,7 +69,7 @@ export function buildConfig({ node, index, workloads }: BuildInput): { config: C
   addSockets(parts, local);
   addDelivery(parts, backend);
   const otherListener = addEgress(parts, node, backend);
-  addServices(parts, { index, backend, zone });
+  addServices(parts, { index, backend, zone, isWhole });
   addWorkloads(parts, index);
   return {
     config: {
@@ -84,6 +89,7 @@ export function buildConfig({ node, index, workloads }: BuildInput): { config: C
       mesh: {
         workloads: local.map((one) => workloadSettings(one, node, index)),
         destinations: parts.destinations,
+        discovery: node.discovery.scope === 'all' ? null : { networks: node.discovery.networks },
         otherListener,
         inbound: INBOUND,
         inboundProtocols: inboundProtocols(local, index),
@@ -154,12 +160,21 @@ function addWorkloads({ destinations }: ConfigParts, index: MeshIndex): void {
       // Of several that claim it the index knows which has it.
       const owner = index.workloadAt(address);
       if (owner === undefined) continue;
-      destinations.set(address, {
-        listener: DIRECT,
-        identity: owner.protocol === 'hbone' ? identityOf(owner) : null,
-      });
+      destinations.set(address, directTo(owner));
     }
   }
+}
+
+/** Where connections to workloads go; versions of a workload are immutable, and there are thousands. */
+const direct = new WeakMap<Workload, Destination>();
+
+function directTo(owner: Workload): Destination {
+  let destination = direct.get(owner);
+  if (destination === undefined) {
+    destination = { listener: DIRECT, identity: owner.protocol === 'hbone' ? identityOf(owner) : null };
+    direct.set(owner, destination);
+  }
+  return destination;
 }
 
 /** Ports of local workloads whose protocol a service declares; services that contradict each other declare nothing. */
@@ -194,7 +209,7 @@ function workloadSettings(local: LocalWorkload, node: NodeConfig, index: MeshInd
     namespaceFd,
     mark: CAPTURE_MARK,
     certificate,
-    strict: node.mode === 'strict',
+    strict: (workload.mode ?? node.mode) === 'strict',
     slot: -1,
     ...node.limits,
     authorization: authorizationOf(workload, index),

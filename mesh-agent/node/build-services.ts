@@ -1,15 +1,26 @@
 // Services of the mesh as the gateway's machinery knows them: for each port a virtual listener with the rules
 // of the service, and a backend of the workloads behind it.
 //
-// Pure. Names of listeners, routes and backends are `namespace/hostname:port`.
+// Pure. What was made of a service is remembered by the service itself: versions of the mesh are immutable, and of
+// thousands of services a change concerns few (what stays the same object costs nothing further on, see
+// core/workers/snapshot-delta.ts).
+// Names of listeners, routes and backends are `namespace/hostname:port`.
 // Workloads of a port declared `http` get HTTP/1.1 whatever the client speaks, those of `http2` and `grpc` HTTP/2, and
 // where the port says nothing (`auto`) what the client speaks.
 
-import type { BackendConfig, EndpointConfig, ListenerConfig, RouteConfig, RuleConfig } from '../../config/config.ts';
+import type {
+  BackendConfig,
+  EndpointConfig,
+  ListenerConfig,
+  RouteConfig,
+  RuleConfig,
+  StreamRouteConfig,
+} from '../../config/config.ts';
 import { formatAddress } from '../../config/names.ts';
+import { isEqualData } from '../../core/workers/equal-data.ts';
 import type { MeshIndex } from '../model/mesh-index.ts';
 import { identityOf, type Service, type ServicePort, serviceKey, type Workload } from '../model/mesh-state.ts';
-import { type ConfigParts, directRule, streamRoute, virtualListener } from './config-parts.ts';
+import { type ConfigParts, type Destination, directRule, streamRoute, virtualListener } from './config-parts.ts';
 
 /** What services are built from. */
 export interface ServicesInput {
@@ -18,6 +29,8 @@ export interface ServicesInput {
   backend: BackendConfig;
   /** Zone of this node; empty: unknown. */
   zone: string;
+  /** Whether all is known that belongs to a service. */
+  isWhole: (service: Service) => boolean;
 }
 
 /** Name of listener, route and backend of a port. */
@@ -29,23 +42,57 @@ export function portName(service: string, port: number): string {
 export function addServices(parts: ConfigParts, input: ServicesInput): void {
   const backends = new Backends(input, parts);
   for (const [key, service] of input.index.state.services) {
-    if (service.vips.length === 0) continue;
-    for (const port of service.ports) {
-      const name = portName(key, port.servicePort);
-      parts.listeners.push(portListener(name, port));
-      if (port.protocol === 'tcp' || port.protocol === 'auto') {
-        parts.streamRoutes.push(streamRoute(name, [name], backends.of(key, port.servicePort)));
+    if (service.vips.length === 0 || !input.isWhole(service)) continue;
+    service.ports.forEach((port, index) => {
+      const part = madeOf(key, service)[index]!;
+      parts.listeners.push(part.listener);
+      if (part.stream !== null) {
+        backends.of(key, port.servicePort);
+        parts.streamRoutes.push(part.stream);
       }
-      if (port.protocol !== 'tcp') parts.routes.push(portRoute(name, key, service, port, backends));
+      if (port.protocol !== 'tcp') parts.routes.push(portRoute(part, key, service, port, backends));
       for (const vip of service.vips) {
         // Who was first has an address that two services claim; the control plane sees to it that there are none.
         const at = formatAddress(vip, port.servicePort);
-        if (!parts.destinations.has(at)) parts.destinations.set(at, { listener: name, identity: null });
+        if (!parts.destinations.has(at)) parts.destinations.set(at, part.destination);
       }
-    }
+    });
     // A port that a service does not have leads nowhere, least of all around the mesh.
-    for (const vip of service.vips) parts.destinations.set(vip, { listener: parts.refused(), identity: null });
+    for (const vip of service.vips) parts.destinations.set(vip, parts.refused());
   }
+}
+
+/** What was made of a port of a service. */
+interface MadePort {
+  listener: ListenerConfig;
+  destination: Destination;
+  /** Null: all its connections are HTTP. */
+  stream: StreamRouteConfig | null;
+  /** Null: not made yet. */
+  route: { config: RouteConfig; backends: string[] } | null;
+  backend: { config: BackendConfig; workloads: readonly Workload[]; defaults: BackendConfig; zone: string } | null;
+}
+
+/** What was made of services, in the order of their ports. */
+const made = new WeakMap<Service, MadePort[]>();
+
+function madeOf(key: string, service: Service): MadePort[] {
+  let parts = made.get(service);
+  if (parts === undefined) {
+    parts = service.ports.map((port) => {
+      const name = portName(key, port.servicePort);
+      const hasStream = port.protocol === 'tcp' || port.protocol === 'auto';
+      return {
+        listener: portListener(name, port),
+        destination: { listener: name, identity: null },
+        // A port of the service's own leads to that port.
+        stream: hasStream ? streamRoute(name, [name], name) : null,
+        ...{ route: null, backend: null },
+      };
+    });
+    made.set(service, parts);
+  }
+  return parts;
 }
 
 function portListener(name: string, { servicePort, protocol }: ServicePort): ListenerConfig {
@@ -55,31 +102,48 @@ function portListener(name: string, { servicePort, protocol }: ServicePort): Lis
 }
 
 function portRoute(
-  name: string,
+  part: MadePort,
   key: string,
-  service: Service,
+  { rules }: Service,
   { servicePort }: ServicePort,
   backends: Backends,
 ): RouteConfig {
-  const rules =
-    service.rules === null
-      ? [directRule(backends.of(key, servicePort))]
-      : service.rules.map((rule) => ruleAt(rule, servicePort, backends));
-  return { name, listeners: [name], hostnames: null, rules };
+  // Which backends rules lead to depends on the services that they name, too.
+  const names: string[] = [];
+  const backendOf = (service: string): string => {
+    const name = backends.of(service, servicePort);
+    names.push(name);
+    return name;
+  };
+  if (rules === null) backendOf(key);
+  else for (const rule of rules) visitServices(rule, backendOf);
+  const { route } = part;
+  if (route !== null && isEqualData(route.backends, names)) return route.config;
+  const { name } = part.listener;
+  const of = (service: string): string => backends.of(service, servicePort);
+  const made = rules === null ? [directRule(of(key))] : rules.map((rule) => ruleAt(rule, of));
+  part.route = { config: { name, listeners: [name], hostnames: null, rules: made }, backends: names };
+  return part.route.config;
+}
+
+/** Calls `visit` with the services that a rule names. */
+function visitServices({ backendRefs, policy }: RuleConfig, visit: (service: string) => void): void {
+  for (const { name } of backendRefs) visit(name);
+  for (const { backend } of policy?.mirrors ?? []) visit(backend);
 }
 
 /** A rule with the backends of one port in place of the services that it names. */
-function ruleAt(rule: RuleConfig, servicePort: number, backends: Backends): RuleConfig {
+function ruleAt(rule: RuleConfig, backendOf: (service: string) => string): RuleConfig {
   const { backendRefs, policy } = rule;
   return {
     ...rule,
-    backendRefs: backendRefs.map((ref) => ({ ...ref, name: backends.of(ref.name, servicePort) })),
+    backendRefs: backendRefs.map((ref) => ({ ...ref, name: backendOf(ref.name) })),
     policy:
       policy === null || policy.mirrors.length === 0
         ? policy
         : {
             ...policy,
-            mirrors: policy.mirrors.map((mirror) => ({ ...mirror, backend: backends.of(mirror.backend, servicePort) })),
+            mirrors: policy.mirrors.map((mirror) => ({ ...mirror, backend: backendOf(mirror.backend) })),
           },
   };
 }
@@ -108,6 +172,7 @@ class Backends {
 
   private backend(name: string, service: Service | undefined, port: ServicePort | undefined): BackendConfig {
     const { backend: defaults, index, zone } = this.input;
+    const workloads = service === undefined ? [] : index.endpointsOf(serviceKey(service));
     // Rules may name what this node does not know (yet): nobody is there.
     if (service === undefined || port === undefined) return { ...defaults, name, endpoints: [] };
     const settings = service.backend ?? defaults;
@@ -115,19 +180,35 @@ class Backends {
       this.parts.problems.add(`${serviceKey(service)}: healthCheck is not used in the mesh, outlierDetection is`);
     }
     const { balancer } = settings.policy;
-    return {
+    const part = madeOf(serviceKey(service), service)[service.ports.indexOf(port)]!;
+    const known = part.backend;
+    if (
+      known !== null &&
+      known.defaults === defaults &&
+      known.zone === zone &&
+      isSameList(known.workloads, workloads)
+    ) {
+      return known.config;
+    }
+    const config: BackendConfig = {
       ...settings,
       name,
       protocol: port.protocol === 'http2' || port.protocol === 'grpc' ? 'h2c' : 'http/1.1',
       sameProtocol: port.protocol === 'auto',
       healthCheck: null,
-      endpoints: index.endpointsOf(serviceKey(service)).flatMap((workload) => endpointsOf(workload, service, port)),
+      endpoints: workloads.flatMap((workload) => endpointsOf(workload, service, port)),
       policy:
         balancer === null || balancer.zoneAware === null
           ? settings.policy
           : { ...settings.policy, balancer: { ...balancer, zoneAware: { ...balancer.zoneAware, zone } } },
     };
+    part.backend = { config, workloads, defaults, zone };
+    return config;
   }
+}
+
+function isSameList<T>(a: readonly T[], b: readonly T[]): boolean {
+  return a.length === b.length && a.every((item, index) => item === b[index]);
 }
 
 /** The port that a rule means by the name of a service: of the same number, else the only one, else none. */

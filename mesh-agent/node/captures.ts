@@ -30,11 +30,13 @@ export class WorkloadCaptures {
   private readonly log: Log;
   private readonly spec: CaptureSpec;
   private readonly captures: Captures;
+  private readonly own: boolean;
   private readonly entries = new Map<string, Entry>();
 
-  /** `sockets` is used and not closed. */
-  constructor(config: NonNullable<NodeConfig['capture']>, sockets: NamespaceSockets, log: Log) {
+  /** `sockets` is used and not closed. `own`: the namespace of this process is that of its workload. */
+  constructor(config: NonNullable<NodeConfig['capture']>, sockets: NamespaceSockets, log: Log, own = false) {
     this.log = log;
+    this.own = own;
     const { failClosed, ...exclusions } = config;
     const parsed = parseCapture({ ...(exclusions as CaptureInput), failOpen: !failClosed });
     if ('faults' in parsed) throw new Error(parsed.faults.join('; '));
@@ -50,7 +52,7 @@ export class WorkloadCaptures {
     const entry: Entry = { namespace, state: 'pending', problem: '', retryAtMs: 0 };
     this.entries.set(uid, entry);
     const { path, identity } = namespace;
-    const result = await this.captures.install({ path, identity }, this.spec);
+    const result = await this.captures.install({ path, identity }, this.spec, this.own);
     // It may have left, or moved, meanwhile.
     if (this.entries.get(uid) !== entry) return;
     if (result.ok) {

@@ -1,18 +1,27 @@
 // Where the workloads of a node run: the network namespace of each.
 //
 // On plain hosts the Workload names it. In a cluster it is found by the workload's address among the namespaces of
-// running processes. Control thread of the node proxy. Reads /run/netns and /proc, changes nothing.
-// An address that two namespaces have is nobody's: whoever may set addresses in one of them could otherwise
-// take the place of the other.
-// Source: proc_pid_net(5): fib_trie, if_inet6.
+// running processes, and by the pod that their control groups name: an address is what whoever may administer a
+// namespace can give it, a control group is not. Where that says nothing, an address that two namespaces have is nobody's.
+// Control thread of the node proxy. Reads /run/netns and /proc, changes nothing.
+// Source: proc_pid_net(5): fib_trie, if_inet6; cgroups(7); names of control groups as the kubelet makes them.
 
 import { readFileSync } from 'node:fs';
 import { canonicalAddress } from '../../config/networks.ts';
-import { type DiscoveredNamespace, listNamespaces, namespacePath } from '../capture/discovery.ts';
+import {
+  type DiscoveredNamespace,
+  listNamespaces,
+  namespaceOfProcess,
+  namespacePath,
+  podOfProcess,
+} from '../capture/discovery.ts';
 import type { Workload } from '../model/mesh-state.ts';
 
-/** Where a workload runs, or why that is not known. */
-export type Found = { path: string } | { problem: string };
+/**
+ * Where a workload runs, or why that is not known. `inode`: number of the namespace that was looked at; what the path
+ * leads to by now may be another one. Without it, the path itself says where.
+ */
+export type Found = { path: string; inode?: string } | { problem: string };
 
 /** Finds the network namespaces of workloads. */
 export interface NamespaceFinder {
@@ -22,17 +31,41 @@ export interface NamespaceFinder {
   find(workload: Workload): Found;
 }
 
+/** A namespace that has an address. */
+interface Place {
+  path: string;
+  inode: string;
+  /** Uid of the pod that the process is in; undefined: none is known. */
+  pod: string | undefined;
+}
+
+/** What is asked of the machine; tests have answers of their own. */
+export interface MachineView {
+  /** All network namespaces. */
+  list: () => DiscoveredNamespace[];
+  /** IP addresses in the namespace of a process. */
+  addressesOf: (pid: number) => string[];
+  /** Number of the namespace of a process. */
+  namespaceOf: (pid: number) => string | undefined;
+  /** Uid of the pod of a process. */
+  podOf: (pid: number) => string | undefined;
+}
+
+const thisMachine: MachineView = {
+  list: listNamespaces,
+  addressesOf: addressesOfProcess,
+  namespaceOf: namespaceOfProcess,
+  podOf: podOfProcess,
+};
+
 /** Namespaces that workloads name, and otherwise those that have their addresses. */
 export class HostNamespaces implements NamespaceFinder {
-  private readonly list: () => DiscoveredNamespace[];
-  private readonly addressesOf: (pid: number) => string[];
-  /** By address, once somebody asked; null: several have it. */
-  private byAddress: Map<string, string | null> | undefined;
+  private readonly machine: MachineView;
+  /** Namespaces by address, once somebody asked. */
+  private byAddress: Map<string, Place[]> | undefined;
 
-  /** The arguments stand in for the machine in tests. */
-  constructor(list = listNamespaces, addressesOf = addressesOfProcess) {
-    this.list = list;
-    this.addressesOf = addressesOf;
+  constructor(machine = thisMachine) {
+    this.machine = machine;
   }
 
   /** See NamespaceFinder. */
@@ -41,33 +74,45 @@ export class HostNamespaces implements NamespaceFinder {
   }
 
   /** See NamespaceFinder. */
-  find({ addresses, networkNamespace }: Workload): Found {
+  find({ addresses, networkNamespace, podUid }: Workload): Found {
     if (networkNamespace !== undefined) {
       const path = namespacePath(networkNamespace);
       return path === undefined ? { problem: `${JSON.stringify(networkNamespace)} is not a name` } : { path };
     }
     this.byAddress ??= this.scan();
-    const paths = new Set(
-      addresses.map((address) => this.byAddress!.get(address)).filter((path) => path !== undefined),
-    );
-    if (paths.has(null) || paths.size > 1)
-      return { problem: `several network namespaces have ${addresses.join(', ')}` };
-    const [path] = paths;
-    if (path === undefined || path === null) return { problem: `no network namespace has ${addresses.join(', ')}` };
-    return { path };
+    const all = [...new Set(addresses.flatMap((address) => this.byAddress!.get(address) ?? []))];
+    if (all.length === 0) return { problem: `no network namespace has ${addresses.join(', ')}` };
+    const places = podUid === undefined ? all : ofPod(all, podUid);
+    const [place] = places;
+    if (place === undefined)
+      return { problem: `the network namespace that has ${addresses.join(', ')} is another pod's` };
+    if (places.length > 1) return { problem: `several network namespaces have ${addresses.join(', ')}` };
+    return { path: place.path, inode: place.inode };
   }
 
-  private scan(): Map<string, string | null> {
-    const found = new Map<string, string | null>();
-    for (const { own, pids } of this.list()) {
-      const [pid] = pids;
+  private scan(): Map<string, Place[]> {
+    const { list, addressesOf, namespaceOf, podOf } = this.machine;
+    const found = new Map<string, Place[]>();
+    for (const { inode, own, pids } of list()) {
       // Workloads in the namespace of the host cannot be told apart by it.
-      if (own || pid === undefined) continue;
-      for (const address of this.addressesOf(pid))
-        found.set(address, found.has(address) ? null : `/proc/${pid}/ns/net`);
+      if (own) continue;
+      for (const pid of pids) {
+        const addresses = addressesOf(pid);
+        const place = { path: `/proc/${pid}/ns/net`, inode, pod: podOf(pid) };
+        // The process may have ended since the list was made, and another one have its number.
+        if (namespaceOf(pid) !== inode) continue;
+        for (const address of addresses) found.set(address, [...(found.get(address) ?? []), place]);
+        break;
+      }
     }
     return found;
   }
+}
+
+/** Those namespaces that may be a pod's: its own, or, if none is known to be, those of which nothing is known. */
+function ofPod(places: readonly Place[], uid: string): Place[] {
+  const own = places.filter(({ pod }) => pod === uid);
+  return own.length > 0 ? own : places.filter(({ pod }) => pod === undefined);
 }
 
 /** IP addresses of the network namespace that a process is in, without those of loopback and of links. */

@@ -22,7 +22,7 @@ export interface OpenNamespace {
 }
 
 /** How long a workload that the packet workers could not listen for is not tried again. */
-const LEFT_OUT_MS = 5_000;
+export const LEFT_OUT_MS = 5_000;
 
 /** Ports that the proxy listens on inside. */
 const PORTS = [DEFAULT_OUTBOUND_PORT, DEFAULT_INBOUND_PORT, TUNNEL_PORT];
@@ -93,12 +93,15 @@ export class Namespaces {
         continue;
       }
       const inode = inodeOf(found.path);
-      if (inode !== undefined && this.open.get(uid)?.inode === inode) continue;
+      const known = this.open.get(uid)?.inode;
+      // Which namespace was looked at counts for more than where its path leads by now.
+      if (known !== undefined && (found.inode === undefined ? known === inode : numberOf(known) === found.inode))
+        continue;
       const left = this.leftOut.get(uid);
       if (left !== undefined && left.inode === inode && left.untilMs > performance.now()) continue;
       this.leftOut.delete(uid);
       drop(uid);
-      const namespace = await this.openOne(workload, found.path);
+      const namespace = await this.openOne(workload, found);
       if (typeof namespace === 'string') {
         this.problems.set(uid, namespace);
         continue;
@@ -118,7 +121,10 @@ export class Namespaces {
   }
 
   /** A namespace, or what is wrong with it. */
-  private async openOne({ uid, addresses }: Workload, path: string): Promise<OpenNamespace | string> {
+  private async openOne(
+    { uid, addresses }: Workload,
+    { path, inode: wanted }: { path: string; inode?: string },
+  ): Promise<OpenNamespace | string> {
     for (const [other, { inode }] of this.open) {
       // One namespace has one capture: whose traffic it is could not be told.
       if (other !== uid && inode === inodeOf(path)) return `${path} is the network namespace of ${other} already`;
@@ -135,6 +141,11 @@ export class Namespaces {
     // What is open, whatever the path leads to by now.
     const file = `/proc/self/fd/${fd}`;
     const inode = inodeOf(file) ?? '';
+    // The process may have ended since it was looked at, and another one, in another namespace, have its number.
+    if (wanted !== undefined && numberOf(inode) !== wanted) {
+      closeSync(fd);
+      return `${path} has become another network namespace while it was opened`;
+    }
     const own = inodeOf('/proc/self/ns/net');
     if (inode === own) {
       closeSync(fd);
@@ -182,6 +193,11 @@ export function releaseNamespace({ fd, path, inode }: OpenNamespace, delayMs: nu
   };
   if (inodeOf(path) === inode) setTimeout(release, delayMs).unref();
   else release();
+}
+
+/** Number of the file alone, as it is with namespaces. */
+function numberOf(inode: string): string {
+  return inode.slice(inode.indexOf(':') + 1);
 }
 
 function inodeOf(path: string): string | undefined {

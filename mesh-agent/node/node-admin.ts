@@ -6,6 +6,7 @@ import type { GraphEdge, MeshState } from '../../gateway/admin/state.ts';
 import type { RefusedResource } from '../control/proxy-state.ts';
 import { identityOf, type Workload } from '../model/mesh-state.ts';
 import type { CaptureState } from './captures.ts';
+import type { DemandState } from './demand.ts';
 import type { NodeAgent } from './node-agent.ts';
 
 /** One entry of the answer to /mesh/graph, which the gateway's admin port gives. */
@@ -26,6 +27,8 @@ export interface WorkloadView {
   identity: string;
   addresses: readonly string[];
   status: string;
+  /** What becomes of connections that do not come through a tunnel. */
+  mode: string;
   /** Whether its connections are taken, in both directions. */
   served: boolean;
   /** Null: it is not open. */
@@ -38,7 +41,10 @@ export interface WorkloadView {
 
 /** Answer to /mesh. */
 export interface NodeMeshPage {
+  /** Of a sidecar its workload. */
   node: string;
+  /** It serves one workload, in whose network namespace it is. */
+  sidecar: boolean;
   trustDomain: string;
   mode: string;
   egress: string;
@@ -52,6 +58,8 @@ export interface NodeMeshPage {
     refused: RefusedResource[];
   };
   mesh: { workloads: number; services: number; policies: number };
+  /** What is known of it on demand; null: all of it is known. */
+  discovery: DemandState | null;
   identity: string;
   certificate: CertificateView;
   trust: { sequence: number; roots: string[] };
@@ -61,7 +69,19 @@ export interface NodeMeshPage {
 
 /** The node proxy's part of the admin port. */
 export function meshState(agent: NodeAgent): MeshState {
-  return { unready: () => agent.unready, page: () => pageOf(agent) };
+  return { unready: () => [...agent.unready, ...sidecarUnready(agent)], page: () => pageOf(agent) };
+}
+
+/** Why the workload of a sidecar should not be started yet: what it did would go around the mesh. */
+function sidecarUnready(agent: NodeAgent): string[] {
+  if (agent.config.sidecar === null || agent.unready.length > 0) return [];
+  const [workload] = agent.workloads;
+  if (workload === undefined) {
+    return [`the mesh has no workload ${agent.config.node} with a sidecar and the identity ${agent.identity}`];
+  }
+  const { served, capture, problems } = workloadOf(agent, workload);
+  if (served && (capture === 'installed' || capture === 'off')) return [];
+  return problems.length > 0 ? problems : ['the workload is not captured yet'];
 }
 
 /** Answer to /mesh. */
@@ -70,12 +90,14 @@ function pageOf(agent: NodeAgent): NodeMeshPage {
   const { workloads, services, policies } = xds.state;
   return {
     node: config.node,
+    sidecar: config.sidecar !== null,
     trustDomain: config.trustDomain,
     mode: config.mode,
     egress: config.egress,
     state: knows === 'nothing' ? 'nothing' : knows === 'saved' ? 'saved' : 'control plane',
     controlPlane: { address: config.controlPlane.address, ...xds.status },
     mesh: { workloads: workloads.size, services: services.size, policies: policies.size },
+    discovery: agent.demand?.state ?? null,
     identity,
     certificate: certificateOf(agent, identity),
     trust: { sequence: trust.current.sequence, roots: trust.current.roots.map(({ id }) => id) },
@@ -93,6 +115,7 @@ function workloadOf(agent: NodeAgent, workload: Workload): WorkloadView {
   const { missing } = agent.xds.index.policiesOf(workload);
   return {
     ...{ uid, workload: `${namespace}/${name}`, identity, addresses, status },
+    mode: workload.mode ?? agent.config.mode,
     served: open !== undefined && certificate.validUntil !== null,
     networkNamespace: open?.path ?? null,
     certificate,

@@ -20,7 +20,6 @@ import { XdsClient } from '../control/xds-client.ts';
 import { CertificateClient } from '../identity/certificate-client.ts';
 import { makePrivateDirectory } from '../identity/private-files.ts';
 import { type ServerName, serverNameOf } from '../identity/server-name.ts';
-import { formatNodeIdentity } from '../identity/spiffe.ts';
 import { bundleToPem, type TrustBundle } from '../identity/trust-bundle.ts';
 import { TrustStore } from '../identity/trust-store.ts';
 import { WorkloadCertificates } from '../identity/workload-certificates.ts';
@@ -28,9 +27,13 @@ import { identityOf, type Workload } from '../model/mesh-state.ts';
 import { buildConfig, type LocalWorkload } from './build-config.ts';
 import { WorkloadCaptures } from './captures.ts';
 import { Confirmations } from './confirmations.ts';
+import { ControlRelay } from './control-relay.ts';
+import { Demand } from './demand.ts';
 import { HostNamespaces } from './namespace-finder.ts';
 import { Namespaces, type OpenNamespace, releaseNamespace } from './namespaces.ts';
 import { type NodeConfig, statePaths } from './node-config.ts';
+import { OwnNamespace, type WorkloadNamespaces } from './own-namespace.ts';
+import { hostOfControlPlane, proxyIdentity, servedAs, servedWorkloads } from './served-workloads.ts';
 
 /** Shortest time from the end of a round to the next. */
 const ROUND_GAP_MS = 50;
@@ -44,13 +47,15 @@ type Knowledge = 'nothing' | 'saved' | 'current';
 
 /** The agent of one node. Create it with `NodeAgent.open`. */
 export class NodeAgent {
-  /** This node's own identity. */
+  /** The proxy's own identity: that of the node, or of the workload whose sidecar it is. */
   readonly identity: string;
   readonly trust: TrustStore;
   readonly certificates: WorkloadCertificates;
   readonly xds: XdsClient;
-  readonly namespaces: Namespaces;
+  readonly namespaces: WorkloadNamespaces;
   readonly captures: WorkloadCaptures | null;
+  /** What is asked for when it is used; null: all is known. */
+  readonly demand: Demand | null;
   /** What cannot be done as the mesh has it written. */
   problems: string[] = [];
   private node: NodeConfig;
@@ -58,6 +63,8 @@ export class NodeAgent {
   private readonly sockets = new NamespaceSockets();
   private readonly client: CertificateClient;
   private readonly serverName: ServerName;
+  /** Its way to the control plane, where its own connections are captured; null: there is no need for one. */
+  private readonly relay: ControlRelay | null;
   private readonly ending = new AbortController();
   private app: App | undefined;
   private knowledge: Knowledge = 'nothing';
@@ -82,13 +89,19 @@ export class NodeAgent {
     this.node = node;
     this.trust = trust;
     this.log = log;
-    this.identity = formatNodeIdentity(node.trustDomain, node.node);
-    const { address, serverName: name } = node.controlPlane;
-    this.serverName = serverNameOf(address, name ?? undefined);
+    this.identity = proxyIdentity(node);
+    const { serverName: name } = node.controlPlane;
+    this.serverName = serverNameOf(node.controlPlane.address, name ?? undefined);
     const { certificates, mesh } = statePaths(node.stateDirectory);
+    this.relay =
+      node.sidecar === null
+        ? null
+        : new ControlRelay(node.controlPlane.address, node.stateDirectory, this.sockets, log);
+    const address = this.relay?.target ?? node.controlPlane.address;
     this.client = new CertificateClient({
       address,
-      ...(name === null ? {} : { serverName: name }),
+      shownAddress: node.controlPlane.address,
+      serverName: name ?? hostOfControlPlane(node),
       trust,
       token: () => readToken(node.token.file),
       certificate: () => this.certificates.get(this.identity),
@@ -96,16 +109,17 @@ export class NodeAgent {
     this.certificates = new WorkloadCertificates({ source: this.client, trust, log, directory: certificates });
     this.certificates.onChange(() => this.changed());
     trust.onChange(() => this.changed());
-    this.namespaces = new Namespaces(new HostNamespaces(), this.sockets);
-    this.captures = node.capture === null ? null : new WorkloadCaptures(node.capture, this.sockets, log);
+    const own = node.sidecar !== null;
+    this.namespaces = own ? new OwnNamespace(this.sockets) : new Namespaces(new HostNamespaces(), this.sockets);
+    this.captures = node.capture === null ? null : new WorkloadCaptures(node.capture, this.sockets, log, own);
     this.xds = new XdsClient({
       address,
+      shownAddress: node.controlPlane.address,
       serverName: this.serverName.override,
       credentials: () => this.credentials(),
       id: node.node,
-      node: node.node,
-      // Connections to services that no workload has used yet must find them, and cannot wait for the control plane.
-      scope: 'mesh',
+      node: servedAs(node),
+      scope: node.discovery.scope === 'all' ? 'mesh' : 'node',
       trustDomain: node.trustDomain,
       stateFile: mesh,
       onUpdate: () => this.meshChanged(),
@@ -118,6 +132,7 @@ export class NodeAgent {
         onRootsChange: (listener) => this.certificates.onChange(listener),
       },
     });
+    this.demand = node.discovery.scope === 'all' ? null : this.newDemand();
   }
 
   /**
@@ -129,8 +144,10 @@ export class NodeAgent {
     const roots = await readFile(node.controlPlane.rootsFile, 'utf8');
     const trust = await TrustStore.open(node.trustDomain, roots, statePaths(node.stateDirectory).trust, log);
     const agent = new NodeAgent(node, trust, log);
+    await agent.relay?.start();
     agent.certificates.hold(agent.identity);
     await agent.xds.start();
+    agent.demand?.start();
     void agent.xds.synced().then(() => agent.synced());
     await agent.prepare();
     return agent;
@@ -147,10 +164,7 @@ export class NodeAgent {
    */
   get workloads(): Workload[] {
     if (this.knowledge === 'nothing') return [];
-    const { index } = this.xds;
-    return index
-      .onNode(this.node.node)
-      .filter(({ protocol, hostNetwork, addresses }) => protocol === 'hbone' && !hostNetwork && addresses.length > 0);
+    return servedWorkloads(this.node, this.xds.index);
   }
 
   /** Why this proxy should not be counted on yet. */
@@ -165,7 +179,10 @@ export class NodeAgent {
 
   /** A configuration of what is known now, for the App. */
   readonly load = (): LoadResult => {
-    const { config, problems } = buildConfig({ node: this.node, index: this.xds.index, workloads: this.local() });
+    const { config, problems } = buildConfig({
+      ...{ node: this.node, index: this.xds.index, workloads: this.local() },
+      isWhole: (service) => this.xds.isWhole(service),
+    });
     this.problems = problems;
     this.made = this.knowledge;
     return { config, warnings: async () => [] };
@@ -175,6 +192,7 @@ export class NodeAgent {
   run(app: App): void {
     this.app = app;
     this.served = this.made;
+    app.takeDestinationQuestions((questions) => this.demand?.receive(questions));
     void this.install();
     this.poll = setInterval(() => this.look(), NAMESPACES_EVERY_MS);
     if (this.dirty) this.schedule();
@@ -198,6 +216,7 @@ export class NodeAgent {
     clearInterval(this.poll);
     clearTimeout(this.timer);
     clearTimeout(this.retryTimer);
+    this.demand?.close();
     this.ending.abort(new Error('the node proxy ends'));
     this.confirmations.forget();
   }
@@ -208,9 +227,21 @@ export class NodeAgent {
     this.certificates.close();
     this.client.close();
     await this.xds.close();
+    this.relay?.close();
     await this.captures?.close();
     await this.sockets.close();
     this.namespaces.closeAll();
+  }
+
+  private newDemand(): Demand {
+    return new Demand({
+      directory: this.xds,
+      answer: (answers) => this.app?.answerDestinations(answers),
+      found: () => this.changed(),
+      used: () => this.app?.usedDestinations() ?? Promise.resolve({ hosts: [], all: true }),
+      isOwn: (host) => this.workloads.some(({ addresses }) => addresses.includes(host)),
+      idleTimeoutMs: this.node.discovery.idleTimeoutMs,
+    });
   }
 
   private meshChanged(): void {

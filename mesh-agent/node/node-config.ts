@@ -2,6 +2,7 @@
 //
 // Control thread of the node proxy.
 
+import { isIP } from 'node:net';
 import { hostname } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import type { AccessLogConfig, AdminConfig, LogLevel } from '../../config/config.ts';
@@ -9,9 +10,10 @@ import type { Environment } from '../../config/env.ts';
 import type { ConfigError } from '../../config/errors.ts';
 import { loadValueFile } from '../../config/load.ts';
 import { formatAddress, listenAddress, parseAddress } from '../../config/names.ts';
+import { canonicalAddress } from '../../config/networks.ts';
 import { parseDurationMs } from '../../config/units.ts';
 import type { CaptureInput } from '../capture/spec.ts';
-import { isSubdomain } from '../identity/spiffe.ts';
+import { isNamespaceName, isSubdomain } from '../identity/spiffe.ts';
 import { NODE_ADMIN_DEFAULT } from './admin-address.ts';
 import { checkNode, type NodeInput } from './node-schema.ts';
 
@@ -20,7 +22,10 @@ export interface NodeConfig {
   /** Absolute path of the file. */
   file: string;
   trustDomain: string;
+  /** Name of the node; of a sidecar that of its workload, for people. */
   node: string;
+  /** The one workload that it serves; null: it serves a node. */
+  sidecar: SidecarConfig | null;
   controlPlane: {
     /** `host:port`. */
     address: string;
@@ -33,6 +38,14 @@ export interface NodeConfig {
   stateDirectory: string;
   mode: 'strict' | 'permissive';
   egress: 'passthrough' | 'refuse';
+  discovery: {
+    /** What the node is told of the mesh: what its workloads use, or all of it. */
+    scope: 'used' | 'all';
+    /** Networks that workloads and services have their addresses from; empty: anything may be of the mesh. */
+    networks: string[];
+    /** Time without use after which something is not kept up to date any more; 0: it always is. */
+    idleTimeoutMs: number;
+  };
   /** Null: somebody else installs rules. */
   capture: (Pick<CaptureInput, ExclusionKey> & { failClosed: boolean }) | null;
   limits: {
@@ -49,14 +62,29 @@ export interface NodeConfig {
   drainTimeoutMs: number;
 }
 
+/** Which workload a sidecar serves. At least one of name and address is given. */
+export interface SidecarConfig {
+  namespace: string;
+  name: string | null;
+  /** In the form of `canonicalAddress`. */
+  address: string | null;
+  serviceAccount: string;
+}
+
 type ExclusionKey = 'excludeOutbound' | 'excludeOutboundPorts' | 'excludeInbound' | 'excludeInboundPorts';
 
 /** Loads a configuration file: all of it, or everything that is wrong with it. */
 export function loadNode(file: string, env: Environment): { config: NodeConfig } | { errors: ConfigError[] } {
   const loaded = loadValueFile(file, env, (value) => checkNode(value, file));
   if ('errors' in loaded) return loaded;
-  const config = normalise(loaded.value as NodeInput, file);
-  if (isSubdomain(config.node)) return { config };
+  const input = loaded.value as NodeInput;
+  const sidecar = input.sidecar === undefined ? null : sidecarOf(input.sidecar, env);
+  if (typeof sidecar === 'string') {
+    const expected = 'it in `sidecar`, or in the environment';
+    return { errors: [{ file, line: 0, column: 0, problem: sidecar, expected }] };
+  }
+  const config = normalise(input, sidecar, file);
+  if (sidecar !== null || isSubdomain(config.node)) return { config };
   const problem = `the name of this host, ${JSON.stringify(config.node)}, cannot be that of a node`;
   return { errors: [{ file, line: 0, column: 0, problem, expected: 'a name in `node`' }] };
 }
@@ -74,14 +102,32 @@ export function reloaded(before: NodeConfig, after: NodeConfig): { config: NodeC
   return { config: { ...before, ...taken }, waiting: changed.filter((key) => !RELOADED.has(key)) };
 }
 
-function normalise(input: NodeInput, file: string): NodeConfig {
+/** Which workload is meant; a text: why that cannot be told. */
+function sidecarOf(input: NonNullable<NodeInput['sidecar']>, env: Environment): SidecarConfig | string {
+  const given = (value: string | undefined, variable: string): string | null => value ?? (env[variable] || null);
+  const namespace = given(input.namespace, 'POD_NAMESPACE');
+  const name = given(input.name, 'POD_NAME');
+  const address = given(input.address, 'POD_IP');
+  const serviceAccount = given(input.serviceAccount, 'POD_SERVICE_ACCOUNT') ?? 'default';
+  if (namespace === null) return 'a sidecar does not know the namespace of its workload (POD_NAMESPACE)';
+  if (name === null && address === null)
+    return 'a sidecar knows neither the name nor the address of its workload (POD_NAME, POD_IP)';
+  if (!isNamespaceName(namespace)) return `${JSON.stringify(namespace)} cannot be the name of a namespace`;
+  const wrong = [name, serviceAccount].find((text) => text !== null && !isSubdomain(text));
+  if (wrong !== undefined) return `${JSON.stringify(wrong)} cannot be the name of a workload or service account`;
+  if (address !== null && isIP(address) === 0) return `${JSON.stringify(address)} is not an IP address`;
+  return { namespace, name, address: address === null ? null : canonicalAddress(address), serviceAccount };
+}
+
+function normalise(input: NodeInput, sidecar: SidecarConfig | null, file: string): NodeConfig {
   const absolute = (path: string): string => (path === '-' ? path : resolve(dirname(file), path));
   const { controlPlane, joinToken, serviceAccountToken, accessLog, capture = {}, admin = {} } = input;
   const address = parseAddress(controlPlane.address) as { host: string; port: number };
   return {
     file: resolve(file),
     trustDomain: input.trustDomain,
-    node: input.node ?? hostname().toLowerCase(),
+    node: sidecar === null ? (input.node ?? hostname().toLowerCase()) : workloadOf(sidecar),
+    sidecar,
     controlPlane: {
       address: formatAddress(address.host, address.port),
       serverName: controlPlane.serverName ?? null,
@@ -94,6 +140,11 @@ function normalise(input: NodeInput, file: string): NodeConfig {
     stateDirectory: absolute(input.stateDirectory),
     mode: input.mode ?? 'strict',
     egress: input.egress ?? 'passthrough',
+    discovery: {
+      scope: input.discovery?.scope ?? 'used',
+      networks: input.discovery?.networks ?? [],
+      idleTimeoutMs: parseDurationMs(String(input.discovery?.idleTimeout ?? '1h'))!,
+    },
     capture: capture === 'off' ? null : { ...capture, failClosed: capture.failClosed ?? true },
     limits: {
       connectionsMax: input.limits?.connections ?? 0,
@@ -106,6 +157,10 @@ function normalise(input: NodeInput, file: string): NodeConfig {
     accessLog: accessLog === undefined ? null : { path: absolute(accessLog.path), format: accessLog.format ?? 'json' },
     drainTimeoutMs: parseDurationMs(String(input.drainTimeout ?? '30s'))!,
   };
+}
+
+function workloadOf({ namespace, name, address }: SidecarConfig): string {
+  return `${namespace}/${name ?? address}`;
 }
 
 function adminConfig(address: string): AdminConfig {

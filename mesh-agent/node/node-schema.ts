@@ -3,6 +3,7 @@
 // Control thread of the node proxy. Every key has a description, and a default or what its absence means.
 
 import { statSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { dirname, resolve } from 'node:path';
 import type { Static } from 'typebox';
 import { describeValue } from '../../config/errors.ts';
@@ -19,6 +20,7 @@ import {
   serverName,
   text,
 } from '../../config/kinds.ts';
+import { parseNetwork } from '../../config/networks.ts';
 import { configSchema } from '../../config/schema.ts';
 import { list, literal, mapping, maybe, nodeOf, union } from '../../config/schema-builder.ts';
 import { isMapping, type Mapping, refuse } from '../../config/semantics-walk.ts';
@@ -27,6 +29,7 @@ import { BROKEN } from '../../config/yaml.ts';
 import { parseCapture } from '../capture/spec.ts';
 import { isSubdomain, parseTrustDomain } from '../identity/spiffe.ts';
 import { NODE_ADMIN_DEFAULT } from './admin-address.ts';
+import { relayProblem } from './control-relay.ts';
 
 const gateway = nodeOf(configSchema).properties!;
 
@@ -127,10 +130,78 @@ const captureSchema = union(
   },
 );
 
+/** A name of Kubernetes' kind: it becomes part of an identity. */
+const workloadName = (what: string, variable: string, otherwise: string) =>
+  text(
+    { description: `${what} Default: the environment variable \`${variable}\`, ${otherwise}.` },
+    'name',
+    'a name of lower-case letters, digits, "-" and "."',
+    (value) => (isSubdomain(value) ? undefined : 'is not a name'),
+  );
+
+const sidecarSchema = mapping(
+  {
+    namespace: maybe(workloadName('Namespace of the workload.', 'POD_NAMESPACE', 'which has to be there then')),
+    name: maybe(workloadName('Name of the workload.', 'POD_NAME', 'or else the one with `address` is meant')),
+    address: maybe(
+      text(
+        {
+          description:
+            'IP address of the workload. Default: the environment variable `POD_IP`, or else the one with `name` is meant.',
+        },
+        'IP address',
+        'an IP address',
+        (value) => (isIP(value) > 0 ? undefined : 'is not an IP address'),
+      ),
+    ),
+    serviceAccount: maybe(
+      workloadName('Service account of the workload: its identity.', 'POD_SERVICE_ACCOUNT', 'or else `default`'),
+    ),
+  },
+  {
+    description:
+      'The proxy serves one workload only, in whose network namespace it runs, see [sidecar](sidecar.md). Absent: it serves a node.',
+  },
+);
+
+const discoverySchema = mapping(
+  {
+    scope: maybe(
+      oneOf(['used', 'all'], {
+        default: 'used',
+        description:
+          'What this node is told of the mesh: what its workloads use, which is asked for when somebody first connects to it, or `all` of it.',
+      }),
+    ),
+    networks: maybe(
+      list(
+        text({ description: 'One of them.' }, 'network', 'network, as text', (value) =>
+          value === '' ? 'is empty' : undefined,
+        ),
+        {
+          default: [],
+          maxItems: 4096,
+          description:
+            'Networks that workloads and services have their addresses from. Other addresses are taken to be outside of the mesh without asking. Empty: anything may be of the mesh.',
+        },
+      ),
+    ),
+    idleTimeout: maybe(
+      duration({
+        default: '1h',
+        zero: 'nothing is given up',
+        description: 'Time without use after which something is not kept up to date any more.',
+      }),
+    ),
+  },
+  { default: {}, description: 'What this node knows of the mesh, see [on demand](node.md#on-demand).' },
+);
+
 /** The schema. */
 export const nodeSchema = mapping({
   trustDomain,
   node: maybe(nodeName),
+  sidecar: maybe(sidecarSchema),
   controlPlane: controlPlaneSchema,
   joinToken: maybe(
     mapping(
@@ -159,7 +230,7 @@ export const nodeSchema = mapping({
     oneOf(['strict', 'permissive'], {
       default: 'strict',
       description:
-        'Connections to workloads that do not come through a tunnel: `strict` refuses them, `permissive` lets them in as from nobody, if policies do.',
+        'Connections to workloads that do not come through a tunnel: `strict` refuses them, `permissive` lets them in as from nobody, if policies do. For workloads of which the mesh says nothing, see [who gets in](node.md#who-gets-in).',
     }),
   ),
   egress: maybe(
@@ -169,6 +240,7 @@ export const nodeSchema = mapping({
         'Connections of workloads to addresses that are not of the mesh: go there as they are, or are refused.',
     }),
   ),
+  discovery: maybe(discoverySchema),
   capture: maybe(captureSchema),
   limits: maybe(
     mapping(
@@ -245,12 +317,28 @@ export function checkNode(root: unknown, file: string): Violation[] {
   } else if (joinToken === undefined && serviceAccountToken === undefined) {
     refuse(report, [], 'says nowhere how this node proves who it is', 'joinToken or serviceAccountToken');
   }
+  checkSidecar(root, file, report);
   const roots = isMapping(controlPlane) ? controlPlane.roots : undefined;
   if (typeof roots === 'string' && isNoFile(resolve(dirname(file), roots))) {
     refuse(report, ['controlPlane', 'roots'], `${describeValue(roots)} is not a file that there is`, 'a PEM file');
   }
   checkCapture(root, report);
+  checkDiscovery(root, report);
   return violations;
+}
+
+function checkSidecar(
+  { node, sidecar, stateDirectory }: Mapping,
+  file: string,
+  report: (violation: Violation) => void,
+): void {
+  if (sidecar === undefined) return;
+  if (node !== undefined) {
+    refuse(report, ['node'], 'contradicts sidecar, which serves one workload', 'either of them', undefined, 'key');
+  }
+  if (typeof stateDirectory !== 'string') return;
+  const problem = relayProblem(resolve(dirname(file), stateDirectory));
+  if (problem !== undefined) refuse(report, ['stateDirectory'], problem, 'a shorter path');
 }
 
 const EXCLUSIONS = ['excludeOutbound', 'excludeOutboundPorts', 'excludeInbound', 'excludeInboundPorts'] as const;
@@ -270,6 +358,17 @@ function checkCapture({ capture }: Mapping, report: (violation: Violation) => vo
       refuse(report, ['capture', key, index], `${describeValue(value)} is none`, wanted);
     });
   }
+}
+
+function checkDiscovery({ discovery }: Mapping, report: (violation: Violation) => void): void {
+  if (!isMapping(discovery) || !Array.isArray(discovery.networks)) return;
+  discovery.networks.forEach((value: unknown, index) => {
+    if (value === BROKEN || typeof value !== 'string' || value === '') return;
+    const network = parseNetwork(value);
+    if (!('problem' in network)) return;
+    const wanted = network.hint ?? 'an address, or a prefix such as 10.0.0.0/8';
+    refuse(report, ['discovery', 'networks', index], `${describeValue(value)} ${network.problem}`, wanted);
+  });
 }
 
 function isNoFile(path: string): boolean {

@@ -10,11 +10,12 @@ import { connect as connectHttp2, constants, createServer as createHttp2Server }
 import { type AddressInfo, connect } from 'node:net';
 import { join } from 'node:path';
 import type { Transform } from 'node:stream';
-import { type TestContext, test } from 'node:test';
+import { test } from 'node:test';
 import { promisify } from 'node:util';
 import * as zlib from 'node:zlib';
 import { sendPieces, textOf } from './compression-bodies.ts';
-import { type Gateway, get, startGateway, startUpstream, temporaryDirectory } from './support.ts';
+import { SharedGateway } from './shared-gateway.ts';
+import { type Gateway, get, type Lifetime, startGateway, startUpstream, temporaryDirectory } from './support.ts';
 
 const MIB = 1024 * 1024;
 
@@ -91,7 +92,7 @@ async function metricBecomes(gateway: Gateway, name: string, value: number): Pro
 }
 
 const small = textOf(5000);
-const large = textOf(10 * MIB);
+const large = textOf(4 * MIB);
 
 /** Answers as the path says. */
 function answer(incoming: IncomingMessage, response: ServerResponse): void {
@@ -127,15 +128,31 @@ function answer(incoming: IncomingMessage, response: ServerResponse): void {
   }
 }
 
-async function startDefault(t: TestContext, filter = ''): Promise<{ gateway: Gateway; port: number }> {
-  const gateway = startGateway(t, config(await startUpstream(t, answer), filter));
-  const port = await gateway.port();
-  await gateway.serving();
-  return { gateway, port };
+/** The gateway of tests that neither reload nor count. */
+const shared = new SharedGateway();
+
+/** A listener whose one route compresses; `filter` and `backend` have further members. */
+function compressing(
+  upstream: (lifetime: Lifetime) => Promise<number>,
+  filter = '',
+  backend = '',
+): ReturnType<SharedGateway['part']> {
+  return shared.part(async (name, lifetime) => ({
+    routes: `
+  - name: ${name}
+    listeners: [${name}]
+    rules:
+      - filters: [{type: Compression${filter}}]
+        backendRefs: [{name: ${name}}]
+`,
+    backends: `  - {name: ${name}, endpoints: ["127.0.0.1:${await upstream(lifetime)}"]${backend}}`,
+  }));
 }
 
-test('clients get every coding that they ask for, whatever the framing, and what they decode is the body', async (t) => {
-  const { port } = await startDefault(t);
+const plain = compressing((file) => startUpstream(file, answer));
+
+test('clients get every coding that they ask for, whatever the framing, and what they decode is the body', async () => {
+  const { port } = await plain();
   for (const encoding of ['gzip', 'br', 'zstd']) {
     for (const [path, body] of [
       ['/length', small],
@@ -156,8 +173,8 @@ test('clients get every coding that they ask for, whatever the framing, and what
   }
 });
 
-test('the head of a compressed response has a weak validator and no ranges; others only say that they vary', async (t) => {
-  const { port } = await startDefault(t);
+test('the head of a compressed response has a weak validator and no ranges; others only say that they vary', async () => {
+  const { port } = await plain();
   const coded = await fetchRaw(port, '/length', 'gzip');
   assert.equal(coded.headers.etag, 'W/"v1"');
   assert.equal(coded.headers['accept-ranges'], undefined);
@@ -173,7 +190,7 @@ test('the head of a compressed response has a weak validator and no ranges; othe
 });
 
 test('one connection carries compressed and other responses in turn', async (t) => {
-  const { port } = await startDefault(t);
+  const { port } = await plain();
   const agent = new Agent({ keepAlive: true, maxSockets: 1 });
   t.after(() => agent.destroy());
   const sockets = new Set<unknown>();
@@ -187,8 +204,8 @@ test('one connection carries compressed and other responses in turn', async (t) 
   assert.equal(sockets.size, 1);
 });
 
-test('curl takes what it gets with --compressed', async (t) => {
-  const { port } = await startDefault(t);
+test('curl takes what it gets with --compressed', async () => {
+  const { port } = await plain();
   const { stdout } = await promisify(execFile)('curl', ['-sS', '--compressed', `http://127.0.0.1:${port}/large`], {
     encoding: 'buffer',
     maxBuffer: 32 * MIB,
@@ -196,8 +213,8 @@ test('curl takes what it gets with --compressed', async (t) => {
   assert.ok(stdout.equals(large));
 });
 
-test('an HTTP/1.0 client gets a compressed body that ends with the connection', async (t) => {
-  const { port } = await startDefault(t);
+test('an HTTP/1.0 client gets a compressed body that ends with the connection', async () => {
+  const { port } = await plain();
   const socket = connect(port, '127.0.0.1');
   const chunks: Buffer[] = [];
   socket.on('data', (chunk: Buffer) => chunks.push(chunk));
@@ -211,32 +228,35 @@ test('an HTTP/1.0 client gets a compressed body that ends with the connection', 
   assert.ok(zlib.gunzipSync(all.subarray(headEnd)).equals(small));
 });
 
-test('responses that must stay as they are do', async (t) => {
-  const cases: Record<string, { status?: number; headers?: Record<string, string>; body?: string; method?: string }> = {
-    '/encoded': { headers: { 'content-encoding': 'br' } },
-    '/image': { headers: { 'content-type': 'image/png' } },
-    '/no-type': { headers: { 'content-type': '' } },
-    '/grpc': { headers: { 'content-type': 'application/grpc+proto' } },
-    '/no-transform': { headers: { 'cache-control': 'public, No-Transform' } },
-    '/partial': { status: 206, headers: { 'content-range': 'bytes 0-4999/9999' } },
-    '/digest': { headers: { 'content-digest': 'sha-256=:AAAA:' } },
-    '/trailers': { headers: { trailer: 'x-sum' } },
-    '/short': { body: 'x'.repeat(1023) },
-    '/head': { method: 'HEAD' },
-    '/no-content': { status: 204, body: '' },
-    '/not-modified': { status: 304, body: '' },
-  };
-  const upstream = await startUpstream(t, (incoming, response) => {
-    incoming.resume();
-    const { status = 200, headers = {}, body = small.toString() } = cases[incoming.url!]!;
-    const all: Record<string, string> = { 'content-type': 'text/plain', ...headers };
-    if (all['content-type'] === '') delete all['content-type'];
-    response.writeHead(status, all);
-    response.end(incoming.method === 'HEAD' || status === 204 || status === 304 ? undefined : body);
-  });
-  const gateway = startGateway(t, config(upstream, ', compression: {contentTypes: ["text/*", "application/*"]}'));
-  const port = await gateway.port();
-  await gateway.serving();
+const cases: Record<string, { status?: number; headers?: Record<string, string>; body?: string; method?: string }> = {
+  '/encoded': { headers: { 'content-encoding': 'br' } },
+  '/image': { headers: { 'content-type': 'image/png' } },
+  '/no-type': { headers: { 'content-type': '' } },
+  '/grpc': { headers: { 'content-type': 'application/grpc+proto' } },
+  '/no-transform': { headers: { 'cache-control': 'public, No-Transform' } },
+  '/partial': { status: 206, headers: { 'content-range': 'bytes 0-4999/9999' } },
+  '/digest': { headers: { 'content-digest': 'sha-256=:AAAA:' } },
+  '/trailers': { headers: { trailer: 'x-sum' } },
+  '/short': { body: 'x'.repeat(1023) },
+  '/head': { method: 'HEAD' },
+  '/no-content': { status: 204, body: '' },
+  '/not-modified': { status: 304, body: '' },
+};
+const staying = compressing(
+  (file) =>
+    startUpstream(file, (incoming, response) => {
+      incoming.resume();
+      const { status = 200, headers = {}, body = small.toString() } = cases[incoming.url!]!;
+      const all: Record<string, string> = { 'content-type': 'text/plain', ...headers };
+      if (all['content-type'] === '') delete all['content-type'];
+      response.writeHead(status, all);
+      response.end(incoming.method === 'HEAD' || status === 204 || status === 304 ? undefined : body);
+    }),
+  ', compression: {contentTypes: ["text/*", "application/*"]}',
+);
+
+test('responses that must stay as they are do', async () => {
+  const { port } = await staying();
   for (const [path, { status = 200, headers = {}, body = small.toString(), method = 'GET' }] of Object.entries(cases)) {
     const response = await fetchRaw(port, path, 'gzip', { method });
     assert.equal(response.status, status, path);
@@ -245,11 +265,13 @@ test('responses that must stay as they are do', async (t) => {
   }
 });
 
-test('preferences of rule and client decide together, and minSize 0 compresses everything', async (t) => {
-  const { port } = await startDefault(
-    t,
-    ', compression: {encodings: [br, gzip], minSize: 0, levels: {br: 1, gzip: 9}, contentTypes: [text/plain]}',
-  );
+const preferring = compressing(
+  (file) => startUpstream(file, answer),
+  ', compression: {encodings: [br, gzip], minSize: 0, levels: {br: 1, gzip: 9}, contentTypes: [text/plain]}',
+);
+
+test('preferences of rule and client decide together, and minSize 0 compresses everything', async () => {
+  const { port } = await preferring();
   const codingFor = async (accept: string): Promise<string | undefined> =>
     (await fetchRaw(port, '/length', accept)).headers['content-encoding'];
   assert.equal(await codingFor('gzip, br, zstd'), 'br');
@@ -259,17 +281,18 @@ test('preferences of rule and client decide together, and minSize 0 compresses e
   assert.equal(await codingFor('zstd'), undefined);
 });
 
-test('events reach the client as they are sent, in every coding', async (t) => {
-  let send: ((event: string | undefined) => void) | undefined;
-  const upstream = await startUpstream(t, (incoming, response) => {
+let send: ((event: string | undefined) => void) | undefined;
+const events = compressing((file) =>
+  startUpstream(file, (incoming, response) => {
     incoming.resume();
     response.writeHead(200, { 'content-type': 'text/event-stream' });
     response.flushHeaders();
     send = (event) => (event === undefined ? response.end() : response.write(event));
-  });
-  const gateway = startGateway(t, config(upstream));
-  const port = await gateway.port();
-  await gateway.serving();
+  }),
+);
+
+test('events reach the client as they are sent, in every coding', async () => {
+  const { port } = await events();
   for (const [encoding, { stream }] of Object.entries(decoders)) {
     const response = await begin(port, '/', encoding);
     assert.equal(response.headers['content-encoding'], encoding);
@@ -288,34 +311,38 @@ test('events reach the client as they are sent, in every coding', async (t) => {
   }
 });
 
-test('HTTP/2 clients and upstreams: bodies, and streams side by side', async (t) => {
-  const server = createHttp2Server((incoming, response) => {
-    incoming.resume();
-    response.writeHead(200, { 'content-type': 'application/json', etag: '"e"' });
-    const body = incoming.url === '/large' ? large : small;
-    let at = 0;
-    const more = (): void => {
-      while (at < body.length) {
-        const part = body.subarray(at, at + 50_000);
-        at += part.length;
-        if (!response.write(part)) {
-          response.once('drain', more);
-          return;
+const multiplexed = compressing(
+  async (file) => {
+    const server = createHttp2Server((incoming, response) => {
+      incoming.resume();
+      response.writeHead(200, { 'content-type': 'application/json', etag: '"e"' });
+      const body = incoming.url === '/large' ? large : small;
+      let at = 0;
+      const more = (): void => {
+        while (at < body.length) {
+          const part = body.subarray(at, at + 50_000);
+          at += part.length;
+          if (!response.write(part)) {
+            response.once('drain', more);
+            return;
+          }
         }
-      }
-      response.end();
-    };
-    more();
-  });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  t.after(() => server.close());
-  const upstream = (server.address() as AddressInfo).port;
-  const gateway = startGateway(t, config(upstream, '', ', protocol: h2c'));
-  const port = await gateway.port();
-  await gateway.serving();
+        response.end();
+      };
+      more();
+    });
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    file.after(() => server.close());
+    return (server.address() as AddressInfo).port;
+  },
+  '',
+  ', protocol: h2c',
+);
+
+test('HTTP/2 clients and upstreams: bodies, and streams side by side', async (t) => {
+  const { port } = await multiplexed();
   const session = connectHttp2(`http://127.0.0.1:${port}`);
-  // The gateway is killed before it.
   session.on('error', () => {});
   t.after(() => session.destroy());
   const fetchStream = async (path: string, encoding: string): Promise<void> => {
@@ -338,7 +365,7 @@ test('HTTP/2 clients and upstreams: bodies, and streams side by side', async (t)
 });
 
 test('a client that reads slowly holds the upstream back, and costs a few buffers', async (t) => {
-  const total = 64 * MIB;
+  const total = 40 * MIB;
   let sent = 0;
   // Random bytes: what comes out is as long as what goes in.
   const piece = randomBytes(MIB);
@@ -399,19 +426,19 @@ test('clients that leave in the middle free their compressor', async (t) => {
   await metricBecomes(gateway, 'buffers_in_use', 0);
 });
 
-test('an upstream that is cut in the middle is seen by the client', async (t) => {
-  const upstream = await startUpstream(t, (incoming, response) => {
+const cut = compressing((file) =>
+  startUpstream(file, (incoming, response) => {
     incoming.resume();
     response.writeHead(200, { 'content-type': 'text/plain', 'content-length': 1_000_000 });
     response.write(large.subarray(0, 200_000), () => response.socket!.resetAndDestroy());
-  });
-  const gateway = startGateway(t, config(upstream));
-  const port = await gateway.port();
-  await gateway.serving();
+  }),
+);
+
+test('an upstream that is cut in the middle is seen by the client', async (t) => {
+  const { port } = await cut();
   for (const encoding of ['gzip', 'br', 'zstd'])
     await assert.rejects(fetchRaw(port, '/', encoding), /aborted|ECONNRESET/);
   const session = connectHttp2(`http://127.0.0.1:${port}`);
-  // The gateway is killed before it.
   session.on('error', () => {});
   t.after(() => session.destroy());
   const stream = session.request({ ':path': '/', 'accept-encoding': 'gzip' });

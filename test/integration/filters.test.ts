@@ -12,9 +12,10 @@ import {
 } from 'node:http2';
 import { type AddressInfo, connect, createServer } from 'node:net';
 import { join } from 'node:path';
-import { type TestContext, test } from 'node:test';
+import { test } from 'node:test';
 import { promisify } from 'node:util';
-import { type Gateway, runToEnd, startGateway, startUpstream, temporaryDirectory } from './support.ts';
+import { fileLifetime, type PartPlan, SharedGateway } from './shared-gateway.ts';
+import { type Lifetime, runToEnd, startUpstream, temporaryDirectory } from './support.ts';
 
 /** What an upstream got. */
 interface Seen {
@@ -27,7 +28,7 @@ interface Seen {
 }
 
 /** An upstream that answers with what it got, over HTTP/1.1 or HTTP/2, and with some fields of its own. */
-async function echo(t: TestContext, protocol: 'http/1.1' | 'h2c'): Promise<number> {
+async function echo(t: Lifetime, protocol: 'http/1.1' | 'h2c'): Promise<number> {
   const fields = { 'x-up': 'up', server: 'origin', 'access-control-allow-origin': 'https://evil.test' };
   if (protocol === 'http/1.1') {
     return startUpstream(t, (incoming, response) => {
@@ -115,28 +116,22 @@ function authorityOf({ host, ...fields }: Record<string, string>): Record<string
 
 const clients = { 'HTTP/1.1': askHttp1, 'HTTP/2': askHttp2 };
 
-/** A gateway with these rules, and backends `one` and `two` over both protocols. */
-async function gatewayWith(t: TestContext, rules: string, top = ''): Promise<{ gateway: Gateway; port: number }> {
-  const one = await echo(t, 'http/1.1');
-  const two = await echo(t, 'h2c');
-  const gateway = startGateway(
-    t,
-    `
-workers: 2
-admin: {address: "127.0.0.1:0"}
-${top}
-listeners: [{name: http, address: "127.0.0.1:0"}]
-routes:
-  - name: all
-    rules:
-${rules}
-backends:
-  - {name: one, endpoints: ["127.0.0.1:${one}"]}
-  - {name: two, endpoints: ["127.0.0.1:${two}"], protocol: h2c}
+const file = fileLifetime();
+
+/** The gateway of most tests: with backends `one` and `two` over both protocols. */
+const shared = new SharedGateway('accessLog: {path: "-"}');
+shared.part(async (name, lifetime) => ({
+  routes: `  - {name: ${name}, listeners: [${name}], rules: [{backendRefs: [{name: one}]}]}`,
+  backends: `
+  - {name: one, endpoints: ["127.0.0.1:${await echo(lifetime, 'http/1.1')}"]}
+  - {name: two, endpoints: ["127.0.0.1:${await echo(lifetime, 'h2c')}"], protocol: h2c}
 `,
-  );
-  return { gateway, port: await gateway.port() };
-}
+}));
+
+/** A part with these rules. */
+const withRules =
+  (rules: string): PartPlan =>
+  (name) => ({ routes: `  - name: ${name}\n    listeners: [${name}]\n    rules:\n${rules}`, backends: '' });
 
 const modifiers = (path: string, backend: string): string => `
       - matches: [{path: {value: ${path}}}]
@@ -155,8 +150,10 @@ const modifiers = (path: string, backend: string): string => `
             urlRewrite: {hostname: inner.test, path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}
         backendRefs: [{name: ${backend}}]`;
 
-test('heads are modified and rewritten over every pair of protocols', async (t) => {
-  const { port } = await gatewayWith(t, modifiers('/one', 'one') + modifiers('/two', 'two'));
+const modified = shared.part(withRules(modifiers('/one', 'one') + modifiers('/two', 'two')));
+
+test('heads are modified and rewritten over every pair of protocols', async () => {
+  const { port } = await modified();
   for (const [client, ask] of Object.entries(clients)) {
     for (const [backend, version] of [
       ['one', '1'],
@@ -185,16 +182,16 @@ test('heads are modified and rewritten over every pair of protocols', async (t) 
   }
 });
 
-test('logs go on showing the path and host that the client asked for', async (t) => {
-  const { gateway, port } = await gatewayWith(t, modifiers('/one', 'one'), 'accessLog: {path: "-"}');
+test('logs go on showing the path and host that the client asked for', async () => {
+  const { gateway, port } = await modified();
   const { body } = await askHttp1(port, { path: '/one/a?b', headers: { host: 'outer.test' } });
   assert.equal((JSON.parse(body) as Seen).host, 'inner.test');
-  const line = JSON.parse((await gateway.printed(/^\{.*\}$/))[0]);
+  const line = JSON.parse((await gateway.printed(/^\{.*(inner|outer)\.test.*\}$/))[0]);
   assert.deepEqual([line.path, line.host, line.status], ['/one/a?b', 'outer.test', 200]);
 });
 
 test('requests on one connection are changed one by one, and large responses come whole', async (t) => {
-  const { port } = await gatewayWith(t, modifiers('/one', 'one'));
+  const { port } = await modified();
   const agent = new Agent({ keepAlive: true, maxSockets: 1 });
   t.after(() => agent.destroy());
   const body = 'x'.repeat(300_000);
@@ -205,10 +202,8 @@ test('requests on one connection are changed one by one, and large responses com
   }
 });
 
-test('filters of a backend reference come after those of its rule, and only where it was chosen', async (t) => {
-  const { port } = await gatewayWith(
-    t,
-    `
+const references = shared.part(
+  withRules(`
       - filters:
           - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-a, value: rule}, {name: x-b, value: rule}]}}
           - {type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: x-from, value: rule}]}}
@@ -218,8 +213,11 @@ test('filters of a backend reference come after those of its rule, and only wher
             filters:
               - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-a, value: ref}], remove: [x-b]}}
               - {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-from, value: ref}]}}
-              - {type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /two}}}`,
-  );
+              - {type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /two}}}`),
+);
+
+test('filters of a backend reference come after those of its rule, and only where it was chosen', async () => {
+  const { port } = await references();
   const seen = new Set<string>();
   for (let i = 0; i < 60; i++) {
     const { headers, body } = await askHttp1(port, { path: '/x' });
@@ -236,13 +234,11 @@ const direct = (path: string, settings: string): string => `
           - {type: DirectResponse, directResponse: {${settings}}}
           - {type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: x-by, value: filter}]}}`;
 
-test('redirects and direct responses need no backend, and are the same over every protocol', async (t) => {
-  const file = join(temporaryDirectory(t), 'page.html');
-  const page = `<p>${'é'.repeat(32_000)}</p>`;
-  writeFileSync(file, page);
-  const { gateway, port } = await gatewayWith(
-    t,
-    `
+const pageFile = join(temporaryDirectory(file), 'page.html');
+const page = `<p>${'é'.repeat(32_000)}</p>`;
+writeFileSync(pageFile, page);
+const answering = shared.part(
+  withRules(`
       - matches: [{path: {value: /old}}]
         filters:
           - type: RequestRedirect
@@ -250,9 +246,12 @@ test('redirects and direct responses need no backend, and are the same over ever
       - matches: [{path: {value: /port}}]
         filters: [{type: RequestRedirect, requestRedirect: {hostname: new.test}}]
       ${direct('/text', 'statusCode: 503, body: "geschlossen für heute\\n"')}
-      ${direct('/file', `bodyFile: ${file}, contentType: text/html`)}
-      ${direct('/none', 'statusCode: 204')}`,
-  );
+      ${direct('/file', `bodyFile: ${pageFile}, contentType: text/html`)}
+      ${direct('/none', 'statusCode: 204')}`),
+);
+
+test('redirects and direct responses need no backend, and are the same over every protocol', async () => {
+  const { gateway, port } = await answering();
   for (const [client, ask] of Object.entries(clients)) {
     const redirect = await ask(port, { path: '/old/a?b=c' });
     assert.deepEqual(
@@ -281,14 +280,16 @@ test('redirects and direct responses need no backend, and are the same over ever
   }
 
   // The file is read again with the configuration.
-  writeFileSync(file, 'new');
+  writeFileSync(pageFile, 'new');
   gateway.kill('SIGHUP');
   await gateway.log(/info configuration reloaded/);
   assert.equal((await askHttp1(port, { path: '/file' })).body, 'new');
 });
 
+const mixed = shared.part(withRules(`${direct('/a', 'body: A')}\n      - backendRefs: [{name: one}]`));
+
 test('a connection serves on after answers of filters', async (t) => {
-  const { port } = await gatewayWith(t, `${direct('/a', 'body: A')}\n      - backendRefs: [{name: one}]`);
+  const { port } = await mixed();
   const agent = new Agent({ keepAlive: true, maxSockets: 1 });
   t.after(() => agent.destroy());
   const bodies: string[] = [];
@@ -299,16 +300,17 @@ test('a connection serves on after answers of filters', async (t) => {
   assert.deepEqual(bodies, ['A', '/b', 'A', '/b']);
 });
 
-test('an RPC gets a gRPC status from a direct response and from an abort', async (t) => {
-  const abort = '{abort: {grpcStatus: 7}}';
-  const { port } = await gatewayWith(
-    t,
-    `
+const abort = '{abort: {grpcStatus: 7}}';
+const rpcs = shared.part(
+  withRules(`
       ${direct('/closed', 'statusCode: 503, body: closed 100%')}
       - matches: [{path: {value: /fault}}]
         filters: [{type: FaultInjection, faultInjection: ${abort}}]
-        backendRefs: [{name: two}]`,
-  );
+        backendRefs: [{name: two}]`),
+);
+
+test('an RPC gets a gRPC status from a direct response and from an abort', async () => {
+  const { port } = await rpcs();
   const headers = { 'content-type': 'application/grpc', te: 'trailers' };
   const closed = await askHttp2(port, { path: '/closed', method: 'POST', headers, body: '' });
   assert.deepEqual([closed.status, closed.headers['grpc-status']], [200, '14']);
@@ -320,14 +322,10 @@ test('an RPC gets a gRPC status from a direct response and from an abort', async
   assert.equal(plain.status, 403);
 });
 
-test('responses that the gateway generates for a matched rule get the fields of its filters', async (t) => {
-  const gateway = startGateway(
-    t,
-    `
-admin: {address: "127.0.0.1:0"}
-listeners: [{name: http, address: "127.0.0.1:0"}]
-routes:
-  - name: all
+const gone = shared.part(async (name) => ({
+  routes: `
+  - name: ${name}
+    listeners: [${name}]
     hostnames: [a.test]
     rules:
       - filters:
@@ -335,10 +333,12 @@ routes:
             responseHeaderModifier: {set: [{name: server, value: mine}], add: [{name: x-by, value: filter}], remove: [x-request-id]}
           - {type: CORS, cors: {allowOrigins: ["https://a.test"]}}
         backendRefs: [{name: gone}]
-backends: [{name: gone, endpoints: ["127.0.0.1:${await closedPort()}"]}]
 `,
-  );
-  const port = await gateway.port();
+  backends: `  - {name: gone, endpoints: ["127.0.0.1:${await closedPort()}"]}`,
+}));
+
+test('responses that the gateway generates for a matched rule get the fields of its filters', async () => {
+  const { port } = await gone();
   for (const [client, ask] of Object.entries(clients)) {
     const { status, headers, body } = await ask(port, {
       path: '/',
@@ -354,15 +354,16 @@ backends: [{name: gone, endpoints: ["127.0.0.1:${await closedPort()}"]}]
   assert.deepEqual([elsewhere.status, elsewhere.headers['x-by']], [404, undefined]);
 });
 
-test('pages of allowed origins get through CORS, as a browser would go about it', async (t) => {
-  const { port } = await gatewayWith(
-    t,
-    `
+const pages = shared.part(
+  withRules(`
       - filters:
           - type: CORS
             cors: {allowOrigins: ["https://*.a.test"], allowMethods: [PUT], allowHeaders: [x-a], exposeHeaders: [x-up], maxAge: 60}
-        backendRefs: [{name: one}, {name: two}]`,
-  );
+        backendRefs: [{name: one}, {name: two}]`),
+);
+
+test('pages of allowed origins get through CORS, as a browser would go about it', async () => {
+  const { port } = await pages();
   for (const [client, ask] of Object.entries(clients)) {
     const origin = 'https://shop.a.test';
     const preflight = await ask(port, {
@@ -396,15 +397,22 @@ const fault = (path: string, settings: string, more = ''): string => `
         ${more}
         backendRefs: [{name: one}]`;
 
-test('delays and aborts are injected, and logs and metrics say so', async (t) => {
-  const { gateway, port } = await gatewayWith(
-    t,
-    `
+/** A gateway whose log and counters show faults and nothing else. */
+const faulty = new SharedGateway('accessLog: {path: "-", format: "%{path} %{status} %{reason} %{detail}."}');
+const faults = faulty.part(async (name, lifetime) => ({
+  routes: `
+  - name: ${name}
+    listeners: [${name}]
+    rules:
       ${fault('/both', 'delay: {duration: 30ms}, abort: {statusCode: 418}, headers: [{name: x-f, value: "1"}]')}
       ${fault('/late', 'delay: {duration: 1h}', 'timeouts: {request: 50ms}')}
-      ${fault('/slow', 'delay: {duration: 30ms}')}`,
-    'accessLog: {path: "-", format: "%{path} %{status} %{reason} %{detail}."}',
-  );
+      ${fault('/slow', 'delay: {duration: 30ms}')}
+`,
+  backends: `  - {name: one, endpoints: ["127.0.0.1:${await echo(lifetime, 'http/1.1')}"]}`,
+}));
+
+test('delays and aborts are injected, and logs and metrics say so', async () => {
+  const { gateway, port } = await faults();
   for (const [client, ask] of Object.entries(clients)) {
     const both = await ask(port, { path: '/both', headers: { 'x-f': '1' } });
     assert.equal(both.status, 418, client);
@@ -423,38 +431,33 @@ test('delays and aborts are injected, and logs and metrics say so', async (t) =>
   assert.match(body, /reason="DI"[^\n]* 2\n/);
 });
 
-test('a client that leaves during a delay is let go, and its request never sent', async (t) => {
-  let requests = 0;
-  const upstream = await startUpstream(t, (_incoming, response) => {
-    requests++;
+let late = 0;
+const leaving = faulty.part(async (name, lifetime) => ({
+  routes: `  - {name: ${name}, listeners: [${name}], rules: [{filters: [{type: FaultInjection, faultInjection: {delay: {duration: 1h}}}], backendRefs: [{name: late}]}]}`,
+  backends: `  - {name: late, endpoints: ["127.0.0.1:${await startUpstream(lifetime, (_incoming, response) => {
+    late++;
     response.end();
-  });
-  const gateway = startGateway(
-    t,
-    `
-workers: 1
-admin: {address: "127.0.0.1:0"}
-accessLog: {path: "-", format: "%{path} %{reason}"}
-listeners: [{name: http, address: "127.0.0.1:0"}]
-routes: [{name: all, rules: [{filters: [{type: FaultInjection, faultInjection: {delay: {duration: 1h}}}], backendRefs: [{name: app}]}]}]
-backends: [{name: app, endpoints: ["127.0.0.1:${upstream}"]}]
-`,
-  );
-  const socket = connect(await gateway.port(), '127.0.0.1');
+  })}"]}`,
+}));
+
+test('a client that leaves during a delay is let go, and its request never sent', async (t) => {
+  const { gateway, port } = await leaving();
+  const socket = connect(port, '127.0.0.1');
   t.after(() => socket.destroy());
   socket.write('GET /gone HTTP/1.1\r\nHost: a\r\n\r\n', () => socket.resetAndDestroy());
-  await gateway.printed(/^\/gone DC$/);
-  assert.equal(requests, 0);
+  await gateway.printed(/^\/gone \S+ DC /);
+  assert.equal(late, 0);
 });
 
-test('a redirect that curl follows ends where it should', async (t) => {
-  const { port } = await gatewayWith(
-    t,
-    `
+const followed = shared.part(
+  withRules(`
       - matches: [{path: {value: /from}}]
         filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /to}, statusCode: 307}}]
-      - backendRefs: [{name: two}]`,
-  );
+      - backendRefs: [{name: two}]`),
+);
+
+test('a redirect that curl follows ends where it should', async () => {
+  const { port } = await followed();
   const url = `http://127.0.0.1:${port}/from?q=1`;
   const { stdout } = await promisify(execFile)('curl', ['-sL', '-d', 'form', url]);
   const { method, path, body } = JSON.parse(stdout) as Seen;

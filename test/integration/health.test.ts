@@ -4,9 +4,10 @@
 import assert from 'node:assert/strict';
 import { createServer, type Server } from 'node:http';
 import { type AddressInfo, createServer as createTcpServer } from 'node:net';
-import { type TestContext, test } from 'node:test';
+import { test } from 'node:test';
 import { becomes } from './http/support.ts';
-import { type Gateway, get, startGateway, startUpstream } from './support.ts';
+import { SharedGateway } from './shared-gateway.ts';
+import { type Gateway, get, type Lifetime, startGateway, startUpstream } from './support.ts';
 
 /** An upstream whose answers a test changes, and that can be killed and brought back on its port. */
 class Backend {
@@ -49,7 +50,7 @@ class Backend {
   }
 }
 
-async function backends(t: TestContext, ...names: string[]): Promise<Backend[]> {
+async function backends(t: Lifetime, ...names: string[]): Promise<Backend[]> {
   const all = await Promise.all(names.map((name) => new Backend(name).up()));
   t.after(() => Promise.all(all.map((backend) => backend.down())));
   return all;
@@ -70,6 +71,40 @@ routes:
       - backendRefs: [{name: app}]
 backends: [{name: app, endpoints: [${endpoints}], ${backend}}]
 `;
+}
+
+/** The gateway of tests that reload nothing. */
+const shared = new SharedGateway('log: {level: debug}\nfailureRecords: {slowThreshold: 0}');
+
+interface Watched {
+  gateway: Gateway;
+  port: number;
+  /** Name of the backend. */
+  app: string;
+  a: Backend;
+  b: Backend;
+}
+
+/** A listener whose backend has endpoints a and b, and further keys. */
+function watched(keys: string): () => Promise<Watched> {
+  let app = '';
+  let both: Backend[] = [];
+  const part = shared.part(async (name, lifetime) => {
+    app = name;
+    both = await backends(lifetime, 'a', 'b');
+    const endpoints = both.map(({ port }) => `"127.0.0.1:${port}"`).join(', ');
+    const ref = `backendRefs: [{name: ${name}}]`;
+    return {
+      routes: `  - {name: ${name}, listeners: [${name}], rules: [{matches: [{path: {value: /other}}], ${ref}}, {${ref}}]}`,
+      backends: `  - {name: ${name}, endpoints: [${endpoints}], ${keys}}`,
+    };
+  });
+  return async () => ({ ...(await part()), app, a: both[0]!, b: both[1]! });
+}
+
+/** A line of the log about an endpoint of a backend. */
+function told(event: string, app: string, more = ''): RegExp {
+  return new RegExp(String.raw`${event} endpoint=\S+ backend=${app}${more}$`);
 }
 
 /** Bodies of so many answers, each on a connection of its own, so that all workers serve some. */
@@ -96,44 +131,45 @@ interface EndpointPage {
   circuitBreaker: string | null;
 }
 
-async function endpointsOf(gateway: Gateway): Promise<EndpointPage[]> {
+async function endpointsOf(gateway: Gateway, app = 'app'): Promise<EndpointPage[]> {
   const { body } = await get(await gateway.adminPort(), '/backends');
-  return (JSON.parse(body) as { backends: { endpoints: EndpointPage[] }[] }).backends[0]!.endpoints;
+  const { backends } = JSON.parse(body) as { backends: { name: string; endpoints: EndpointPage[] }[] };
+  return backends.find(({ name }) => name === app)!.endpoints;
 }
 
 const checks = 'healthCheck: {path: /healthz, interval: 100ms, timeout: 2s}';
 
-test('an endpoint that says it is unwell gets no requests until two good checks', async (t) => {
-  const [a, b] = await backends(t, 'a', 'b');
-  const gateway = startGateway(t, config([a!.port, b!.port], checks));
-  const port = await gateway.port();
-  await gateway.log(/debug endpoint healthy endpoint=\S+ backend=app$/, 2);
+const unwell = watched(checks);
+
+test('an endpoint that says it is unwell gets no requests until two good checks', async () => {
+  const { gateway, port, app, b } = await unwell();
+  await gateway.log(told('debug endpoint healthy', app), 2);
   assert.deepEqual(new Set(await bodies(port, 12)), new Set(['a', 'b']));
 
-  b!.status = 503;
-  await gateway.log(/warn endpoint unhealthy endpoint=\S+ backend=app cause="it answered with status 503"$/);
+  b.status = 503;
+  await gateway.log(told('warn endpoint unhealthy', app, ' cause="it answered with status 503"'));
   assert.deepEqual(new Set(await bodies(port, 12)), new Set(['a']));
-  assert.equal(await metric(gateway, 'backend_endpoints{backend="app",state="unhealthy"}'), 1);
-  assert.ok((await metric(gateway, 'health_checks_total{backend="app",outcome="refusal"}')) >= 1);
-  const ill = (await endpointsOf(gateway)).find(({ address }) => address.endsWith(`:${b!.port}`))!;
+  assert.equal(await metric(gateway, `backend_endpoints{backend="${app}",state="unhealthy"}`), 1);
+  assert.ok((await metric(gateway, `health_checks_total{backend="${app}",outcome="refusal"}`)) >= 1);
+  const ill = (await endpointsOf(gateway, app)).find(({ address }) => address.endsWith(`:${b.port}`))!;
   assert.equal(ill.health, 'unhealthy');
   assert.equal(ill.healthCause, 'it answered with status 503');
 
-  b!.status = 200;
-  await gateway.log(/info endpoint healthy endpoint=\S+ backend=app$/);
+  b.status = 200;
+  await gateway.log(told('info endpoint healthy', app));
   assert.deepEqual(new Set(await bodies(port, 12)), new Set(['a', 'b']));
 });
 
-test('a backend that is killed is taken out of use, and back when it runs again', async (t) => {
-  const [a, b] = await backends(t, 'a', 'b');
-  const gateway = startGateway(t, config([a!.port, b!.port], checks));
-  const port = await gateway.port();
-  await gateway.log(/debug endpoint healthy/, 2);
-  await b!.down();
-  await gateway.log(/warn endpoint unhealthy endpoint=\S+ backend=app cause="connection refused"$/);
+const killed = watched(checks);
+
+test('a backend that is killed is taken out of use, and back when it runs again', async () => {
+  const { gateway, port, app, b } = await killed();
+  await gateway.log(told('debug endpoint healthy', app), 2);
+  await b.down();
+  await gateway.log(told('warn endpoint unhealthy', app, ' cause="connection refused"'));
   assert.deepEqual(new Set(await bodies(port, 12)), new Set(['a']));
-  await b!.up();
-  await gateway.log(/info endpoint healthy/);
+  await b.up();
+  await gateway.log(told('info endpoint healthy', app));
   assert.deepEqual(new Set(await bodies(port, 12)), new Set(['a', 'b']));
 });
 
@@ -172,20 +208,24 @@ test('an endpoint that accepts connections and never answers is unhealthy for it
 
 const quickEjection = 'outlierDetection: {consecutive5xx: 5, baseEjectionTime: 1s, interval: 1h, ramp: [100]}';
 
-test('the configured number of errors ejects, counted over routes and workers, and not one more reaches the endpoint', async (t) => {
-  const [a, b] = await backends(t, 'a', 'b');
-  const gateway = startGateway(t, config([a!.port, b!.port], quickEjection.replace('1s', '1h')));
-  const port = await gateway.port();
-  b!.status = 500;
+const failing = watched(quickEjection.replace('1s', '1h'));
+
+test('the configured number of errors ejects, counted over routes and workers, and not one more reaches the endpoint', async () => {
+  const { gateway, port, app, a, b } = await failing();
+  b.status = 500;
   for (let i = 0; i < 30; i++) await get(port, i % 2 === 0 ? '/' : '/other');
-  assert.deepEqual(b!.served, [500, 500, 500, 500, 500]);
-  assert.equal(a!.served.length, 25);
+  assert.deepEqual(b.served, [500, 500, 500, 500, 500]);
+  assert.equal(a.served.length, 25);
   await gateway.log(
-    /warn endpoint ejected endpoint=\S+ backend=app cause="5 failures \(5xx or no answer\) in a row" forMs=3600000 ejections=1$/,
+    told(
+      'warn endpoint ejected',
+      app,
+      String.raw` cause="5 failures \(5xx or no answer\) in a row" forMs=3600000 ejections=1`,
+    ),
   );
-  assert.equal(await metric(gateway, 'outlier_ejections_total{backend="app",cause="consecutive_5xx"}'), 1);
-  assert.equal(await metric(gateway, 'backend_endpoints{backend="app",state="ejected"}'), 1);
-  const [, ejected] = await endpointsOf(gateway);
+  assert.equal(await metric(gateway, `outlier_ejections_total{backend="${app}",cause="consecutive_5xx"}`), 1);
+  assert.equal(await metric(gateway, `backend_endpoints{backend="${app}",state="ejected"}`), 1);
+  const [, ejected] = await endpointsOf(gateway, app);
   assert.equal(ejected!.ejected, true);
   assert.equal(ejected!.ejections, 1);
 
@@ -198,67 +238,71 @@ test('the configured number of errors ejects, counted over routes and workers, a
   assert.match(explained, /Now, endpoint \S+ is ejected by outlier detection: 5 failures/);
 });
 
-test('a success in between starts the count anew', async (t) => {
-  const [a, b] = await backends(t, 'a', 'b');
-  const gateway = startGateway(t, config([a!.port, b!.port], quickEjection));
-  const port = await gateway.port();
+const between = watched(quickEjection);
+
+test('a success in between starts the count anew', async () => {
+  const { gateway, port, app, b } = await between();
   const failures = async (count: number): Promise<void> => {
-    const until = b!.served.length + count;
-    while (b!.served.length < until) await get(port);
+    const until = b.served.length + count;
+    while (b.served.length < until) await get(port);
   };
-  b!.status = 500;
+  b.status = 500;
   await failures(4);
-  b!.status = 404;
+  b.status = 404;
   await failures(1);
-  b!.status = 500;
+  b.status = 500;
   await failures(4);
-  assert.equal(await metric(gateway, 'outlier_ejections_total{backend="app",cause="consecutive_5xx"}'), 0);
+  assert.equal(await metric(gateway, `outlier_ejections_total{backend="${app}",cause="consecutive_5xx"}`), 0);
   await failures(1);
-  assert.equal(await metric(gateway, 'outlier_ejections_total{backend="app",cause="consecutive_5xx"}'), 1);
+  assert.equal(await metric(gateway, `outlier_ejections_total{backend="${app}",cause="consecutive_5xx"}`), 1);
 });
 
-test('a dead endpoint is ejected for connect failures, and is back after its time', async (t) => {
-  const [a, b] = await backends(t, 'a', 'b');
-  const gateway = startGateway(t, config([a!.port, b!.port], quickEjection));
-  const port = await gateway.port();
-  await b!.down();
+const dead = watched(quickEjection);
+
+test('a dead endpoint is ejected for connect failures, and is back after its time', async () => {
+  const { gateway, port, app, b } = await dead();
+  await b.down();
   let failed = 0;
   for (let i = 0; i < 30; i++) if ((await get(port)).status === 503) failed++;
   assert.equal(failed, 5);
-  await b!.up();
-  await gateway.log(/info endpoint back after ejection endpoint=\S+ backend=app$/);
+  await b.up();
+  await gateway.log(told('info endpoint back after ejection', app));
   await becomes('requests at b', async () => (await bodies(port, 4)).includes('b'));
 });
 
-test('an endpoint returns by steps, and one error on the way ejects it again, for longer', async (t) => {
-  const [a, b] = await backends(t, 'a', 'b');
-  const ramp =
-    'outlierDetection: {consecutive5xx: 3, baseEjectionTime: 1s, interval: 1h, ramp: [50, 100], rampStep: 1h}';
-  const gateway = startGateway(t, config([a!.port, b!.port], ramp));
-  const port = await gateway.port();
-  const breakers = async (): Promise<(string | null)[]> =>
-    (await endpointsOf(gateway)).map(({ circuitBreaker }) => circuitBreaker);
-  const series = `endpoint_circuit_breaker_state{backend="app",endpoint="127.0.0.1:${b!.port}"}`;
-  assert.deepEqual([await breakers(), await metric(gateway, series)], [['closed', 'closed'], 0]);
-  b!.status = 500;
-  while (b!.served.length < 3) await get(port);
-  assert.deepEqual([await breakers(), await metric(gateway, series)], [['closed', 'open'], 2]);
-  await gateway.log(/info endpoint returns from ejection endpoint=\S+ backend=app sharePercent=50$/);
-  assert.deepEqual([await breakers(), await metric(gateway, series)], [['closed', 'half_open'], 1]);
-  const served = b!.served.length;
-  while (b!.served.length === served) await get(port);
-  await gateway.log(
-    /warn endpoint ejected .*cause="a failure during its return, at 50 % of its share" forMs=2000 ejections=2$/,
-  );
-  assert.equal(b!.served.length, served + 1);
+const returning = watched(
+  'outlierDetection: {consecutive5xx: 3, baseEjectionTime: 1s, interval: 1h, ramp: [50, 100], rampStep: 1h}',
+);
 
-  b!.status = 200;
-  await gateway.log(/info endpoint returns from ejection/, 2);
-  b!.served.length = 0;
-  a!.served.length = 0;
+test('an endpoint returns by steps, and one error on the way ejects it again, for longer', async () => {
+  const { gateway, port, app, a, b } = await returning();
+  const breakers = async (): Promise<(string | null)[]> =>
+    (await endpointsOf(gateway, app)).map(({ circuitBreaker }) => circuitBreaker);
+  const series = `endpoint_circuit_breaker_state{backend="${app}",endpoint="127.0.0.1:${b.port}"}`;
+  assert.deepEqual([await breakers(), await metric(gateway, series)], [['closed', 'closed'], 0]);
+  b.status = 500;
+  while (b.served.length < 3) await get(port);
+  assert.deepEqual([await breakers(), await metric(gateway, series)], [['closed', 'open'], 2]);
+  await gateway.log(told('info endpoint returns from ejection', app, ' sharePercent=50'));
+  assert.deepEqual([await breakers(), await metric(gateway, series)], [['closed', 'half_open'], 1]);
+  const served = b.served.length;
+  while (b.served.length === served) await get(port);
+  await gateway.log(
+    told(
+      'warn endpoint ejected',
+      app,
+      ' cause="a failure during its return, at 50 % of its share" forMs=2000 ejections=2',
+    ),
+  );
+  assert.equal(b.served.length, served + 1);
+
+  b.status = 200;
+  await gateway.log(told('info endpoint returns from ejection', app, ' sharePercent=50'), 2);
+  b.served.length = 0;
+  a.served.length = 0;
   await bodies(port, 60);
   // Half of a share of one half: a third.
-  assert.ok(b!.served.length >= 10 && b!.served.length <= 30, `${b!.served.length} of 60`);
+  assert.ok(b.served.length >= 10 && b.served.length <= 30, `${b.served.length} of 60`);
 });
 
 test('an endpoint that drains gets no new requests, and the running one ends in peace', async (t) => {

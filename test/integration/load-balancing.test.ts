@@ -6,11 +6,12 @@ import { createServer as createHttpServer } from 'node:http';
 import { connect as connectHttp2 } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { connect, createServer } from 'node:net';
-import { type TestContext, test } from 'node:test';
-import { type Gateway, get, namedUpstream, startGateway, startUpstream } from './support.ts';
+import { test } from 'node:test';
+import { SharedGateway } from './shared-gateway.ts';
+import { type Gateway, get, type Lifetime, namedUpstream, startGateway, startUpstream } from './support.ts';
 
 /** Starts upstreams that answer with their names, and gives their ports. */
-function upstreams(t: TestContext, names: string): Promise<number[]> {
+function upstreams(t: Lifetime, names: string): Promise<number[]> {
   return Promise.all([...names].map((name) => namedUpstream(t, name)));
 }
 
@@ -21,6 +22,23 @@ interface Parts {
   loadBalancer?: string;
   workers?: number;
   extra?: string;
+}
+
+/** The gateway of the tests that reload nothing. */
+const shared = new SharedGateway(
+  'zone: z1\nresponseReasonHeader: x-reason\naccessLog: {path: "-", format: "%{path} %{reason} %{detail}"}',
+);
+
+/** A listener with a backend of its own; `rules` get its name. */
+function balanced(
+  plan: (lifetime: Lifetime) => Promise<string[]>,
+  loadBalancer = '{}',
+  rules = (app: string): string => `[{backendRefs: [{name: ${app}}]}]`,
+): ReturnType<SharedGateway['part']> {
+  return shared.part(async (name, lifetime) => ({
+    routes: `  - {name: ${name}, listeners: [${name}], rules: ${rules(name)}}`,
+    backends: `  - {name: ${name}, endpoints: [${(await plan(lifetime)).join(', ')}], loadBalancer: ${loadBalancer}}`,
+  }));
 }
 
 function configOf({
@@ -67,50 +85,55 @@ async function reload(gateway: Gateway, config: string, count: number): Promise<
 const quoted = (ports: readonly number[]): string[] => ports.map((port) => `"127.0.0.1:${port}"`);
 
 for (const policy of ['RoundRobin', 'LeastRequest', 'Random', 'RingHash', 'Maglev', 'PeakEWMA']) {
-  test(`${policy} reaches every endpoint and serves every request`, async (t) => {
-    const ports = await upstreams(t, 'abcd');
-    const gateway = startGateway(t, configOf({ endpoints: quoted(ports), loadBalancer: `{policy: ${policy}}` }));
-    const seen = await bodies(await gateway.port(), 80);
+  const reaching = balanced(async (file) => quoted(await upstreams(file, 'abcd')), `{policy: ${policy}}`);
+  test(`${policy} reaches every endpoint and serves every request`, async () => {
+    const { port } = await reaching();
+    const seen = await bodies(port, 80);
     assert.deepEqual([...new Set(seen)].toSorted(), ['a', 'b', 'c', 'd']);
   });
 }
 
-test('LeastRequest leaves an endpoint that refuses connections to itself, and comes back to it', async (t) => {
-  const flaky = createHttpServer((_request, response) => void response.end('x'));
-  t.after(() => flaky.close());
-  const listen = (at: number): Promise<void> => new Promise((resolve) => flaky.listen(at, '127.0.0.1', resolve));
-  await listen(0);
-  const address = (flaky.address() as AddressInfo).port;
+const flaky = createHttpServer((_request, response) => void response.end('x'));
+const listenAt = (at: number): Promise<void> => new Promise((resolve) => flaky.listen(at, '127.0.0.1', resolve));
+let flakyPort = 0;
+const avoiding = balanced(async (file) => {
+  await listenAt(0);
+  flakyPort = (flaky.address() as AddressInfo).port;
   await new Promise((resolve) => flaky.close(resolve));
-  const endpoints = quoted([address, ...(await upstreams(t, 'abc'))]);
-  const gateway = startGateway(t, configOf({ endpoints, loadBalancer: '{policy: LeastRequest}' }));
-  const port = await gateway.port();
+  return quoted([flakyPort, ...(await upstreams(file, 'abc'))]);
+}, '{policy: LeastRequest}');
+
+test('LeastRequest leaves an endpoint that refuses connections to itself, and comes back to it', async (t) => {
+  const { gateway, port } = await avoiding();
+  t.after(() => flaky.close());
   const leftOut = async (): Promise<boolean> => {
     const { body } = await get(await gateway.adminPort(), '/backends');
-    const [backend] = (JSON.parse(body) as { backends: { endpoints: { leftOut: boolean }[] }[] }).backends;
-    return backend!.endpoints[0]!.leftOut;
+    const { backends } = JSON.parse(body) as { backends: { endpoints: { address: string; leftOut: boolean }[] }[] };
+    const endpoints = backends.flatMap((backend) => backend.endpoints);
+    return endpoints.find(({ address }) => address === `127.0.0.1:${flakyPort}`)!.leftOut;
   };
   let refused = 0;
   let count = 0;
   for (; count < 200 || (count < 2000 && !(await leftOut())); count++) if ((await get(port)).status === 503) refused++;
   // Its pauses are 1, 2, 4 ... seconds. Without them it would get half of all requests.
   assert.ok(refused >= 1 && refused <= 12, `${refused} of ${count}`);
-  await listen(address);
+  await listenAt(flakyPort);
   for (let body = ''; body !== 'x'; ) body = (await get(port)).body;
   assert.equal(await leftOut(), false);
 });
 
-test('LeastRequest and PeakEWMA send nothing more to an endpoint that has stopped answering', async (t) => {
-  for (const policy of ['LeastRequest', 'PeakEWMA']) {
-    let notify = (): void => {};
-    const stuck = await startUpstream(t, (incoming) => {
+for (const policy of ['LeastRequest', 'PeakEWMA']) {
+  let notify = (): void => {};
+  const stopping = balanced(async (file) => {
+    const stuck = await startUpstream(file, (incoming) => {
       incoming.resume();
       notify();
     });
-    const ports = await upstreams(t, 'ab');
-    const endpoints = quoted([stuck, ...ports]);
-    const gateway = startGateway(t, configOf({ endpoints, loadBalancer: `{policy: ${policy}}` }));
-    const port = await gateway.port();
+    return quoted([stuck, ...(await upstreams(file, 'ab'))]);
+  }, `{policy: ${policy}}`);
+
+  test(`${policy} sends nothing more to an endpoint that has stopped answering`, async () => {
+    const { port } = await stopping();
     // Several clients at a time. One that meets the stuck endpoint waits for ever; if all of them did, they would
     // have met it again and again.
     const clients = 6;
@@ -134,41 +157,60 @@ test('LeastRequest and PeakEWMA send nothing more to an endpoint that has stoppe
       };
       for (let i = 0; i < clients; i++) next();
     });
-    assert.ok(answers >= 150, `${policy}: ${answers} answers, and then all ${waiting} clients were stuck`);
-  }
-});
-
-for (const policy of ['RingHash', 'Maglev']) {
-  test(`${policy}: a key stays with its endpoint, over workers and a reload that adds another`, async (t) => {
-    const ports = await upstreams(t, 'abcd');
-    const loadBalancer = `{policy: ${policy}, hashOn: [{header: x-user}, {queryParam: u}]}`;
-    const gateway = startGateway(t, configOf({ endpoints: quoted(ports.slice(0, 3)), loadBalancer }));
-    const port = await gateway.port();
-    const before = new Map<string, string>();
-    for (let user = 0; user < 60; user++) {
-      const answers = await bodies(port, 2, '/', { 'x-user': `u${user}` });
-      assert.equal(new Set(answers).size, 1, `user ${user}`);
-      before.set(`u${user}`, answers[0]!);
-      assert.equal((await get(port, `/?u=u${user}`)).body, answers[0], 'the same key from another place');
-    }
-    assert.equal(new Set(before.values()).size, 3);
-    await reload(gateway, configOf({ endpoints: quoted(ports), loadBalancer }), 1);
-    let moved = 0;
-    for (const [user, was] of before) {
-      const { body } = await get(port, '/', false, { 'x-user': user });
-      if (body === was) continue;
-      moved++;
-    }
-    // A quarter of the keys, and for Maglev and a small ring some more.
-    assert.ok(moved > 3 && moved < 30, `${moved} of 60 moved`);
+    assert.ok(answers >= 150, `${answers} answers, and then all ${waiting} clients were stuck`);
   });
 }
 
-test('a cookie that is made keeps a client at its endpoint, over HTTP/1 and HTTP/2', async (t) => {
-  const ports = await upstreams(t, 'abc');
-  const loadBalancer = '{policy: Maglev, hashOn: [{cookie: {name: id, ttl: 1h, path: /}}]}';
-  const gateway = startGateway(t, configOf({ endpoints: quoted(ports), loadBalancer }));
+test('RingHash and Maglev: a key stays with its endpoint, over workers and a reload that adds another', async (t) => {
+  const ports = await upstreams(t, 'abcd');
+  const policies = ['RingHash', 'Maglev'];
+  const config = (endpoints: string[]): string => `
+workers: 2
+admin: {address: "127.0.0.1:0"}
+listeners: [{name: http, address: "127.0.0.1:0"}]
+routes:
+  - name: all
+    rules:
+${policies.map((policy) => `      - {matches: [{path: {value: /${policy}}}], backendRefs: [{name: ${policy}}]}`).join('\n')}
+backends:
+${policies
+  .map(
+    (policy) =>
+      `  - {name: ${policy}, endpoints: [${endpoints}], loadBalancer: {policy: ${policy}, hashOn: [{header: x-user}, {queryParam: u}]}}`,
+  )
+  .join('\n')}
+`;
+  const gateway = startGateway(t, config(quoted(ports.slice(0, 3))));
   const port = await gateway.port();
+  const before = policies.map((policy) => ({ policy, users: new Map<string, string>() }));
+  for (const { policy, users } of before) {
+    for (let user = 0; user < 60; user++) {
+      const answers = await bodies(port, 2, `/${policy}`, { 'x-user': `u${user}` });
+      assert.equal(new Set(answers).size, 1, `${policy}: user ${user}`);
+      users.set(`u${user}`, answers[0]!);
+      assert.equal((await get(port, `/${policy}?u=u${user}`)).body, answers[0], 'the same key from another place');
+    }
+    assert.equal(new Set(users.values()).size, 3, policy);
+  }
+  await reload(gateway, config(quoted(ports)), 1);
+  for (const { policy, users } of before) {
+    let moved = 0;
+    for (const [user, was] of users) {
+      const { body } = await get(port, `/${policy}`, false, { 'x-user': user });
+      if (body !== was) moved++;
+    }
+    // A quarter of the keys, and for Maglev and a small ring some more.
+    assert.ok(moved > 3 && moved < 30, `${policy}: ${moved} of 60 moved`);
+  }
+});
+
+const byCookie = balanced(
+  async (file) => quoted(await upstreams(file, 'abc')),
+  '{policy: Maglev, hashOn: [{cookie: {name: id, ttl: 1h, path: /}}]}',
+);
+
+test('a cookie that is made keeps a client at its endpoint, over HTTP/1 and HTTP/2', async (t) => {
+  const { port } = await byCookie();
   const first = await get(port);
   const [line] = first.headers['set-cookie']!;
   const [, cookie] = /^(id=[0-9a-f]{16}); Path=\/; Max-Age=3600; HttpOnly$/.exec(line!)!;
@@ -212,11 +254,14 @@ test('session persistence: a client stays at its endpoint until that is gone, an
   for (const body of await bodies(port, 8, '/', { cookie: renewed })) assert.equal(body, next.body);
 });
 
+const byHeader = balanced(
+  async (file) => quoted(await upstreams(file, 'abc')),
+  '{}',
+  (app) => `[{sessionPersistence: {sessionName: X-Session, type: Header}, backendRefs: [{name: ${app}}]}]`,
+);
+
 test('session persistence by header, over HTTP/2 too', async (t) => {
-  const ports = await upstreams(t, 'abc');
-  const rules = '- {sessionPersistence: {sessionName: X-Session, type: Header}, backendRefs: [{name: app}]}';
-  const gateway = startGateway(t, configOf({ rules, endpoints: quoted(ports) }));
-  const port = await gateway.port();
+  const { port } = await byHeader();
   const first = await get(port);
   const token = String(first.headers['x-session']);
   assert.match(token, /^[0-9a-f]{16}$/);
@@ -232,18 +277,21 @@ test('session persistence by header, over HTTP/2 too', async (t) => {
   assert.match(String(headers['x-session']), /^[0-9a-f]{16}$/);
 });
 
-test('subsets: a rule uses only the endpoints with its labels, and without any answers UH with the cause', async (t) => {
-  const ports = await upstreams(t, 'abc');
-  const endpoints = ports.map((port, i) => `{address: "127.0.0.1:${port}", labels: {version: v${i === 0 ? 1 : 2}}}`);
-  const rules = [
-    '- {matches: [{path: {value: /one}}], backendRefs: [{name: app, subset: {version: v1}}]}',
-    '- {matches: [{path: {value: /two}}], backendRefs: [{name: app, subset: {version: v2}}]}',
-    '- {matches: [{path: {value: /none}}], backendRefs: [{name: app, subset: {version: v3}}]}',
-    '- backendRefs: [{name: app}]',
-  ].join('\n');
-  const extra = 'responseReasonHeader: x-reason\naccessLog: {path: "-", format: "%{path} %{reason} %{detail}"}';
-  const gateway = startGateway(t, configOf({ rules, endpoints, extra }));
-  const port = await gateway.port();
+const labelled = balanced(
+  async (file) =>
+    (await upstreams(file, 'abc')).map(
+      (port, i) => `{address: "127.0.0.1:${port}", labels: {version: v${i === 0 ? 1 : 2}}}`,
+    ),
+  '{}',
+  (app) => `[
+      {matches: [{path: {value: /one}}], backendRefs: [{name: ${app}, subset: {version: v1}}]},
+      {matches: [{path: {value: /two}}], backendRefs: [{name: ${app}, subset: {version: v2}}]},
+      {matches: [{path: {value: /none}}], backendRefs: [{name: ${app}, subset: {version: v3}}]},
+      {backendRefs: [{name: ${app}}]}]`,
+);
+
+test('subsets: a rule uses only the endpoints with its labels, and without any answers UH with the cause', async () => {
+  const { gateway, port } = await labelled();
   assert.deepEqual([...new Set(await bodies(port, 8, '/one'))], ['a']);
   assert.deepEqual([...new Set(await bodies(port, 12, '/two'))].toSorted(), ['b', 'c']);
   assert.deepEqual([...new Set(await bodies(port, 24))].toSorted(), ['a', 'b', 'c']);
@@ -296,12 +344,14 @@ test('panic: with too few healthy endpoints all are used, which log and metrics 
   await gateway.printed(/UH no_usable_endpoints/);
 });
 
-test('zones: endpoints of the own zone are preferred', async (t) => {
-  const ports = await upstreams(t, 'abcd');
-  const endpoints = ports.map((port, i) => `{address: "127.0.0.1:${port}", zone: z${i % 2}}`);
-  const loadBalancer = '{zoneAware: {minEndpoints: 2}}';
-  const gateway = startGateway(t, configOf({ endpoints, loadBalancer, extra: 'zone: z1' }));
-  assert.deepEqual([...new Set(await bodies(await gateway.port(), 16))].toSorted(), ['b', 'd']);
+const zoned = balanced(
+  async (file) => (await upstreams(file, 'abcd')).map((port, i) => `{address: "127.0.0.1:${port}", zone: z${i % 2}}`),
+  '{zoneAware: {minEndpoints: 2}}',
+);
+
+test('zones: endpoints of the own zone are preferred', async () => {
+  const { port } = await zoned();
+  assert.deepEqual([...new Set(await bodies(port, 16))].toSorted(), ['b', 'd']);
 });
 
 test('slow start: an endpoint that a reload adds gets few requests at first', async (t) => {
@@ -316,32 +366,31 @@ test('slow start: an endpoint that a reload adds gets few requests at first', as
   assert.ok(share <= 3, `${share} of 60`);
 });
 
-test('TCP routes: the source address decides', async (t) => {
+const bytes = shared.part(async (name, lifetime) => {
   const ports = await Promise.all(
-    [...'abcde'].map(async (name) => {
+    [...'abcde'].map(async (text) => {
       const server = createServer((socket) => {
         socket.on('error', () => {});
-        socket.end(name);
+        socket.end(text);
       });
       await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-      t.after(() => server.close());
+      lifetime.after(() => void server.close());
       return (server.address() as AddressInfo).port;
     }),
   );
-  const gateway = startGateway(
-    t,
-    `
-workers: 2
-admin: off
-listeners: [{name: http, address: "127.0.0.1:0", protocols: [tcp]}]
-routes: [{name: bytes, kind: TCP, rules: [{backendRefs: [{name: app}]}]}]
-backends:
-  - name: app
+  return {
+    listener: 'protocols: [tcp]',
+    routes: `  - {name: ${name}, kind: TCP, listeners: [${name}], rules: [{backendRefs: [{name: ${name}}]}]}`,
+    backends: `
+  - name: ${name}
     endpoints: [${quoted(ports).join(', ')}]
     loadBalancer: {policy: Maglev, hashOn: [{sourceAddress: true}]}
 `,
-  );
-  const port = await gateway.port();
+  };
+});
+
+test('TCP routes: the source address decides', async () => {
+  const { port } = await bytes();
   const from = (localAddress: string): Promise<string> =>
     new Promise((resolve, reject) => {
       let text = '';

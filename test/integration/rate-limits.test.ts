@@ -3,16 +3,30 @@
 import assert from 'node:assert/strict';
 import { request } from 'node:http';
 import { connect } from 'node:http2';
-import { type TestContext, test } from 'node:test';
+import { test } from 'node:test';
+import { SharedGateway } from './shared-gateway.ts';
 import { type Answer, type Gateway, get, namedUpstream, startGateway } from './support.ts';
 
-/** A gateway whose one rule has `limits`; `extra` are further sections. */
-async function limited(t: TestContext, limits: string, extra = ''): Promise<{ gateway: Gateway; port: number }> {
-  const upstream = await namedUpstream(t, 'app');
-  const gateway = startGateway(t, configOf(upstream, limits, extra));
-  await gateway.serving();
-  return { gateway, port: await gateway.port() };
+/** The gateway of most tests. Limits of one name are one limit, so that each has a name of its own. */
+const shared = new SharedGateway('responseReasonHeader: x-reason\naccessLog: {path: "-"}\ntrustedHops: 1');
+
+/** A listener whose one rule has `limits`. */
+function limited(limits: string): ReturnType<SharedGateway['part']> {
+  return withRules(`[{rateLimits: ${limits}, backendRefs: [{name: app}]}]`);
 }
+
+/** A listener with these rules. */
+function withRules(rules: string): ReturnType<SharedGateway['part']> {
+  return shared.part((name) => ({
+    routes: `  - {name: ${name}, listeners: [${name}], rules: ${rules}}`,
+    backends: '',
+  }));
+}
+
+shared.part(async (_name, lifetime) => ({
+  routes: '',
+  backends: `  - {name: app, endpoints: ["127.0.0.1:${await namedUpstream(lifetime, 'app')}"]}`,
+}));
 
 function configOf(upstream: number, limits: string, extra = ''): string {
   return `
@@ -41,17 +55,22 @@ async function metrics(gateway: Gateway): Promise<string> {
   return (await get(await gateway.adminPort(), '/metrics')).body;
 }
 
+/** Requests that were refused by limits so far, whichever they are. */
+async function refusals(gateway: Gateway): Promise<number> {
+  const line = /^portcullis_request_failures_total\{reason="RL"\} (\d+)$/m.exec(await metrics(gateway));
+  return Number(line?.[1] ?? 0);
+}
+
 function bearer(claims: unknown): Record<string, string> {
   const part = (value: unknown): string => Buffer.from(JSON.stringify(value)).toString('base64url');
   return { authorization: `Bearer ${part({ alg: 'none' })}.${part(claims)}.c2ln` };
 }
 
-test('the requests of a limit pass, further ones get 429 with Retry-After, on all workers together', async (t) => {
-  const { gateway, port } = await limited(
-    t,
-    '[{name: total, requests: 5, period: 1h}]',
-    'responseReasonHeader: x-reason',
-  );
+const total = limited('[{name: total, requests: 5, period: 1h}]');
+
+test('the requests of a limit pass, further ones get 429 with Retry-After, on all workers together', async () => {
+  const { gateway, port } = await total();
+  const before = await refusals(gateway);
   const answers = await Promise.all(Array.from({ length: 30 }, () => get(port)));
   const passed = answers.filter(({ status }) => status === 200);
   const refused = answers.filter(({ status }) => status === 429);
@@ -73,11 +92,15 @@ test('the requests of a limit pass, further ones get 429 with Retry-After, on al
   const page = await metrics(gateway);
   assert.match(page, /portcullis_rate_limit_requests_total\{limit="total",result="allowed"\} 5\n/);
   assert.match(page, /portcullis_rate_limit_requests_total\{limit="total",result="denied"\} 25\n/);
-  assert.match(page, /portcullis_request_failures_total\{reason="RL"\} 25\n/);
+  assert.equal((await refusals(gateway)) - before, 25);
 });
 
 test('a request that is refused for its length uses up no limit', async (t) => {
-  const { port } = await limited(t, '[{name: total, requests: 1, period: 1h}]', 'limits: {maxRequestBodySize: 1KiB}');
+  const limits = '[{name: total, requests: 1, period: 1h}]';
+  const config = configOf(await namedUpstream(t, 'app'), limits, 'limits: {maxRequestBodySize: 1KiB}');
+  const gateway = startGateway(t, config);
+  await gateway.serving();
+  const port = await gateway.port();
   const post = (bytes: number): Promise<number> =>
     new Promise((resolve, reject) => {
       const outgoing = request({ port, method: 'POST', agent: false }, (response) => {
@@ -91,8 +114,10 @@ test('a request that is refused for its length uses up no limit', async (t) => {
   assert.equal(await post(1025), 413);
 });
 
-test('explain and the access log name the limit that refused a request', async (t) => {
-  const { gateway, port } = await limited(t, '[{name: tiny, requests: 1, period: 1h}]', 'accessLog: {path: "-"}');
+const tiny = limited('[{name: tiny, requests: 1, period: 1h}]');
+
+test('explain and the access log name the limit that refused a request', async () => {
+  const { gateway, port } = await tiny();
   await get(port);
   const { headers } = await get(port);
   await gateway.printed(/"status":429,"reason":"RL","detail":"limit_tiny"/);
@@ -100,16 +125,20 @@ test('explain and the access log name the limit that refused a request', async (
   assert.match(explained.body, /The limit is \\"tiny\\"/);
 });
 
-test('requests are counted apart by the value of a field, and together without it', async (t) => {
-  const { port } = await limited(t, '[{name: keys, requests: 2, period: 1h, key: [{header: X-Api-Key}]}]');
+const byField = limited('[{name: fields, requests: 2, period: 1h, key: [{header: X-Api-Key}]}]');
+
+test('requests are counted apart by the value of a field, and together without it', async () => {
+  const { port } = await byField();
   assert.deepEqual(await statuses(port, 3, { 'x-api-key': 'one' }), [200, 200, 429]);
   assert.deepEqual(await statuses(port, 3, { 'X-API-KEY': 'two' }), [200, 200, 429]);
   assert.deepEqual(await statuses(port, 3), [200, 200, 429]);
   assert.deepEqual(await statuses(port, 1, { 'x-api-key': 'One' }), [200], 'values differ by case');
 });
 
-test('requests are counted apart by path without the query, and by a claim of the token', async (t) => {
-  const { port } = await limited(t, '[{name: keys, requests: 1, period: 1h, key: [path, {jwtClaim: sub}]}]');
+const byClaim = limited('[{name: claims, requests: 1, period: 1h, key: [path, {jwtClaim: sub}]}]');
+
+test('requests are counted apart by path without the query, and by a claim of the token', async () => {
+  const { port } = await byClaim();
   assert.deepEqual(await statuses(port, 2, bearer({ sub: 'ann' }), '/a?x=1'), [200, 429]);
   assert.deepEqual(await statuses(port, 1, bearer({ sub: 'ann' }), '/a?x=2'), [429]);
   assert.deepEqual(await statuses(port, 2, bearer({ sub: 'ann' }), '/b'), [200, 429]);
@@ -121,12 +150,10 @@ test('requests are counted apart by path without the query, and by a claim of th
   assert.deepEqual(await statuses(port, 1, {}, '/a'), [429]);
 });
 
-test("requests are counted apart by the client's address, behind trusted proxies by that of the real client", async (t) => {
-  const { port } = await limited(
-    t,
-    '[{name: clients, requests: 1, period: 1h, key: [sourceAddress]}]',
-    'trustedHops: 1',
-  );
+const byAddress = limited('[{name: clients, requests: 1, period: 1h, key: [sourceAddress]}]');
+
+test("requests are counted apart by the client's address, behind trusted proxies by that of the real client", async () => {
+  const { port } = await byAddress();
   const from = (address: string): Promise<number[]> => statuses(port, 2, { 'x-forwarded-for': address });
   assert.deepEqual(await from('192.0.2.1'), [200, 429]);
   assert.deepEqual(await from('192.0.2.2'), [200, 429]);
@@ -136,10 +163,12 @@ test("requests are counted apart by the client's address, behind trusted proxies
   assert.deepEqual(await from('2001:db8:1:3::1'), [200, 429]);
 });
 
-test('of several limits the first that is used up refuses, and what others have counted is given back', async (t) => {
-  const limits =
-    '[{name: all, requests: 4, period: 1h}, {name: each, requests: 2, period: 1h, key: [{header: x-key}]}]';
-  const { port } = await limited(t, limits);
+const several = limited(
+  '[{name: all, requests: 4, period: 1h}, {name: each, requests: 2, period: 1h, key: [{header: x-key}]}]',
+);
+
+test('of several limits the first that is used up refuses, and what others have counted is given back', async () => {
+  const { port } = await several();
   assert.deepEqual(await statuses(port, 5, { 'x-key': 'a' }), [200, 200, 429, 429, 429]);
   // Refused by "each": "all" has still two.
   const answer = await get(port, '/', false, { 'x-key': 'b' });
@@ -149,8 +178,10 @@ test('of several limits the first that is used up refuses, and what others have 
   assert.deepEqual(await statuses(port, 2, { 'x-key': 'c' }), [200, 429]);
 });
 
-test('a dry run refuses nothing, shows nothing, and counts what it would refuse', async (t) => {
-  const { gateway, port } = await limited(t, '[{name: trial, requests: 1, period: 1h, dryRun: true}]');
+const trial = limited('[{name: trial, requests: 1, period: 1h, dryRun: true}]');
+
+test('a dry run refuses nothing, shows nothing, and counts what it would refuse', async () => {
+  const { gateway, port } = await trial();
   const answers: Answer[] = [];
   for (let i = 0; i < 4; i++) answers.push(await get(port));
   assert.deepEqual(
@@ -163,8 +194,10 @@ test('a dry run refuses nothing, shows nothing, and counts what it would refuse'
   assert.match(await metrics(gateway), /rate_limit_requests_total\{limit="trial",result="denied"\} 3\n/);
 });
 
-test('headers: false shows nothing but Retry-After', async (t) => {
-  const { port } = await limited(t, '[{name: quiet, requests: 1, period: 1h, headers: false}]');
+const quiet = limited('[{name: quiet, requests: 1, period: 1h, headers: false}]');
+
+test('headers: false shows nothing but Retry-After', async () => {
+  const { port } = await quiet();
   assert.equal((await get(port)).headers.ratelimit, undefined);
   const { status, headers } = await get(port);
   assert.equal(status, 429);
@@ -172,8 +205,10 @@ test('headers: false shows nothing but Retry-After', async (t) => {
   assert.ok(Number(headers['retry-after']) > 3500);
 });
 
+const once = limited('[{name: once, requests: 1, period: 1h}]');
+
 test('HTTP/2 clients get the same, and gRPC clients UNAVAILABLE', async (t) => {
-  const { port } = await limited(t, '[{name: total, requests: 1, period: 1h}]');
+  const { port } = await once();
   const session = connect(`http://127.0.0.1:${port}`);
   t.after(() => session.destroy());
   const ask = (headers: Record<string, string>): Promise<Record<string, unknown>> =>
@@ -187,7 +222,7 @@ test('HTTP/2 clients get the same, and gRPC clients UNAVAILABLE', async (t) => {
     });
   const first = await ask({});
   assert.equal(first[':status'], 200);
-  assert.match(String(first.ratelimit), /^"total";r=0;t=\d+$/);
+  assert.match(String(first.ratelimit), /^"once";r=0;t=\d+$/);
   const second = await ask({});
   assert.equal(second[':status'], 429);
   assert.ok(Number(second['retry-after']) > 3500);
@@ -214,25 +249,23 @@ test('a reload that leaves a limit as it is keeps its counts; another number is 
   assert.deepEqual(await statuses(port, 4), [200, 200, 200, 429]);
 });
 
-test('rules whose limits have one name share it', async (t) => {
-  const upstream = await namedUpstream(t, 'app');
-  const limit = '{name: shared, requests: 2, period: 1h}';
-  const rule = (path: string): string =>
-    `{matches: [{path: {value: ${path}}}], rateLimits: [${limit}], backendRefs: [{name: app}]}`;
-  const gateway = startGateway(
-    t,
-    configOf(upstream, '[]').replace(/rules: \[.*\]\}\]\n/, `rules: [${rule('/a')}, ${rule('/b')}]}]\n`),
-  );
-  await gateway.serving();
-  const port = await gateway.port();
+const common = '{name: shared, requests: 2, period: 1h}';
+const sharing = (path: string): string =>
+  `{matches: [{path: {value: ${path}}}], rateLimits: [${common}], backendRefs: [{name: app}]}`;
+const together = withRules(`[${sharing('/a')}, ${sharing('/b')}]`);
+
+test('rules whose limits have one name share it', async () => {
+  const { port } = await together();
   assert.deepEqual(await statuses(port, 1, {}, '/a'), [200]);
   assert.deepEqual(await statuses(port, 1, {}, '/b'), [200]);
   assert.deepEqual(await statuses(port, 1, {}, '/a'), [429]);
   assert.deepEqual(await statuses(port, 1, {}, '/b'), [429]);
 });
 
-test('a refused upload ends the connection, and the next one is served', async (t) => {
-  const { port } = await limited(t, '[{name: one, requests: 1, period: 1h, key: [{header: x-key}]}]');
+const uploads = limited('[{name: one, requests: 1, period: 1h, key: [{header: x-key}]}]');
+
+test('a refused upload ends the connection, and the next one is served', async () => {
+  const { port } = await uploads();
   const upload = async (key: string): Promise<number> => {
     const response = await fetch(`http://127.0.0.1:${port}/`, {
       method: 'POST',
@@ -249,14 +282,14 @@ test('a refused upload ends the connection, and the next one is served', async (
   assert.equal(await upload('b'), 200);
 });
 
-test('filters of the rule change nothing about what is counted, and preflights are not counted', async (t) => {
-  const upstream = await namedUpstream(t, 'app');
-  const filters =
-    '[{type: RequestHeaderModifier, requestHeaderModifier: {remove: [authorization, x-key], set: [{name: x-other, value: "1"}]}}, {type: CORS, cors: {allowOrigins: ["https://a.example"]}}]';
-  const limits = '[{name: keys, requests: 1, period: 1h, key: [{header: x-key}, {jwtClaim: sub}]}]';
-  const gateway = startGateway(t, configOf(upstream, `${limits}, filters: ${filters}`));
-  await gateway.serving();
-  const port = await gateway.port();
+const filters =
+  '[{type: RequestHeaderModifier, requestHeaderModifier: {remove: [authorization, x-key], set: [{name: x-other, value: "1"}]}}, {type: CORS, cors: {allowOrigins: ["https://a.example"]}}]';
+const filtered = limited(
+  `[{name: both, requests: 1, period: 1h, key: [{header: x-key}, {jwtClaim: sub}]}], filters: ${filters}`,
+);
+
+test('filters of the rule change nothing about what is counted, and preflights are not counted', async () => {
+  const { port } = await filtered();
   const preflight = async (): Promise<number> => {
     const headers = { origin: 'https://a.example', 'access-control-request-method': 'GET' };
     return (await fetch(`http://127.0.0.1:${port}/`, { method: 'OPTIONS', headers })).status;

@@ -8,7 +8,8 @@ import { connect } from 'node:http2';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import type { RecordedRequest } from '../../core/telemetry/recorder-reader.ts';
-import { namedUpstream, runToEnd, startGateway, temporaryDirectory } from './support.ts';
+import { fileLifetime } from './shared-gateway.ts';
+import { type Lifetime, namedUpstream, runToEnd, startGateway, temporaryDirectory } from './support.ts';
 
 /** Two hosts over two backends, one of them split, and a path without a route. */
 function configOf(recorder: string, routes: string, port: number): string {
@@ -66,8 +67,16 @@ function admin(port: number, path: string, method = 'GET'): Promise<Page> {
   });
 }
 
-/** Runs a gateway, sends it the requests of the tests, and returns the file that `portcullis recorded` writes. */
-async function recordingOf(t: TestContext): Promise<{ file: string; lines: string[] }> {
+const file = fileLifetime();
+let recorded: ReturnType<typeof recordingOf> | undefined;
+
+/** What `portcullis recorded` writes of a gateway that got the requests of the tests; it is made once. */
+function recording(): ReturnType<typeof recordingOf> {
+  recorded ??= recordingOf(file);
+  return recorded;
+}
+
+async function recordingOf(t: Lifetime): Promise<{ file: string; lines: string[] }> {
   const upstream = await namedUpstream(t, 'up');
   const gateway = startGateway(t, configOf('recorder: {redactHeaders: [X-Secret]}', ROUTES, upstream));
   const port = await gateway.port();
@@ -93,8 +102,8 @@ async function replay(t: TestContext, file: string, routes: string, ...args: str
   return runToEnd(t, 'check', '--config', config, '--replay', file, ...args);
 }
 
-test('requests are recorded with where they went, and without secrets', async (t) => {
-  const { lines } = await recordingOf(t);
+test('requests are recorded with where they went, and without secrets', async () => {
+  const { lines } = await recording();
   assert.doesNotMatch(lines.join('\n'), /hush/);
   const [header, ...requests] = lines.map((line) => JSON.parse(line)) as [
     Record<string, unknown>,
@@ -123,7 +132,7 @@ test('requests are recorded with where they went, and without secrets', async (t
 });
 
 test('a replay through the same routes changes nothing, through others it says what', async (t) => {
-  const { file } = await recordingOf(t);
+  const { file } = await recording();
 
   const same = await replay(t, file, ROUTES, '--warnings-as-errors');
   assert.equal(same.code, 0);
@@ -173,7 +182,7 @@ test('a replay through the same routes changes nothing, through others it says w
 });
 
 test('conditions and other listeners count in a replay', async (t) => {
-  const { file } = await recordingOf(t);
+  const { file } = await recording();
   const canary = `
   - name: shop
     hostnames: [shop.test]

@@ -10,7 +10,6 @@ import { Agent, createServer, type IncomingMessage, type RequestListener, reques
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
 /** The launcher. */
@@ -134,8 +133,13 @@ export class Gateway extends Running {
   }
 }
 
+/** Whatever something belongs to until it is over: a test, or a whole file (`fileLifetime`). */
+export interface Lifetime {
+  after(end: () => unknown): void;
+}
+
 /** A directory that goes away with the test. */
-export function temporaryDirectory(t: TestContext): string {
+export function temporaryDirectory(t: Lifetime): string {
   const directory = mkdtempSync(join(tmpdir(), 'portcullis-test-'));
   t.after(() => rmSync(directory, { recursive: true, force: true }));
   return directory;
@@ -150,19 +154,19 @@ export interface StartOptions {
 }
 
 /** Starts `portcullis` with arguments; it is killed after the test if it still runs. */
-export function start(t: TestContext, args: string[], options: StartOptions = {}): Running {
+export function start(t: Lifetime, args: string[], options: StartOptions = {}): Running {
   const running = new Running(launch(args, options));
   endAfter(t, running);
   return running;
 }
 
 /** Runs `portcullis` with arguments to its end. */
-export function runToEnd(t: TestContext, ...args: string[]): Promise<Finished> {
+export function runToEnd(t: Lifetime, ...args: string[]): Promise<Finished> {
   return start(t, args).finished;
 }
 
 /** Starts a gateway on a configuration. */
-export function startGateway(t: TestContext, config: string, options: StartOptions = {}): Gateway {
+export function startGateway(t: Lifetime, config: string, options: StartOptions = {}): Gateway {
   const configFile = join(temporaryDirectory(t), 'gateway.yaml');
   writeFileSync(configFile, config);
   const gateway = new Gateway(launch(['run', '--config', configFile], options), configFile);
@@ -171,7 +175,7 @@ export function startGateway(t: TestContext, config: string, options: StartOptio
 }
 
 /** Starts an upstream on a free loopback port and returns its port. */
-export async function startUpstream(t: TestContext, listener: RequestListener): Promise<number> {
+export async function startUpstream(t: Lifetime, listener: RequestListener): Promise<number> {
   const server: Server = createServer(listener);
   server.keepAliveTimeout = 120_000;
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -183,7 +187,7 @@ export async function startUpstream(t: TestContext, listener: RequestListener): 
 }
 
 /** One upstream that answers every request with its name. */
-export function namedUpstream(t: TestContext, name: string): Promise<number> {
+export function namedUpstream(t: Lifetime, name: string): Promise<number> {
   return startUpstream(t, (incoming, response) => {
     incoming.resume();
     response.end(name);
@@ -290,7 +294,7 @@ export function launch(args: string[], options: StartOptions): ChildProcess {
   return spawn(command, args, { ...rest, stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } });
 }
 
-function endAfter(t: TestContext, running: Running): void {
+function endAfter(t: Lifetime, running: Running): void {
   t.after(async () => {
     running.child.kill('SIGKILL');
     await running.finished;

@@ -4,19 +4,22 @@
 import { compileSnapshot } from '../../config/compile.ts';
 import type { Config } from '../../config/config.ts';
 import { loadConfig } from '../../config/load.ts';
+import { policySlot } from '../../core/authorization/policy-numbers.ts';
 import type { HostPort } from '../../core/ffi/sockaddr.ts';
 import { kernelMemoryBytes } from '../../core/io/arena.ts';
 import { createNodeState } from '../../core/lb/node-state.ts';
 import { createByteRing } from '../../core/telemetry/byte-ring.ts';
 import { createFlightBuffer } from '../../core/telemetry/flight-layout.ts';
 import { readRecords } from '../../core/telemetry/flight-reader.ts';
-import { Counter, createMetricsBuffer } from '../../core/telemetry/metrics.ts';
+import { Counter, createMetricsBuffer, MetricSection } from '../../core/telemetry/metrics.ts';
 import { detailName } from '../../core/telemetry/outcome-names.ts';
 import { type PeerTraffic, readPeers, readWorkload } from '../../core/telemetry/workload-metrics.ts';
 import type { WorkloadSettings } from '../../core/workers/mesh-settings.ts';
 import { NodeSlots } from '../../core/workers/node-slots.ts';
 import { PacketWorker, type WorkerStats } from '../../core/workers/packet-worker.ts';
-import type { WorkerMessage } from '../../core/workers/protocol.ts';
+import type { DestinationAnswer, WorkerMessage } from '../../core/workers/protocol.ts';
+import type { Snapshot } from '../../core/workers/snapshot.ts';
+import { SnapshotDeltas } from '../../core/workers/snapshot-delta.ts';
 import { type Endpoint, noFaults, SimKernel } from './kernel.ts';
 import { Random } from './random.ts';
 import { Scheduler } from './scheduler.ts';
@@ -39,6 +42,12 @@ export interface MeshOptions {
   egressRefused?: boolean;
   /** Servers of the service, `ip:port`. */
   endpoints?: string[];
+  /** Their identity, if they are reached through tunnels. */
+  endpointIdentity?: string;
+  /** The node asks for what is in these networks (none: everywhere) and that it does not know; null: it knows all. */
+  discoveryNetworks?: string[] | null;
+  /** Virtual addresses of the service that the node knows. */
+  vips?: string[];
 }
 
 /** What a bench is made with. */
@@ -76,6 +85,8 @@ function socketsOf(workload: number): { outbound: HostPort; inbound: HostPort } 
 
 function configOf(options: MeshOptions): Config {
   const { workloads = [1], settings = {}, egressRefused = false, endpoints = ['10.1.0.9:8080'] } = options;
+  const { discoveryNetworks = null, vips = [VIP], endpointIdentity } = options;
+  const behind = endpointIdentity === undefined ? {} : { identity: endpointIdentity };
   const listeners = [
     ...workloads.flatMap((number) => [
       `{name: w${number}-outbound, address: "${addressOf(number)}:15001", protocols: [tcp]}`,
@@ -128,7 +139,7 @@ backends:
     ],
     backends: config.backends.map((backend) =>
       backend.name === 'service'
-        ? backend
+        ? { ...backend, endpoints: backend.endpoints.map((one) => ({ ...one, ...behind })) }
         : {
             ...backend,
             endpoints: [],
@@ -151,11 +162,14 @@ backends:
         ...settings,
       })),
       destinations: new Map(
-        Object.entries(PORTS).map(([kind, port]) => [
-          `${VIP}:${port}`,
-          { listener: `service-${kind}`, identity: null },
-        ]),
+        vips.flatMap((vip) =>
+          Object.entries(PORTS).map(([kind, port]) => [
+            `${vip}:${port}`,
+            { listener: `service-${kind}`, identity: null },
+          ]),
+        ),
       ),
+      discovery: discoveryNetworks === null ? null : { networks: discoveryNetworks },
       otherListener: egressRefused ? null : 'passthrough',
       inbound: { auto: 'in-auto', http: 'in-http', tcp: 'in-tcp' },
       inboundProtocols: new Map(
@@ -208,6 +222,8 @@ export class MeshBench {
   private readonly sockets = new Map<string, number>();
   private options: MeshOptions;
   private epoch = 0;
+  /** The snapshot handed over last. */
+  private handed: Snapshot | null = null;
   private clientPort = 20_000;
 
   constructor(options: BenchOptions = {}) {
@@ -259,7 +275,9 @@ export class MeshBench {
       }
       return fd;
     });
-    this.worker.handle({ type: 'snapshot', snapshot, listenerFds });
+    const sent = structuredClone(new SnapshotDeltas().between(this.handed, snapshot));
+    this.handed = snapshot;
+    this.worker.handle({ type: 'snapshot', snapshot: sent, listenerFds });
     this.slots.keepOnly(snapshot.backends);
     this.slots.workloads.keepOnly(snapshot.mesh!.workloads);
     for (const [name, fd] of this.sockets) {
@@ -288,6 +306,31 @@ export class MeshBench {
       this.scheduler.advanceTo(this.scheduler.nowMs + 0.01);
     }
     return client;
+  }
+
+  /** Addresses that the worker has asked for since this was last looked at, with the workloads that connect there. */
+  takeQuestions(): string[] {
+    const asked = this.posted.flatMap((message) => (message.type === 'destinationQuestions' ? message.questions : []));
+    this.posted.length = 0;
+    return asked.map(({ host, workload }) => `${workload} ${host}`);
+  }
+
+  /** Tells the worker what is known of an address. */
+  answer(host: string, verdict: DestinationAnswer['verdict']): void {
+    this.worker.handle({ type: 'destinationAnswers', answers: [{ host, verdict }] });
+  }
+
+  /** Destinations that the worker says are in use since this was last asked. */
+  takeUsed(): { hosts: string[]; all: boolean } {
+    this.worker.handle({ type: 'reportDestinations', token: 1 });
+    const answer = this.posted.pop();
+    if (answer?.type !== 'destinationsUsed') throw new Error('the worker does not tell what is used');
+    return { ...answer.used, hosts: answer.used.hosts.sort() };
+  }
+
+  /** Has the worker end. */
+  drain(idleGraceMs: number, timeoutMs: number): void {
+    this.worker.handle({ type: 'drain', idleGraceMs, timeoutMs });
   }
 
   /** Lets the worker run for a while. */
@@ -322,6 +365,18 @@ export class MeshBench {
     return readRecords([this.flight])
       .map(({ detail }) => detailName(detail))
       .reverse();
+  }
+
+  /** The system's errors that belong to those, oldest first; 0: none. */
+  get errnos(): number[] {
+    return readRecords([this.flight])
+      .map(({ errno }) => errno)
+      .reverse();
+  }
+
+  /** How often a policy on trial would have refused something. */
+  trialsOf(policy: string): number {
+    return new Float64Array(this.metrics)[MetricSection.POLICY_TRIALS + policySlot(policy)]!;
   }
 
   /** Counters of a workload by WorkloadCounter. */

@@ -18,6 +18,7 @@ import { NodeSlots } from '../../core/workers/node-slots.ts';
 import { PacketWorker } from '../../core/workers/packet-worker.ts';
 import type { ControlMessage, WorkerMessage } from '../../core/workers/protocol.ts';
 import type { Snapshot } from '../../core/workers/snapshot.ts';
+import { SnapshotDeltas } from '../../core/workers/snapshot-delta.ts';
 import { OutlierControl } from '../../gateway/health/outlier-control.ts';
 import { REASON_FIELD, SimClient } from './client.ts';
 import { backendText, drawFeatures, type Features, featureSeed, markRequests, ruleText } from './features.ts';
@@ -161,6 +162,15 @@ backends:${backend('alpha')}${backend('beta')}${features.mirror === undefined ? 
 `;
 }
 
+/** A snapshot on its way. */
+interface SnapshotMessage {
+  type: 'snapshot';
+  snapshot: Snapshot;
+  listenerFds: number[];
+}
+
+type SimMessage = Exclude<ControlMessage, { type: 'snapshot' }> | SnapshotMessage;
+
 function snapshotOf(text: string, epoch: number, slots: NodeSlots, nowMs: number): Snapshot {
   let config = snapshotCache.get(text);
   if (config === undefined) {
@@ -194,7 +204,9 @@ class World {
   private readonly listenerFd: number;
   private readonly upstreams = new Map<string, SimUpstream>();
   private readonly clients: (SimClient | SimHttp2Client)[] = [];
-  private readonly inbox: ControlMessage[] = [];
+  private readonly inbox: SimMessage[] = [];
+  /** The snapshot handed over last. */
+  private handed: Snapshot | null = null;
   private readonly posted: WorkerMessage[] = [];
   /** Addresses of the endpoints of each generation. */
   private readonly wanted = new Map<number, Set<string>>();
@@ -285,7 +297,7 @@ class World {
     );
     this.baseDescriptors = this.kernel.openDescriptors().length;
     const first = this.snapshot(0);
-    this.worker.handle(first);
+    this.handOver(first);
     this.applied(first.snapshot);
     this.clientsComing = clients.length;
     for (const [index, plan] of clients.entries()) {
@@ -340,7 +352,7 @@ class World {
   }
 
   /** The snapshot of a generation; the endpoints change from one to the next, some stay. */
-  private snapshot(generation: number, withoutExtra = false): ControlMessage & { type: 'snapshot' } {
+  private snapshot(generation: number, withoutExtra = false): SnapshotMessage {
     const addresses: Record<string, string[]> = {
       alpha: [`10.1.0.${generation + 1}:80`, `10.1.0.${generation + 2}:80`],
       beta: [`10.2.0.${generation + 1}:8080`],
@@ -441,7 +453,7 @@ class World {
   }
 
   /** Sends a control message as the control thread does: into the inbox, then the wake-up. */
-  private tell(message: ControlMessage): void {
+  private tell(message: SimMessage): void {
     this.trace?.(`control: ${message.type}`);
     this.inbox.push(message);
     this.kernel.eventfdWrite(this.wakeFd);
@@ -475,13 +487,23 @@ class World {
       throw new Error(`${blocksInUse} blocks for ${connections} connections, ${exchanges} exchanges`);
   }
 
+  /** Hands a snapshot over as worker slots do: as what differs from the one before, copied. */
+  private handOver({ snapshot, listenerFds }: SnapshotMessage): void {
+    const sent = structuredClone(new SnapshotDeltas().between(this.handed, snapshot));
+    this.handed = snapshot;
+    this.worker.handle({ type: 'snapshot', snapshot: sent, listenerFds });
+  }
+
   /** Hands over control messages between two batches, as the worker thread does when it was woken. */
   private deliver(): void {
     this.worker.messagesWaiting = false;
     for (const message of this.inbox.splice(0)) {
-      this.worker.handle(message);
       this.kernel.progress++;
-      if (message.type !== 'snapshot') continue;
+      if (message.type !== 'snapshot') {
+        this.worker.handle(message);
+        continue;
+      }
+      this.handOver(message);
       this.applied(message.snapshot);
       const wanted = this.wanted.get(message.snapshot.epoch)!;
       for (const [address, upstream] of this.upstreams) upstream.setConfigured(wanted.has(address));

@@ -5,12 +5,14 @@ import { connect } from 'node:http2';
 import { createServer, type Socket } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { status as Code } from '@grpc/grpc-js';
+import { SharedGateway } from '../shared-gateway.ts';
+import type { Lifetime } from '../support.ts';
 import { assertGenerated, EchoClient, grpcGateway, limited, service, startServer } from './support.ts';
 
 const message = Buffer.from('hello');
 
 /** A port on which connections are accepted and nothing is ever said. */
-async function silentPort(t: TestContext): Promise<number> {
+async function silentPort(t: Lifetime): Promise<number> {
   const sockets: Socket[] = [];
   const server = createServer((socket) => {
     sockets.push(socket);
@@ -37,8 +39,29 @@ async function closedPort(): Promise<number> {
   return address.port;
 }
 
+/** The gateway of the tests whose backend is not there, or says nothing. */
+const shared = new SharedGateway('responseReasonHeader: x-reason\naccessLog: {path: "-", format: json}', 1);
+
+/** A listener whose route of the service has a backend at a port, and further keys. */
+function serving(port: (file: Lifetime) => Promise<number>, rule = ''): ReturnType<SharedGateway['part']> {
+  return shared.part(async (name, file) => ({
+    routes: `
+  - name: ${name}
+    listeners: [${name}]
+    rules:
+      - {matches: [{path: {type: PathPrefix, value: /test.Echo}}], backendRefs: [{name: ${name}}]${rule}}
+`,
+    backends: `  - {name: ${name}, protocol: h2c, endpoints: ["127.0.0.1:${await port(file)}"]}`,
+  }));
+}
+
+const closed = serving(closedPort);
+const silent = serving(silentPort);
+const impatient = serving(silentPort, ', timeouts: {request: 150ms}');
+const patient = serving(silentPort, ', timeouts: {request: 60s}');
+
 test('a method without a route is UNIMPLEMENTED', async (t) => {
-  const { port } = await grpcGateway(t, [await closedPort()]);
+  const { port } = await closed();
   const { status } = await new EchoClient(t, port).unary(message, {}, '/other.Service/Method');
   assertGenerated(status, Code.UNIMPLEMENTED, 'NR');
   assert.deepEqual(status.metadata.get('x-reason'), ['NR']);
@@ -48,26 +71,20 @@ test('a method without a route is UNIMPLEMENTED', async (t) => {
 });
 
 test('a server that cannot be reached is UNAVAILABLE', async (t) => {
-  const { port } = await grpcGateway(t, [await closedPort()]);
+  const { port } = await closed();
   const { status } = await new EchoClient(t, port).unary(message);
   assertGenerated(status, Code.UNAVAILABLE, 'UF');
 });
 
 test('the timeout of the rule is DEADLINE_EXCEEDED, for the client as for the log', async (t) => {
-  const { port, gateway } = await grpcGateway(t, [await silentPort(t)], {
-    rule: 'timeouts: {request: 150ms}',
-    top: 'accessLog: {path: "-", format: json}',
-  });
+  const { port, gateway } = await impatient();
   const { status } = await new EchoClient(t, port).unary(message);
   assertGenerated(status, Code.DEADLINE_EXCEEDED, 'UT');
   await gateway.printed(/request_timer/i);
 });
 
 test('a grpc-timeout that runs out is DEADLINE_EXCEEDED, and the log names it', async (t) => {
-  const { port, gateway } = await grpcGateway(t, [await silentPort(t)], {
-    rule: 'timeouts: {request: 60s}',
-    top: 'accessLog: {path: "-", format: json}',
-  });
+  const { port, gateway } = await patient();
   // A client that does not watch its deadline itself.
   const answer = await rawCall(t, port, { 'grpc-timeout': '150m' });
   assert.deepEqual([answer[':status'], answer['grpc-status']], [200, '4']);
@@ -83,7 +100,7 @@ test('a message above the limit of the gateway is RESOURCE_EXHAUSTED', async (t)
 });
 
 test('a malformed grpc-timeout is refused with a sentence that says so', async (t) => {
-  const { port } = await grpcGateway(t, [await silentPort(t)]);
+  const { port } = await silent();
   for (const timeout of ['soon', '5', '123456789m']) {
     const answer = await rawCall(t, port, { 'grpc-timeout': timeout });
     assert.deepEqual([answer[':status'], answer['grpc-status']], [200, '13'], timeout);
@@ -93,7 +110,7 @@ test('a malformed grpc-timeout is refused with a sentence that says so', async (
 });
 
 test('other requests on the same connection get answers of HTTP', async (t) => {
-  const { port } = await grpcGateway(t, [await closedPort()]);
+  const { port } = await closed();
   const answer = await rawCall(t, port, { 'content-type': 'application/json' });
   assert.equal(answer[':status'], 503);
   assert.equal(answer['grpc-status'], undefined);

@@ -30,6 +30,8 @@ export interface LabOptions {
   backend?: string;
   /** Further keys of the listener. */
   listener?: string;
+  /** Upstreams with keys of their own instead, by a name for their kind. */
+  kinds?: Record<string, Pick<LabOptions, 'upstreams' | 'rule' | 'backend'>>;
   /** Further list items of `routes` and `backends`, for what upstreams of tests do not cover. */
   routes?: string[];
   backends?: string[];
@@ -109,7 +111,7 @@ export class Lab {
   private readonly options: LabOptions;
   private readonly clients: Wire[] = [];
   private readonly closers: (() => unknown)[] = [];
-  private taken = 0;
+  private readonly taken = new Set<Upstream>();
 
   constructor(options: LabOptions, upstreams: Upstream[], directory: string) {
     this.options = options;
@@ -123,7 +125,8 @@ export class Lab {
 
   /** The configuration file, with other top-level keys if given. */
   config(top = this.options.top ?? ''): string {
-    const { rule, backend, listener, routes = [], backends = [] } = this.options;
+    const { kinds = {}, listener, routes = [], backends = [] } = this.options;
+    const keysOf = (host: string): LabOptions => kinds[/^[a-z]+/.exec(host)![0]] ?? this.options;
     const more = (text: string | undefined): string => (text === undefined ? '' : `, ${text}`);
     const lines = [
       'workers: 1',
@@ -137,19 +140,21 @@ export class Lab {
     ];
     for (const { host } of this.upstreams) {
       const refs = `backendRefs: [{name: ${host}}]`;
-      lines.push(`  - {name: ${host}, hostnames: [${host}], rules: [{${refs}${more(rule)}}]}`);
+      lines.push(`  - {name: ${host}, hostnames: [${host}], rules: [{${refs}${more(keysOf(host).rule)}}]}`);
     }
     lines.push('backends:', ...backends.map((item) => `  - ${item}`));
     for (const { host, port } of this.upstreams) {
-      lines.push(`  - {name: ${host}, endpoints: ["127.0.0.1:${port}"]${more(backend)}}`);
+      lines.push(`  - {name: ${host}, endpoints: ["127.0.0.1:${port}"]${more(keysOf(host).backend)}}`);
     }
     return `${lines.join('\n')}\n`;
   }
 
-  /** An upstream that no other test has. */
-  upstream(): Upstream {
-    assert.ok(this.taken < this.upstreams.length, 'the laboratory has too few upstreams');
-    return this.upstreams[this.taken++];
+  /** An upstream that no other test has, of a kind if the laboratory has kinds. */
+  upstream(kind = 't'): Upstream {
+    const free = this.upstreams.find((upstream) => upstream.host.startsWith(kind) && !this.taken.has(upstream));
+    assert.ok(free !== undefined, 'the laboratory has too few upstreams');
+    this.taken.add(free);
+    return free;
   }
 
   /** A new client connection; closed at the end if the test leaves it open. */
@@ -223,8 +228,8 @@ export class Lab {
 /** Starts a gateway for a test file; it is closed, and checked for leaks, after the last test. */
 export async function startLab(options: LabOptions = {}): Promise<Lab> {
   const upstreams: Upstream[] = [];
-  for (let i = 0; i < (options.upstreams ?? 12); i++) {
-    upstreams.push(new Upstream(`t${i}.test`, await listen()));
+  for (const [kind, { upstreams: count = 12 }] of Object.entries(options.kinds ?? { t: options })) {
+    for (let i = 0; i < count; i++) upstreams.push(new Upstream(`${kind}${i}.test`, await listen()));
   }
   const lab = new Lab(options, upstreams, mkdtempSync(join(tmpdir(), 'portcullis-http-')));
   after(() => lab.close());

@@ -5,6 +5,7 @@ import { execFileSync } from 'node:child_process';
 import { readdirSync, readlinkSync, statSync } from 'node:fs';
 import { connect } from 'node:net';
 import { type TestContext, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { closeDescriptor } from '../../../core/ffi/listen.ts';
 import { NamespaceSockets, type SocketRequest } from '../../../core/ffi/netns.ts';
 import { OriginalDestination } from '../../../core/ffi/original-destination.ts';
@@ -160,6 +161,30 @@ test('a closed thread gives everything back and answers what is asked of it late
   const late = await sockets.open(one!.path, listen);
   assert.equal(late.ok ? 'opened' : late.code, 'CLOSED');
   assert.equal(descriptors(), before);
+});
+
+test('an idle thread ends, one with a program inside does not, and the next request has a new one', {
+  skip,
+}, async (t) => {
+  const network = await TestNetwork.create(t, {});
+  const [one] = await network.addIsolated(['one']);
+  const sockets = new NamespaceSockets(5);
+  t.after(() => sockets.close());
+  const threads = (): number => readdirSync('/proc/self/task').length;
+  const before = threads();
+  const program = sockets.spawn(one!.path, 'cat', []);
+  assert.ok((await sockets.identify(one!.path)).ok);
+  // Several times as long as an idle thread is kept: whoever ended it would end the program.
+  for (let turn = 0; turn < 5; turn++) await delay(10);
+  program.write('still here');
+  program.end();
+  const ended = await program.ended;
+  assert.equal(ended.ok && ended.stdout, 'still here');
+  while (threads() > before) await delay(5);
+  const opened = await sockets.open(one!.path, listen);
+  assert.ok(opened.ok);
+  opened.fds.forEach(closeDescriptor);
+  while (threads() > before) await delay(5);
 });
 
 test('a thread that has no way back ends, and the next request has a new one', { skip }, async (t) => {

@@ -10,6 +10,7 @@ import { credentials, ServerCredentials } from '@grpc/grpc-js';
 import { meshStatus, policyStatus, serviceStatus, workloadStatus } from '../../../mesh-agent/control/status.ts';
 import { authenticate, CertificateAttestor } from '../../../mesh-agent/identity/attestation.ts';
 import { formatNodeIdentity } from '../../../mesh-agent/identity/spiffe.ts';
+import type { Service } from '../../../mesh-agent/model/mesh-state.ts';
 import { makeCertificate } from '../../unit/core/tls/certificates.ts';
 import { CART, endpointOf, policy, service, setState, workload } from '../../unit/mesh-agent/control/support.ts';
 import { ControlPlane, NodeClient } from './control-support.ts';
@@ -57,6 +58,55 @@ test('an address that did not exist is found when it comes to be', async (t) => 
   assert.equal((await proxy.client.lookup('/10.9.0.1', 10_000)).status, 'found');
   proxy.client.release('/10.9.0.1');
   await proxy.until(() => proxy.client.state.services.size === 0);
+});
+
+test('a service of a workload of the node is not whole before it is asked for, or its other endpoints would be missed', async (t) => {
+  const control = await new ControlPlane().listen(t);
+  const own = workload('cart-1', { addresses: ['10.0.0.9'], ...endpointOf(CART) });
+  setState(control.discovery, own, cart, cart0);
+  const { client } = new NodeClient(t, control.port);
+  await client.start();
+  await client.synced();
+  const known = (): Service => client.state.services.get(CART)!;
+  assert.equal(client.index.endpointsOf(CART).length, 1);
+  assert.equal(client.isWhole(known()), false);
+  await client.lookup('/10.9.0.1', 10_000);
+  assert.equal(client.isWhole(known()), true);
+  assert.equal(client.index.endpointsOf(CART).length, 2);
+  client.release('/10.9.0.1');
+  assert.equal(client.isWhole(known()), false);
+});
+
+test('what nothing has is remembered without the control plane, and by a later process, until something has it', async (t) => {
+  const file = stateFile(t);
+  const control = await new ControlPlane().listen(t);
+  setState(control.discovery, web);
+  const before = new NodeClient(t, control.port, { stateFile: file });
+  await before.client.start();
+  await before.client.synced();
+  assert.equal((await before.client.lookup('/10.9.0.1', 10_000)).status, 'absent');
+  before.client.save();
+  control.stop();
+  await before.until(() => !before.client.status.connected);
+  assert.equal((await before.client.lookup('/10.9.0.1', 10_000)).status, 'absent');
+  await before.client.close();
+  const after = new NodeClient(t, control.port, { stateFile: file });
+  await after.client.start();
+  assert.deepEqual([after.client.known('/10.9.0.1'), after.client.known('/10.9.0.2')], [{ status: 'absent' }, null]);
+  const second = new ControlPlane();
+  setState(second.discovery, web, cart, cart0);
+  await second.listen(t, control.port);
+  await after.client.synced();
+  assert.equal((await after.client.lookup('/10.9.0.1', 10_000)).status, 'found');
+});
+
+test('an address whose service cannot be used is not taken for one that nothing has', async (t) => {
+  const control = await new ControlPlane().listen(t);
+  setState(control.discovery, web, { ...cart, configuration: '{"rules":[{"teleport":true}]}' });
+  const { client } = new NodeClient(t, control.port);
+  await client.start();
+  await client.synced();
+  assert.deepEqual(await client.lookup('/10.9.0.1', 10_000), { status: 'unusable' });
 });
 
 test('a lookup ends at its deadline when nobody answers', async (t) => {
@@ -243,7 +293,7 @@ test('callers that are not known, or no proxy of a node, are refused with the re
   setState(control.discovery, web);
   for (const [token, reason] of [
     ['wrong', /the token is not known/],
-    ['node:', /is not the proxy of a node/],
+    ['node:', /neither the proxy of a node nor a sidecar/],
     ['node:node-b', /proxy of node node-b, not of node-a/],
   ] as const) {
     const proxy = new NodeClient(t, control.port, { token });
@@ -284,10 +334,42 @@ test('over TLS the certificate of a node says which proxy it is, and that of a w
   assert.equal(node.client.state.workloads.size, 1);
   for (const [identity, reason] of [
     [formatNodeIdentity('cluster.local', 'node-b'), /proxy of node node-b, not of node-a/],
-    ['spiffe://cluster.local/ns/shop/sa/web', /is not the proxy of a node/],
+    ['spiffe://cluster.local/ns/shop/sa/web', /neither the proxy of a node nor a sidecar/],
     [formatNodeIdentity('elsewhere.example', 'node-a'), /neither a token nor a certificate of this mesh/],
   ] as const) {
     const other = connect(identity);
+    await other.client.start();
+    await other.until(() => other.client.status.problem !== 'not connected yet');
+    assert.match(other.client.status.problem, reason);
+    await other.client.close();
+  }
+});
+
+test('a sidecar is one whose identity a workload with a sidecar has, and gets that one', async (t) => {
+  const identities = { web: 'spiffe://cluster.local/ns/shop/sa/web', cart: 'spiffe://cluster.local/ns/shop/sa/cart' };
+  const byToken = async ({ header }: { header(name: string): string | undefined }) => {
+    const name = header('authorization')!.slice('Bearer '.length) as keyof typeof identities;
+    return { name: identities[name], node: null, identities: [identities[name]] };
+  };
+  const control = await new ControlPlane(byToken).listen(t);
+  const own = workload('web', { sidecar: true });
+  setState(control.discovery, own, workload('cart'));
+  const connect = (token: keyof typeof identities, node: string): NodeClient =>
+    new NodeClient(t, control.port, { token, node, scope: 'node' });
+  const sidecar = connect('web', identities.web);
+  await sidecar.client.start();
+  await sidecar.client.synced();
+  assert.deepEqual([...sidecar.client.state.workloads.keys()], [own.uid]);
+  assert.deepEqual(
+    sidecar.client.index.onNode(identities.web).map(({ uid }) => uid),
+    [own.uid],
+  );
+  for (const [token, node, reason] of [
+    ['cart', identities.cart, /neither the proxy of a node nor a sidecar/],
+    ['web', 'node-a', /is the proxy of node spiffe:.*web, not of node-a/],
+    ['web', identities.cart, /not of spiffe:.*cart/],
+  ] as const) {
+    const other = connect(token, node);
     await other.client.start();
     await other.until(() => other.client.status.problem !== 'not connected yet');
     assert.match(other.client.status.problem, reason);

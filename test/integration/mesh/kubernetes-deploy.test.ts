@@ -9,6 +9,7 @@ import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { parseAllDocuments } from 'yaml';
 import { type ControlConfig, loadControl } from '../../../mesh-agent/commands/control-config.ts';
+import { podRecord } from '../../../mesh-agent/kubernetes/records.ts';
 import { loadNode, type NodeConfig } from '../../../mesh-agent/node/node-config.ts';
 import type { PolicyRule } from '../../support/kube-api/access.ts';
 import { configFor, Followed, follow, startApi } from '../../support/kube-api/harness.ts';
@@ -160,6 +161,8 @@ test('control plane and gateway satisfy the restricted Pod Security Standard; th
   for (const podSpec of [control, gateway]) {
     assert.equal(podSpec.securityContext.runAsNonRoot, true);
     assert.equal(podSpec.securityContext.seccompProfile.type, 'RuntimeDefault');
+    // The CA refuses files that the kubelet has opened to the group, so that must not happen at every mount.
+    assert.equal(podSpec.securityContext.fsGroupChangePolicy, 'OnRootMismatch');
     for (const key of ['hostNetwork', 'hostPID', 'hostIPC']) assert.equal(podSpec[key], undefined);
     for (const { hostPath } of podSpec.volumes) assert.equal(hostPath, undefined);
     const { securityContext } = podSpec.containers[0];
@@ -305,6 +308,43 @@ test('the control plane’s configuration is valid, and fits the pod, its servic
     ({ name }: { name: string }) => name === 'token',
   ).projected.sources;
   assert.equal(serviceAccountToken.audience, config.attestation.kubernetes?.audience);
+});
+
+test('the sidecar of the example has what its configuration asks for, one right, and the application after it', (t) => {
+  const { metadata, spec: podSpec } = find('Deployment', 'web').spec.template;
+  assert.equal(podRecord({ metadata, spec: podSpec } as Manifest)!.sidecar, true, 'the label says that it is one');
+  const [sidecar] = podSpec.initContainers;
+  assert.equal(sidecar.restartPolicy, 'Always');
+  assert.deepEqual(sidecar.startupProbe.exec.command.slice(1), ['mesh', 'ready']);
+  const { capabilities, privileged, readOnlyRootFilesystem } = sidecar.securityContext;
+  assert.deepEqual(
+    [capabilities, privileged, readOnlyRootFilesystem],
+    [{ drop: ['ALL'], add: ['NET_ADMIN'] }, undefined, true],
+  );
+  const volumes = podSpec.volumes.map(({ name }: { name: string }) => name);
+  const mounts = new Map(sidecar.volumeMounts.map((mount: Manifest) => [mount.mountPath, mount.name]));
+  for (const name of mounts.values()) assert.ok(volumes.includes(name), String(name));
+  const file = join(temporaryDirectory(t), 'sidecar.yaml');
+  const text: string = find('ConfigMap', 'portcullis-sidecar').data['sidecar.yaml'];
+  assert.equal(sidecar.args.at(-1), '/etc/portcullis/sidecar.yaml');
+  const [, roots] = /^ +roots: (\S+)$/m.exec(text)!;
+  writeFileSync(file, text.replace(roots!, file));
+  const fields: Record<string, string> = {
+    'metadata.name': 'web-7',
+    'metadata.namespace': 'shop',
+    'status.podIP': '10.0.0.7',
+    'spec.serviceAccountName': podSpec.serviceAccountName,
+  };
+  const env = sidecar.env.map(({ name, valueFrom }: Manifest) => [name, fields[valueFrom.fieldRef.fieldPath]]);
+  const loaded = loadNode(file, Object.fromEntries(env));
+  assert.ok('config' in loaded, 'errors' in loaded ? JSON.stringify(loaded.errors) : '');
+  const { config } = loaded;
+  assert.deepEqual(config.sidecar, { namespace: 'shop', name: 'web-7', address: '10.0.0.7', serviceAccount: 'web' });
+  for (const path of [roots!, config.token.file, config.stateDirectory]) assert.ok(mounts.has(dirname(path)), path);
+  const control = loadedControl(plain);
+  assert.ok(control.serverNames.includes(config.controlPlane.address.split(':')[0]!));
+  const token = podSpec.volumes.find(({ name }: { name: string }) => name === mounts.get(dirname(config.token.file)));
+  assert.equal(token.projected.sources[0].serviceAccountToken.audience, control.attestation.kubernetes?.audience);
 });
 
 test('the systemd units are sound', { skip: noSystemd }, (t) => {

@@ -100,14 +100,15 @@ test('over TLS with a kubeconfig, an authority of its own and a token file that 
   api.access.required = true;
   api.access.tokens.set('first', { username: 'source' });
   api.store.put('pods', pod('one'));
-  writeFileSync(file('token'), 'first');
+  // As an editor leaves it.
+  writeFileSync(file('token'), 'first\n');
   chmodSync(file('token'), 0o600);
-  const user = { 'auth-provider': { name: 'tokenFile', config: { tokenFile: file('token') } } };
   writeFileSync(
     file('config'),
     JSON.stringify({
       clusters: [{ name: 'c', cluster: { server: api.url, 'certificate-authority': file('cert') } }],
-      users: [{ name: 'u', user }],
+      // Beside the file, and before a token that is in it.
+      users: [{ name: 'u', user: { tokenFile: 'token', token: 'older' } }],
       contexts: [{ name: 'x', context: { cluster: 'c', user: 'u' } }],
       'current-context': 'elsewhere',
     }),

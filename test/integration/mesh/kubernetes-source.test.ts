@@ -29,7 +29,9 @@ test('a pod becomes a workload with its identity, addresses, node, zone and labe
   api.store.put('pods', pod('cart-5d4f-x', { ips: ['10.0.0.7', 'FD00:0::7'], labels, owner, serviceAccount: 'cart' }));
   api.store.put('services', service('cart'));
   const followed = await follow(t, api, { trustDomain: 'example.org' });
-  assert.deepEqual(followed.pod('cart-5d4f-x'), {
+  const { podUid, ...cart } = followed.pod('cart-5d4f-x')!;
+  assert.match(podUid!, /^[0-9a-f-]{36}$/);
+  assert.deepEqual(cart, {
     uid: 'Kubernetes//Pod/shop/cart-5d4f-x',
     name: 'cart-5d4f-x',
     namespace: 'shop',
@@ -80,6 +82,36 @@ test('the label of a pod goes before that of its namespace, and that before the 
   await followed.until('turned', () => followed.pod('plain', 'plain')!.protocol === 'hbone');
   await followed.untilPod('in', ({ protocol }) => protocol === 'none');
   assert.deepEqual(protocols(), ['host none', 'in none', 'odd none', 'out none', 'plain hbone']);
+});
+
+test('a pod says that it has a sidecar, and what becomes of plain text, unless its namespace does; a node has no right to it', async (t) => {
+  const api = await startApi(t);
+  const labels = (mesh?: string, mode?: string): Record<string, string> => ({
+    ...(mesh === undefined ? {} : { 'portcullis.dev/mesh': mesh }),
+    ...(mode === undefined ? {} : { 'portcullis.dev/mode': mode }),
+  });
+  api.store.put('namespaces', { metadata: { name: 'shop', labels: labels('sidecar', 'strict') } });
+  const put = (name: string, ip: string, ...wishes: (string | undefined)[]) =>
+    api.store.put('pods', pod(name, { ip, serviceAccount: name, labels: labels(...wishes) }));
+  put('own', '10.0.0.1', 'sidecar');
+  put('lax', '10.0.0.2', 'enabled', 'permissive');
+  put('odd', '10.0.0.3', 'enabled', 'lax');
+  put('none', '10.0.0.4');
+  for (const name of ['own', 'lax']) api.store.put('serviceaccounts', serviceAccount(name));
+  const followed = await follow(t, api);
+  const seen = (name: string): string => {
+    const { protocol, sidecar, mode } = followed.pod(name)!;
+    return `${protocol} ${sidecar} ${mode}`;
+  };
+  assert.deepEqual(
+    ['own', 'lax', 'odd', 'none'].map(seen),
+    ['hbone true strict', 'hbone undefined permissive', 'hbone undefined strict', 'none undefined undefined'],
+    'a namespace cannot say that each of its pods has a container',
+  );
+  const allowed = (name: string) => followed.source.runsOnNode('node-a', `spiffe://cluster.local/ns/shop/sa/${name}`);
+  assert.deepEqual([await allowed('lax'), await allowed('own')], [true, false]);
+  api.store.put('namespaces', { metadata: { name: 'shop', labels: {} } });
+  await followed.untilPod('own', ({ mode }) => mode === undefined);
 });
 
 test('a pod that ends drains, then goes; one that has finished or has no address is not there', async (t) => {
@@ -311,13 +343,26 @@ test('a node may have the identities of the pods that run there, and of no other
   api.store.put('pods', pod('a', { ip: '10.0.0.1', node: 'node-a', serviceAccount: 'cart' }));
   api.store.put('pods', pod('b', { ip: '10.0.0.2', node: 'node-b', serviceAccount: 'pay' }));
   api.store.put('serviceaccounts', serviceAccount('cart'));
-  const { source } = await follow(t, api);
+  const followed = await follow(t, api);
+  const { source } = followed;
   assert.equal(await source.runsOnNode('node-a', 'spiffe://cluster.local/ns/shop/sa/cart'), true);
   assert.equal(await source.runsOnNode('node-a', 'spiffe://cluster.local/ns/shop/sa/pay'), false);
   assert.equal(await source.runsOnNode('node-a', 'spiffe://other/ns/shop/sa/cart'), false);
   assert.equal(await source.runsOnNode('node-c', 'spiffe://cluster.local/ns/shop/sa/cart'), false);
-  assert.equal(source.hasServiceAccount('shop', 'cart'), true);
-  assert.equal(source.hasServiceAccount('shop', 'pay'), false);
+
+  // The watch of accounts may be behind that of pods; and an account that is deleted has no identity any more.
+  const late = source.runsOnNode('node-b', 'spiffe://cluster.local/ns/shop/sa/pay');
+  api.store.put('serviceaccounts', serviceAccount('pay'));
+  assert.equal(await late, true);
+  api.store.delete('serviceaccounts', 'shop/cart');
+  api.store.put('pods', pod('c', { ip: '10.0.0.3', node: 'node-c', serviceAccount: 'cart' }));
+  await followed.untilPod('c');
+  const accounts = (): number | undefined =>
+    source.state.collections.find(({ resource }) => resource === 'serviceaccounts')?.objects;
+  while (accounts() !== 1) await new Promise((resolve) => setImmediate(resolve));
+  const refused = source.runsOnNode('node-c', 'spiffe://cluster.local/ns/shop/sa/cart');
+  await source.close();
+  assert.equal(await refused, false);
 });
 
 /** A small generator with a seed (mulberry32). */

@@ -110,18 +110,24 @@ for (const expiredAs of ['status', 'event'] as const) {
     api.expiredAs = expiredAs;
     api.store.put('pods', pod('stays'));
     api.store.put('pods', pod('goes', { ip: '10.0.0.2' }));
-    const followed = await follow(t, api);
+    const followed = await follow(t, api, { backoff: { firstMs: 5, maxMs: 10_000 } });
+    const pods = () => followed.source.state.collections.find(({ resource }) => resource === 'pods')!;
     await api.until(() => api.watches('pods').length === 1);
     await api.stop();
+    while (pods().failures < 4) await new Promise((resolve) => setImmediate(resolve));
     api.store.delete('pods', 'shop/goes');
     api.store.put('pods', pod('comes', { ip: '10.0.0.3' }));
     api.store.compact();
     await api.listen();
     await followed.untilPod('comes');
+    const forgot = followed.lines.find(
+      ({ message, fields }) => message.includes('forgot') && fields.resource === 'pods',
+    )!;
+    assert.ok(Number(forgot.fields.inMs) <= 5, 'the server is there: what failed before holds nothing back');
     assert.equal(followed.pod('goes'), undefined);
     const update = followed.updates.at(-1)!;
     assert.ok(!update.changes.workloads.has('Kubernetes//Pod/shop/stays'), 'what is the same is no change');
-    assert.equal(followed.source.state.collections.find(({ resource }) => resource === 'pods')!.lists, 2);
+    assert.equal(pods().lists, 2);
   });
 }
 

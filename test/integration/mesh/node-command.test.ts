@@ -68,6 +68,7 @@ test('a node proxy and its operator', { skip: meshSkipReason('curl') }, async (t
     );
     assert.deepEqual(counts, { workloads: 2, services: 1, policies: 0 });
     assert.equal(trust.roots.length, 1);
+    assert.equal(await cart(), 0);
     const config = await node.page('/config');
     assert.match(config, /BEGIN CERTIFICATE/);
     assert.doesNotMatch(config, /PRIVATE KEY/);
@@ -219,13 +220,31 @@ test('a node proxy and its operator', { skip: meshSkipReason('curl') }, async (t
     assert.deepEqual([await outside(), await cart()], [0, 0]);
   });
 
-  await t.test('with failClosed: false, connections go past a proxy that is killed', async () => {
+  await t.test('what is not used any more is given up, and there again when it is used', async () => {
     node.proxy!.kill('SIGTERM');
     await node.proxy!.finished;
     const file = join(node.directory, 'node.yaml');
-    writeFileSync(file, `${readFileSync(file, 'utf8')}capture: {failClosed: false}\n`);
+    const more = 'capture: {failClosed: false}\ndiscovery: {idleTimeout: 1s}\n';
+    writeFileSync(file, `${readFileSync(file, 'utf8')}${more}`);
     await node.start();
     await served('web-0');
+    await mesh.startControl();
+    await eventually('the node has found it', async () => (await page()).controlPlane.connected);
+    assert.deepEqual([await outside(), await cart()], [0, 0]);
+    // An open connection is use of what it leads to.
+    const socket = await mesh.clients.connect(web, stranger.address, 8080);
+    const known = (addresses: number): Promise<true> =>
+      eventually(`${addresses} addresses are known`, async () => {
+        const { discovery } = await page();
+        return (discovery!.addresses === addresses && discovery!.outside === addresses) || undefined;
+      });
+    await known(1);
+    socket.destroy();
+    await known(0);
+    assert.deepEqual([await outside(), await cart()], [0, 0]);
+  });
+
+  await t.test('with failClosed: false, connections go past a proxy that is killed', async () => {
     await node.kill();
     await eventually('the rules are gone', async () => (await outside()) === 0);
     assert.doesNotMatch(await rules(web), /inet portcullis/);

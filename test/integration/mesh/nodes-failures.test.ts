@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { Detail, Reason } from '../../../core/exchange/reasons.ts';
 import { startApp } from '../../support/mesh/apps.ts';
 import { eventually, meshSkipReason, TestMesh } from '../../support/mesh/mesh.ts';
 
@@ -20,6 +21,8 @@ test('a mesh of three nodes with parts that fail', { skip }, async (t) => {
         { port: 7000, targetPort: 7000, protocol: 'tcp' },
       ],
       page: [{ port: 80, targetPort: 8080, protocol: 'http' }],
+      // Nobody asks for it until nobody can tell what it is.
+      news: [{ port: 80, targetPort: 8080, protocol: 'http' }],
     },
   });
   const http = { port: 8080, kind: 'http' } as const;
@@ -37,8 +40,23 @@ test('a mesh of three nodes with parts that fail', { skip }, async (t) => {
   const outcome = (promise: Promise<unknown>): Promise<unknown> => promise.then(String, (error) => error.code);
   const works = (service: string, from = web): Promise<unknown> =>
     eventually(`${service} answers`, async () => (await ask(service, from)) === `${service}-0`);
-  await works('feed');
-  await works('page');
+  await t.test('a node is told of what its workloads use when they use it, and of nothing else', async () => {
+    const known = async () => {
+      const { mesh: counts, discovery } = await mesh.node('one').status();
+      return { ...counts, ...discovery };
+    };
+    const before = { workloads: 1, services: 0, policies: 0, addresses: 0, outside: 0, asking: 0, queued: 0 };
+    assert.deepEqual(await known(), before);
+    assert.equal(await ask('feed'), 'feed-0', 'the first connection works');
+    assert.deepEqual(await known(), { ...before, workloads: 2, services: 1, addresses: 1 });
+    assert.equal(await ask('page'), 'page-0');
+    assert.match(await clients.exchange(web, mesh.at('feed-0').address, 7000, ''), /^220 feed-0/);
+    const { status } = await clients.request(web, mesh.at('stranger').address, 8080);
+    assert.equal(status, 200);
+    assert.deepEqual(await known(), { ...before, workloads: 3, services: 2, addresses: 3, outside: 1 });
+    const { mesh: others } = await mesh.node('three').status();
+    assert.deepEqual(others, { workloads: 1, services: 1, policies: 0 }, 'its own workload, and the service of that');
+  });
 
   await t.test('a node whose proxy is killed lets nothing in or out, and the others go on', async () => {
     await mesh.node('two').kill();
@@ -92,10 +110,22 @@ test('a mesh of three nodes with parts that fail', { skip }, async (t) => {
     assert.match(await clients.exchange(web, mesh.vip('feed'), 7000, ''), /^220 feed-0/);
   });
 
+  await t.test('what no workload of the node has used before is refused meanwhile, with the reason', async () => {
+    assert.equal(await outcome(clients.exchange(web, mesh.vip('news'), 80, '')), 'ECONNRESET');
+    const { requests } = JSON.parse(await mesh.node('one').page('/requests?limit=1'));
+    assert.deepEqual([requests[0].reason, requests[0].detail], [Reason.NO_ROUTE, Detail.DISCOVERY_AWAY]);
+    await mesh.node('one').kill();
+    await mesh.node('one').start();
+    await works('feed');
+    const { status } = await clients.request(web, mesh.at('stranger').address, 8080);
+    assert.equal(status, 200, 'what was known to be outside still is');
+  });
+
   await t.test('when it comes back, what has changed meanwhile is taken over', async () => {
     const changed = mesh.changeWorkload('three', 'page-0', { status: 'unhealthy' }).catch(() => {});
     await mesh.startControl();
     await changed;
+    await eventually('what could not be told is known', async () => (await ask('news')) === '503');
     await mesh.changeWorkload('three', 'page-0', { status: 'unhealthy' });
     await eventually('the page is gone', async () => (await ask('page')) === '503');
     await mesh.changeWorkload('three', 'page-0', { status: 'healthy' });

@@ -1,6 +1,7 @@
 // Who may reach whom, as the node proxies decide it.
 
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { test } from 'node:test';
 import type { GraphEdge } from '../../../gateway/admin/workload-metrics.ts';
 import { startApp } from '../../support/mesh/apps.ts';
@@ -66,7 +67,7 @@ test('policies and strict mode on the nodes', { skip }, async (t) => {
     startApp(mesh.at('cart-0'), 'cart-0', http),
     startApp(mesh.at('cart-1'), 'cart-1', http),
     startApp(mesh.at('open-0'), 'open-0', http),
-    startApp(mesh.at('bank-0'), 'bank-0', { port: 7000, kind: 'banner' }),
+    startApp(mesh.at('bank-0'), 'bank-0', { port: 7000, kind: 'banner' }, { port: 7001, kind: 'echo' }),
     startApp(mesh.at('stranger'), 'stranger', http),
   ]);
   const { clients } = mesh;
@@ -163,6 +164,25 @@ test('policies and strict mode on the nodes', { skip }, async (t) => {
 
   await t.test('egress refused: addresses outside of the mesh are not reached', async () => {
     assert.match(await outcome(web, mesh.at('stranger').address, 8080), REFUSED);
+  });
+
+  await t.test('open connections that a new policy does not let in are closed, WebSockets among them', async () => {
+    const stream = await clients.connect(mesh.at('cart-0'), mesh.at('bank-0').address, 7001);
+    const socket = await clients.connect(web, mesh.vip('cart'), 80);
+    const closed = [stream, socket].map(
+      (one) => new Promise((resolve) => one.on('error', () => {}).on('close', resolve)),
+    );
+    stream.write('hello');
+    assert.equal(String((await once(stream, 'data'))[0]), 'hello');
+    socket.write('GET /chat HTTP/1.1\r\nhost: cart\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n');
+    assert.match(String((await once(socket, 'data'))[0]), /^HTTP\/1\.1 101 /);
+    await mesh.change({ policies: POLICIES.replace('/admin*', '/chat*').replace('sa/cart]', 'sa/bank]') });
+    await Promise.all(closed);
+    const details = mesh
+      .node('two')
+      .accessLog()
+      .map(({ detail }) => detail);
+    assert.ok(details.includes('not_allowed_by_shop/tellers'), details.join('\n'));
   });
 
   await t.test('a policy that changes counts at once, on connections that are open, too', async () => {

@@ -4,34 +4,26 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { becomes, type Lab, ok, request, startLab, type Upstream } from '../http/support.ts';
+import { becomes, ok, request, startLab, type Upstream } from '../http/support.ts';
 import type { Wire } from '../http/wire.ts';
 import { Type } from '../http2/frames.ts';
 import { accept, response } from '../http2-upstream/support.ts';
 
+const RACE = 'hedge: {delay: 20ms, budgetPercent: 100}';
 const lab = await startLab({
-  upstreams: 16,
   top: 'accessLog: {path: access.log}',
-  rule: 'hedge: {delay: 20ms, budgetPercent: 100}, timeouts: {request: 15s}',
-});
-const retrying = await startLab({
-  upstreams: 3,
-  top: 'accessLog: {path: access.log}',
-  rule: 'hedge: {delay: 20ms, budgetPercent: 100}, retry: {attempts: 1, codes: [503], backoff: 1ms}, timeouts: {request: 15s}',
-});
-const overHttp2 = await startLab({
-  upstreams: 3,
-  rule: 'hedge: {delay: 20ms, budgetPercent: 100}',
-  backend: 'protocol: h2c',
-});
-const learning = await startLab({
-  upstreams: 2,
-  rule: 'hedge: {quantile: 0.9, minDelay: 1ms, budgetPercent: 50}',
-});
-const breaking = await startLab({
-  upstreams: 2,
-  rule: 'hedge: {delay: 20ms, budgetPercent: 100}',
-  backend: 'circuitBreaker: {maxConnections: 1}',
+  kinds: {
+    t: { upstreams: 16, rule: `${RACE}, timeouts: {request: 15s}` },
+    retrying: {
+      upstreams: 3,
+      rule: `${RACE}, retry: {attempts: 1, codes: [503], backoff: 1ms}, timeouts: {request: 15s}`,
+    },
+    multiplexed: { upstreams: 3, rule: RACE, backend: 'protocol: h2c' },
+    learning: { upstreams: 2, rule: 'hedge: {quantile: 0.9, minDelay: 1ms, budgetPercent: 50}' },
+    breaking: { upstreams: 2, rule: RACE, backend: 'circuitBreaker: {maxConnections: 1}' },
+    quick: { upstreams: 1, rule: `${RACE}, timeouts: {request: 300ms}` },
+    tight: { upstreams: 1, rule: 'hedge: {delay: 20ms, budgetPercent: 2}' },
+  },
 });
 
 const won = 'portcullis_hedges_total{outcome="won"}';
@@ -39,10 +31,10 @@ const lost = 'portcullis_hedges_total{outcome="lost"}';
 const notMade = 'portcullis_hedges_not_made_total';
 
 /** The access log line of a request to an upstream; waits for it. */
-async function logged(upstream: Upstream, of: Lab = lab): Promise<Record<string, unknown>> {
+async function logged(upstream: Upstream): Promise<Record<string, unknown>> {
   let line: string | undefined;
   await becomes(`log line of ${upstream.host}`, async () => {
-    const lines = readFileSync(join(of.directory, 'access.log'), 'utf8').split('\n');
+    const lines = readFileSync(join(lab.directory, 'access.log'), 'utf8').split('\n');
     line = lines.find((text) => text.includes(`"host":"${upstream.host}"`));
     return line !== undefined;
   });
@@ -50,8 +42,8 @@ async function logged(upstream: Upstream, of: Lab = lab): Promise<Record<string,
 }
 
 /** A client that has asked, and the connections of both attempts with their requests read. */
-async function race(upstream: Upstream, of: Lab = lab): Promise<{ client: Wire; first: Wire; second: Wire }> {
-  const client = await of.client();
+async function race(upstream: Upstream): Promise<{ client: Wire; first: Wire; second: Wire }> {
+  const client = await lab.client();
   await client.send(request('GET /slow?x=1', upstream.host, 'X-A: 1'));
   const first = await upstream.connection();
   const { head } = await first.request();
@@ -185,12 +177,8 @@ test('a client that leaves ends both attempts', async () => {
 });
 
 test('a request that runs out of time ends both attempts', async () => {
-  const quick = await startLab({
-    upstreams: 1,
-    rule: 'hedge: {delay: 20ms, budgetPercent: 100}, timeouts: {request: 300ms}',
-  });
-  const upstream = quick.upstream();
-  const { client, first, second } = await race(upstream, quick);
+  const upstream = lab.upstream('quick');
+  const { client, first, second } = await race(upstream);
   assert.equal((await client.response()).status, 504);
   await Promise.all([first.ended(), second.ended()]);
 });
@@ -205,8 +193,8 @@ test('an informational response of the first attempt does not decide', async () 
 });
 
 test('retries begin when both attempts have failed', async () => {
-  const upstream = retrying.upstream();
-  const { client, first, second } = await race(upstream, retrying);
+  const upstream = lab.upstream('retrying');
+  const { client, first, second } = await race(upstream);
   await first.send('HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno');
   await first.ended();
   await second.send('HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno');
@@ -214,21 +202,21 @@ test('retries begin when both attempts have failed', async () => {
   await second.request();
   await second.send(ok('third'));
   assert.equal((await client.response()).body, 'third');
-  const { attempts, retry } = await logged(upstream, retrying);
+  const { attempts, retry } = await logged(upstream);
   assert.deepEqual([attempts, retry], [3, 'succeeded']);
 });
 
 test('a status that is not retried is an answer, whichever attempt it comes from', async () => {
-  const upstream = retrying.upstream();
-  const { client, first, second } = await race(upstream, retrying);
+  const upstream = lab.upstream('retrying');
+  const { client, first, second } = await race(upstream);
   await second.send('HTTP/1.1 500 Oops\r\nContent-Length: 3\r\n\r\nbad');
   assert.equal((await client.response()).status, 500);
   await first.ended();
 });
 
 test('over HTTP/2, the attempt that is not needed is cancelled, and its connection stays', async () => {
-  const upstream = overHttp2.upstream();
-  const client = await overHttp2.client();
+  const upstream = lab.upstream('multiplexed');
+  const client = await lab.client();
   await client.send(request('GET /', upstream.host));
   const server = await accept(upstream);
   const first = await server.request();
@@ -246,8 +234,8 @@ test('over HTTP/2, the attempt that is not needed is cancelled, and its connecti
 });
 
 test('over HTTP/2, the first attempt wins and the second is cancelled', async () => {
-  const upstream = overHttp2.upstream();
-  const client = await overHttp2.client();
+  const upstream = lab.upstream('multiplexed');
+  const client = await lab.client();
   await client.send(request('GET /', upstream.host));
   const server = await accept(upstream);
   await server.request();
@@ -258,8 +246,8 @@ test('over HTTP/2, the first attempt wins and the second is cancelled', async ()
 });
 
 test('when the connection of both streams is lost, the request is sent again on a new one', async () => {
-  const upstream = overHttp2.upstream();
-  const client = await overHttp2.client();
+  const upstream = lab.upstream('multiplexed');
+  const client = await lab.client();
   await client.send(request('GET /', upstream.host));
   const server = await accept(upstream);
   await server.request();
@@ -271,9 +259,9 @@ test('when the connection of both streams is lost, the request is sent again on 
 });
 
 test('with a quantile, a rule learns how long its requests take before it hedges', async () => {
-  const upstream = learning.upstream();
-  const client = await learning.client();
-  const first = learning.client();
+  const upstream = lab.upstream('learning');
+  const client = await lab.client();
+  const first = lab.client();
   await client.send(request('GET /', upstream.host));
   const wire = await upstream.connection();
   // Not one of these is hedged, however slow: nothing is known yet.
@@ -294,27 +282,27 @@ test('with a quantile, a rule learns how long its requests take before it hedges
 });
 
 test('a second attempt beyond the budget is not made', async () => {
-  const tight = await startLab({ upstreams: 1, rule: 'hedge: {delay: 20ms, budgetPercent: 2}' });
-  const upstream = tight.upstream();
-  const { client, first, second } = await race(upstream, tight);
+  const upstream = lab.upstream('tight');
+  const before = await lab.metric(notMade);
+  const { client, first, second } = await race(upstream);
   await client.send(request('GET /pipelined', upstream.host));
   await first.send(ok('slow'));
   await second.ended();
   assert.equal((await client.response()).body, 'slow');
   await first.request();
-  await tight.metricBecomes(notMade, 1);
+  await lab.metricBecomes(notMade, before + 1);
   await first.send(ok('slow again'));
   assert.equal((await client.response()).body, 'slow again');
   assert.equal(upstream.accepted, 2);
 });
 
 test('a second attempt does not wait for a connection that the circuit breaker does not allow', async () => {
-  const upstream = breaking.upstream();
-  const client = await breaking.client();
+  const upstream = lab.upstream('breaking');
+  const client = await lab.client();
   await client.send(request('GET /', upstream.host));
   const wire = await upstream.connection();
   await wire.request();
-  await breaking.metricBecomes(
+  await lab.metricBecomes(
     `portcullis_circuit_breaker_overflows_total{backend="${upstream.host}",priority="default",limit="maxConnections"}`,
     1,
   );

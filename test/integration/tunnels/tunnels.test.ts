@@ -9,10 +9,11 @@ import { createServer, request as httpRequest } from 'node:http';
 import * as http2 from 'node:http2';
 import { type AddressInfo, connect, createServer as createTcpServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { type TestContext, test } from 'node:test';
+import { test } from 'node:test';
 import { makeCertificate } from '../../unit/core/tls/certificates.ts';
 import { becomes } from '../http/support.ts';
-import { type Gateway, get, startGateway, temporaryDirectory } from '../support.ts';
+import { fileLifetime } from '../shared-gateway.ts';
+import { type Gateway, get, type Lifetime, startGateway, temporaryDirectory } from '../support.ts';
 import { authority, issue } from '../tls/support.ts';
 
 const files: Record<string, string> = {};
@@ -28,13 +29,13 @@ for (const [name, certificate] of Object.entries({
 files['ca.crt'] = authority.pem;
 
 /** A directory with all certificates. */
-function certificates(t: TestContext): string {
+function certificates(t: Lifetime): string {
   const directory = temporaryDirectory(t);
   for (const [name, text] of Object.entries(files)) writeFileSync(join(directory, name), text);
   return directory;
 }
 
-async function listening(t: TestContext, server: Server): Promise<number> {
+async function listening(t: Lifetime, server: Server): Promise<number> {
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   t.after(() => server.close());
@@ -50,7 +51,7 @@ interface Apps {
   accepted: () => number;
 }
 
-async function startApps(t: TestContext): Promise<Apps> {
+async function startApps(t: Lifetime): Promise<Apps> {
   let accepted = 0;
   const app = createServer(async (incoming, response) => {
     const chunks: Buffer[] = [];
@@ -81,7 +82,7 @@ async function startApps(t: TestContext): Promise<Apps> {
 }
 
 /** The gateway that ends the tunnels. */
-async function startFar(t: TestContext, apps: Apps, port = 0): Promise<Gateway> {
+async function startFar(t: Lifetime, apps: Apps, port = 0): Promise<Gateway> {
   const directory = certificates(t);
   const gateway = startGateway(
     t,
@@ -115,9 +116,17 @@ backends:
 }
 
 /** The gateway that reaches backends through tunnels to `port`. */
-async function startNear(t: TestContext, port: number, certificate = 'near', more = ''): Promise<Gateway> {
+async function startNear(
+  t: Lifetime,
+  port: number,
+  certificate = 'near',
+  more = '',
+  bytesPort = port,
+): Promise<Gateway> {
   const directory = certificates(t);
-  const tunnel = `tunnel: {port: ${port}}, tls: {serverName: far.test, caCertificates: ${directory}/ca.crt, certificate: ${directory}/${certificate}.crt, key: ${directory}/${certificate}.key}`;
+  const tunnelTo = (peer: number): string =>
+    `tunnel: {port: ${peer}}, tls: {serverName: far.test, caCertificates: ${directory}/ca.crt, certificate: ${directory}/${certificate}.crt, key: ${directory}/${certificate}.key}`;
+  const tunnel = tunnelTo(port);
   const gateway = startGateway(
     t,
     `workers: 1
@@ -133,7 +142,7 @@ routes:
   - {name: bytes, kind: TCP, listeners: [tcp], rules: [{backendRefs: [{name: bytes}]}]}
 backends:
   - {name: web, endpoints: ["127.0.0.1:81"], ${more}${tunnel}}
-  - {name: bytes, endpoints: ["127.0.0.1:82"], ${tunnel}}
+  - {name: bytes, endpoints: ["127.0.0.1:82"], ${tunnelTo(bytesPort)}}
   - {name: nowhere, endpoints: ["127.0.0.1:83"], ${tunnel}}
   - {name: http2, endpoints: ["127.0.0.1:81"], protocol: h2c, ${tunnel}}
 `,
@@ -167,10 +176,17 @@ async function metric(gateway: Gateway, series: string): Promise<number> {
   return line === undefined ? 0 : Number(line.slice(series.length + 1));
 }
 
-/** Once nobody asks any more, nothing is left in the gateways but kept connections, and they end in order. */
-async function assertEmpty(...gateways: Gateway[]): Promise<void> {
+/** Once nobody asks any more, nothing is left in the gateways but kept connections. */
+async function assertIdle(...gateways: Gateway[]): Promise<void> {
   for (const gateway of gateways) {
     await becomes('no request in flight', async () => (await metric(gateway, 'portcullis_requests_in_flight')) === 0);
+  }
+}
+
+/** They are idle, and end in order. */
+async function assertEmpty(...gateways: Gateway[]): Promise<void> {
+  await assertIdle(...gateways);
+  for (const gateway of gateways) {
     gateway.kill('SIGTERM');
     const { code, stderr } = await gateway.finished;
     assert.equal(code, 0, stderr);
@@ -178,12 +194,30 @@ async function assertEmpty(...gateways: Gateway[]): Promise<void> {
   }
 }
 
+/** What is started for several tests, when the first of them asks for it. */
+function shared<T>(start: (file: Lifetime) => Promise<T>): () => Promise<T> {
+  const file = fileLifetime();
+  let started: Promise<T> | undefined;
+  return () => {
+    started ??= start(file);
+    return started;
+  };
+}
+
+/** Two gateways and what is behind them, for tests that leave them as they are. */
+const pair = shared(async (file) => {
+  const apps = await startApps(file);
+  const far = await startFar(file, apps);
+  const near = await startNear(file, await far.port('hbone'));
+  file.after(() => assertEmpty(near, far));
+  return { apps, far, near };
+});
+
 const large = Buffer.alloc(3 * 1024 * 1024, 'portcullis ');
 
-test('requests, bodies, WebSocket and plain connections pass through tunnels of one connection', async (t) => {
-  const apps = await startApps(t);
-  const far = await startFar(t, apps);
-  const near = await startNear(t, await far.port('hbone'));
+test('requests, bodies, WebSocket and plain connections pass through tunnels of one connection', async () => {
+  // The first that uses the two: nothing has been counted.
+  const { apps, far, near } = await pair();
   const port = await near.port();
   const first = await ask(port, '/a', 'web.test');
   assert.deepEqual([first.status, first.body.toString()], [200, '/a of web.test']);
@@ -210,13 +244,11 @@ test('requests, bodies, WebSocket and plain connections pass through tunnels of 
   assert.ok(Buffer.concat(received).equals(large));
 
   assert.equal(await metric(far, 'portcullis_tls_handshakes_total'), 1);
-  await assertEmpty(near, far);
+  await assertIdle(near, far);
 });
 
 test('HTTP/2 inside a tunnel, and many streams in it', async (t) => {
-  const apps = await startApps(t);
-  const far = await startFar(t, apps);
-  const near = await startNear(t, await far.port('hbone'));
+  const { far, near } = await pair();
   const client = http2.connect(`http://127.0.0.1:${await near.port()}`);
   t.after(() => client.destroy());
   const answers = Array.from({ length: 50 }, async (_, i) => {
@@ -231,25 +263,21 @@ test('HTTP/2 inside a tunnel, and many streams in it', async (t) => {
   });
   await Promise.all(answers);
   client.close();
-  await assertEmpty(near, far);
+  await assertIdle(near, far);
 });
 
 test('a tunnel that is not to be had is a 503 that says why', async (t) => {
-  const apps = await startApps(t);
-  const far = await startFar(t, apps);
-  const near = await startNear(t, await far.port('hbone'));
+  const { apps, far, near } = await pair();
+  const accepted = apps.accepted();
   const nowhere = await ask(await near.port(), '/', 'nowhere.test');
   assert.equal(nowhere.status, 503);
   assert.equal(nowhere.headers['x-reason'], 'UF');
   const stranger = await startNear(t, await far.port('hbone'), 'stranger');
   const refused = await ask(await stranger.port(), '/', 'web.test');
   assert.equal(refused.status, 503);
-  assert.equal(apps.accepted(), 0);
-  far.kill('SIGKILL');
-  await far.finished;
-  const gone = await ask(await near.port(), '/', 'web.test');
-  assert.equal(gone.status, 503);
-  await assertEmpty(near, stranger);
+  assert.equal(apps.accepted(), accepted);
+  await assertIdle(near);
+  await assertEmpty(stranger);
 });
 
 test('requests whose tunnel breaks fail, and the next ones have a new one', async (t) => {
@@ -267,16 +295,15 @@ test('requests whose tunnel breaks fail, and the next ones have a new one', asyn
   far.kill('SIGKILL');
   await far.finished;
   await closed;
-  const meanwhile = await ask(port, '/', 'web.test');
-  assert.equal(meanwhile.status, 503);
+  // One that had tunnels, and one that never had.
+  for (const host of ['web.test', 'h2.test']) assert.equal((await ask(port, '/', host)).status, 503, host);
   const again = await startFar(t, apps, hbone);
   assert.equal((await ask(port, '/', 'web.test')).status, 200);
   await assertEmpty(near, again);
 });
 
 test('a node:http2 client opens tunnels', async (t) => {
-  const apps = await startApps(t);
-  const far = await startFar(t, apps);
+  const { far } = await pair();
   const session = http2.connect(`https://127.0.0.1:${await far.port('hbone')}`, {
     ca: files['ca.crt'],
     cert: files['near.crt'],
@@ -325,17 +352,20 @@ test('a node:http2 client opens tunnels', async (t) => {
   lost.close();
   session.close();
   await once(session, 'close');
-  await assertEmpty(far);
+  await assertIdle(far);
 });
 
-test('a node:http2 server sees CONNECT with the address of the endpoint and nothing else', async (t) => {
+/** What a server of node:http2 was asked. */
+const asked: http2.IncomingHttpHeaders[] = [];
+
+/** A gateway whose tunnels go to that server, and to one that says nothing for plain connections. */
+const odd = shared(async (file) => {
   const server = http2.createSecureServer({
     cert: files['far.crt'],
     key: files['far.key'],
     ca: files['ca.crt'],
     requestCert: true,
   });
-  const asked: http2.IncomingHttpHeaders[] = [];
   server.on('stream', (stream: http2.ServerHttp2Stream, headers) => {
     asked.push(headers);
     stream.on('error', () => {});
@@ -348,7 +378,15 @@ test('a node:http2 server sees CONNECT with the address of the endpoint and noth
       stream.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
     });
   });
-  const near = await startNear(t, await listening(t, server as unknown as Server));
+  const mute = createTcpServer((socket) => socket.on('error', () => {}));
+  const ports = [await listening(file, server as unknown as Server), await listening(file, mute)] as const;
+  const near = await startNear(file, ports[0], 'near', '', ports[1]);
+  file.after(() => assertEmpty(near));
+  return near;
+});
+
+test('a node:http2 server sees CONNECT with the address of the endpoint and nothing else', async () => {
+  const near = await odd();
   const port = await near.port();
   const answers = await Promise.all(Array.from({ length: 5 }, () => ask(port, '/', 'web.test')));
   for (const { status, body } of answers) assert.deepEqual([status, body.toString()], [200, 'ok']);
@@ -359,12 +397,12 @@ test('a node:http2 server sees CONNECT with the address of the endpoint and noth
       [':method', 'CONNECT'],
     ]);
   }
-  await assertEmpty(near);
+  await assertIdle(near);
 });
 
 test('a reload does not count the connections that carry tunnels among those of the backend', async (t) => {
-  const apps = await startApps(t);
-  const far = await startFar(t, apps);
+  const { far } = await pair();
+  const before = await metric(far, 'portcullis_tls_handshakes_total');
   const near = await startNear(t, await far.port('hbone'), 'near', 'circuitBreaker: {maxConnections: 1}, ');
   const port = await near.port();
   const inUse = 'portcullis_circuit_breaker_in_use{backend="web",priority="default",limit="maxConnections"}';
@@ -375,8 +413,8 @@ test('a reload does not count the connections that carry tunnels among those of 
     await near.log(/info configuration reloaded /, round);
   }
   assert.equal((await ask(port, '/', 'web.test')).status, 200);
-  assert.equal(apps.accepted(), 1);
-  await assertEmpty(near, far);
+  assert.equal((await metric(far, 'portcullis_tls_handshakes_total')) - before, 1);
+  await assertEmpty(near);
 });
 
 test('an answer that has come whole is not cut when its stream is reset, however slowly the client takes it', async (t) => {
@@ -440,10 +478,8 @@ backends:
   await assertEmpty(near);
 });
 
-test('requests begun before their backend gets another certificate are answered', async (t) => {
-  const apps = await startApps(t);
-  const far = await startFar(t, apps);
-  const near = await startNear(t, await far.port('hbone'));
+test('requests begun before their backend gets another certificate are answered', async () => {
+  const { near, far } = await pair();
   const port = await near.port();
   const config = readFileSync(near.configFile, 'utf8');
   let over = false;
@@ -462,16 +498,15 @@ test('requests begun before their backend gets another certificate are answered'
   over = true;
   await Promise.all(clients);
   assert.deepEqual([...statuses.keys()], [200], JSON.stringify([...statuses]));
-  await assertEmpty(near, far);
+  await assertIdle(near, far);
 });
 
-test('a connection that is passed on unread has the time of connectTimeout to get its tunnel, and no other', async (t) => {
-  const mute = createTcpServer((socket) => socket.on('error', () => {}));
-  const near = await startNear(t, await listening(t, mute), 'near', '');
+test('a connection that is passed on unread has the time of connectTimeout to get its tunnel, and no other', async () => {
+  const near = await odd();
   const plain = connect(await near.port('tcp'), '127.0.0.1');
   await new Promise((resolve) => plain.on('error', () => {}).on('close', resolve));
   const { body } = await get(await near.adminPort(), '/requests?limit=1');
   // The connection to the peer has the same time: either may be seen to have run out first.
   assert.match(JSON.parse(body).requests[0].detailName, /^(connect_timer|tls_timeout)$/);
-  await assertEmpty(near);
+  await assertIdle(near);
 });

@@ -12,6 +12,11 @@ export interface WorkloadPlan {
   /** Default: shop. */
   namespace?: string;
   status?: 'healthy' | 'unhealthy' | 'draining';
+  /** Further labels. */
+  labels?: Record<string, string>;
+  /** A proxy of its own serves it, which the test starts. */
+  sidecar?: boolean;
+  mode?: 'strict' | 'permissive';
   /** False: a machine that the mesh knows nothing of. */
   member?: boolean;
 }
@@ -64,9 +69,10 @@ export function topologyOf(plan: MeshPlan): Topology {
 /** Node of the control plane. */
 export const CONTROL_NODE = 'control';
 
-/** Number of workloads of a node that are in the mesh. */
+/** Number of workloads of a node that its proxy serves. */
 export function membersOf(plan: MeshPlan, node: string): number {
-  return Object.values(plan.nodes[node] ?? {}).filter(({ member }) => member !== false).length;
+  return Object.values(plan.nodes[node] ?? {}).filter(({ member, sidecar }) => member !== false && sidecar !== true)
+    .length;
 }
 
 /** Files of the control plane's directory. */
@@ -93,12 +99,15 @@ function withDefaults(name: string, plan: WorkloadPlan) {
 }
 
 function workloadDocument(name: string, node: string, plan: WorkloadPlan, addresses: Addresses): object {
-  const { app, account = app, namespace, status = 'healthy' } = withDefaults(name, plan);
+  const { app, account = app, namespace, status = 'healthy', labels, sidecar, mode } = withDefaults(name, plan);
   const { address, address6, path } = addresses(name);
   return {
     kind: 'Workload',
-    metadata: { name, namespace, labels: { app } },
-    spec: { addresses: [address, address6], serviceAccount: account, node, status, networkNamespace: path },
+    metadata: { name, namespace, labels: { app, ...labels } },
+    spec: {
+      ...{ addresses: [address, address6], serviceAccount: account, node, status, networkNamespace: path },
+      ...{ sidecar, mode },
+    },
   };
 }
 

@@ -198,7 +198,6 @@ const SELDOM: [path: string, name: string, why: string][] = [
   ['core/authorization/text-match.ts', 'template', 'once per snapshot'],
   ['core/authorization/operation.ts', 'hostMatch', 'once per snapshot'],
   ['core/exchange/authorizer.ts', 'admit', 'once per worker'],
-  ['core/exchange/authorizer.ts', 'recheck', 'once per snapshot'],
   ['core/lb/ring-hash.ts', 'sortByDigit', 'when a ring is built'],
   ['core/exchange/http2-connections.ts', 'failWaiting', 'once per failed connection'],
   ['core/exchange/compression.ts', 'addBody', 'once per slot of a compressor'],

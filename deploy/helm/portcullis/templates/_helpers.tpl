@@ -33,6 +33,8 @@ runAsNonRoot: true
 runAsUser: 65532
 runAsGroup: 65532
 fsGroup: 65532
+# Or the kubelet opens the CA's keys to the group each time that it mounts the volume, and the CA refuses such files.
+fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 

@@ -44,7 +44,7 @@ const PORTS = { http: 8080, tcp: 9000, auto: 7000 };
 const inboundAddress = { host: '0.0.0.0', port: 15_006 };
 
 /** A configuration with one workload, and what a node proxy has for connections that come to it. */
-function configOf(policies: ShortPolicy[] | null): Config {
+function configOf(policies: ShortPolicy[] | null, format = '%{detail}'): Config {
   const loaded = loadConfig(
     `listeners:
 - {name: socket, address: "0.0.0.0:15006", protocols: [tcp]}
@@ -55,7 +55,7 @@ routes:
 - {name: in, listeners: [http, auto], rules: [{backendRefs: [{name: in}]}]}
 - {name: in-tcp, kind: TCP, listeners: [tcp, socket], rules: [{backendRefs: [{name: in}]}]}
 backends: [{name: in, endpoints: ["127.0.0.1:1"]}]
-accessLog: {path: "-", format: "%{detail}"}`,
+accessLog: {path: "-", format: "${format}"}`,
     'test.yaml',
     {},
   );
@@ -91,6 +91,7 @@ accessLog: {path: "-", format: "%{detail}"}`,
     mesh: {
       workloads: [workload],
       destinations: new Map(),
+      discovery: null,
       otherListener: null,
       inbound: { auto: 'auto', http: 'http', tcp: 'tcp' },
       inboundProtocols: new Map([
@@ -113,11 +114,13 @@ class Bench {
   private readonly metrics = createMetricsBuffer();
   private readonly flight = createFlightBuffer();
   private readonly ring = createByteRing(65536);
+  private readonly format: string;
   private port = 0;
   private clientPort = 5000;
   private epoch = 0;
 
-  constructor(policies: ShortPolicy[] | null) {
+  constructor(policies: ShortPolicy[] | null, format = '%{detail}') {
+    this.format = format;
     const bufferBytes = 1024 * 1024;
     this.kernel = new SimKernel({
       random: new Random(1),
@@ -159,7 +162,7 @@ class Bench {
 
   /** Puts policies in force. */
   use(policies: ShortPolicy[] | null): void {
-    const snapshot = compileSnapshot(configOf(policies), ++this.epoch, new Map());
+    const snapshot = compileSnapshot(configOf(policies, this.format), ++this.epoch, new Map());
     this.worker.handle({ type: 'snapshot', snapshot, listenerFds: [this.listenerFd, -2, -3, -4] });
   }
 
@@ -197,6 +200,11 @@ class Bench {
     return readRecords([this.flight])
       .map(({ detail }) => detailName(detail))
       .reverse();
+  }
+
+  /** Records, the last first. */
+  records(): ReturnType<typeof readRecords> {
+    return readRecords([this.flight]);
   }
 
   /** What the records of refusals say, the last first. */
@@ -260,6 +268,59 @@ test('what no policy allows is refused in the name of those that allow', () => {
   bench.dial(PORTS.http, '10.8.0.1').send(bytes(GET));
   bench.run(5);
   assert.match(textOf(bench.workload), /^GET /);
+});
+
+test('the log names workload, side and the policy that decided, whichever way; records do, too', () => {
+  const format = '%{status} %{workload} %{side} %{peer} %{service} %{policy}';
+  const get: ShortPolicy = { name: 'shop/get', rules: [{ to: [{ methods: ['GET'] }] }] };
+  const bench = new Bench([noDelete, fromNine, get], format);
+  const ask = (host: string, request: string): void => {
+    const { length } = bench.reached;
+    const client = bench.dial(PORTS.http, host);
+    client.send(bytes(request));
+    bench.run(5);
+    if (bench.reached.length === length) return;
+    bench.workload.send(bytes('HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok'));
+    bench.run(5);
+  };
+  ask('10.9.0.1', GET.replace('GET', 'PUT'));
+  ask('10.8.0.1', GET);
+  ask('10.9.0.1', DELETE);
+  ask('10.8.0.1', GET.replace('GET', 'PUT'));
+  assert.deepEqual(bench.accessLog().trim().split('\n'), [
+    '200 shop/cart-0 inbound - - shop/nine',
+    '200 shop/cart-0 inbound - - shop/get',
+    '403 shop/cart-0 inbound - - shop/no-delete',
+    '403 shop/cart-0 inbound - - shop/nine, shop/get',
+  ]);
+  assert.deepEqual(
+    bench.records().map(({ workload, side, peer, service, policy }) => [workload, side, peer, service, policy]),
+    [
+      ['shop/cart-0', 'inbound', '', '', 'shop/nine, shop/get'],
+      ['shop/cart-0', 'inbound', '', '', 'shop/no-delete'],
+    ],
+  );
+  assert.match(
+    bench.explanations()[0]!,
+    /^It came to workload shop\/cart-0; it came in plain text, as from nobody\.$/m,
+  );
+  // Bytes that are passed on unread: only a policy that asks nothing of requests can have let them in.
+  bench.dial(PORTS.tcp).closed();
+  bench.run(5);
+  bench.workload.closed();
+  bench.run(5);
+  bench.use([fromNine]);
+  bench.dial(PORTS.tcp).closed();
+  bench.run(5);
+  bench.workload.closed();
+  bench.run(5);
+  assert.deepEqual(bench.accessLog().trim().split('\n'), [
+    '0 shop/cart-0 inbound - - shop/no-delete',
+    '200 shop/cart-0 inbound - - shop/nine',
+  ]);
+  bench.use(null);
+  ask('10.9.0.1', GET);
+  assert.equal(bench.accessLog(), '200 shop/cart-0 inbound - - -\n');
 });
 
 test('a refused body is not waited for', () => {

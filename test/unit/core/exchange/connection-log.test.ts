@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ConnectionLog } from '../../../../core/exchange/connection-log.ts';
+import type { WorkloadRuntime } from '../../../../core/exchange/mesh-runtime.ts';
 import { Connection } from '../../../../core/io/connection.ts';
 import { Endpoint } from '../../../../core/lb/endpoint.ts';
 import { clientFrom, memoryReactor } from './support.ts';
@@ -40,6 +41,23 @@ test('an upstream is named with its address', () => {
   const { log, lines } = logOf();
   log.tell(upstream(), 'TLS handshake failed', 'because');
   assert.deepEqual(lines, ['info TLS handshake failed with upstream 10.0.0.1:1: because']);
+});
+
+test('of a node proxy’s connections the workload is named, unless the listener is already', () => {
+  const { log, lines } = logOf();
+  const workload = { settings: { name: 'shop/web-0' } } as WorkloadRuntime;
+  const out = upstream();
+  out.endpoint!.workload = workload;
+  const client = clientFrom('192.0.2.1');
+  client.workload = workload;
+  const own = clientFrom('192.0.2.1');
+  own.workload = { settings: { name: own.listener!.settings.name } } as WorkloadRuntime;
+  for (const connection of [out, client, own]) log.tell(connection, 'TLS handshake failed', 'because');
+  assert.deepEqual(lines, [
+    'info TLS handshake failed with upstream 10.0.0.1:1, workload shop/web-0: because',
+    'info TLS handshake failed with client 192.0.2.1 on listener l, workload shop/web-0: because',
+    'info TLS handshake failed with client 192.0.2.1 on listener l: because',
+  ]);
 });
 
 test('of many failures alike in one second five are written, and then how many were not', () => {

@@ -32,7 +32,7 @@ const refused: [template: string, sentence: RegExp][] = [
   ['%{metod}', /unknown access log field %\{metod\}; did you mean %\{method\}\?/],
   ['%{bytes_sent}', /did you mean %\{bytesSent\}\?/],
   ['%{commonTime}', /unknown access log field %\{commonTime\}/],
-  ['%{somethingElse}', /known fields: time, method, .*attemptFailure$/],
+  ['%{somethingElse}', /known fields: time, method, .*policy$/],
   ['%{}', /unknown access log field %\{\}/],
   ['%{method', /"%\{method" is not closed by "\}"/],
   ['%d %{method}', /a percent sign itself %%/],

@@ -18,6 +18,29 @@ function logTo(ring: SharedArrayBuffer, format: string): { log: AccessLog; count
   return { log: new AccessLog(ring, format, 5, metrics), counters: metrics.counters };
 }
 
+test('a JSON line of a node proxy says more, and a template may name that anywhere', () => {
+  const encode = (text: string) => new TextEncoder().encode(text);
+  const peer = 'spiffe://cluster.local/ns/shop/sa/web';
+  const mesh = {
+    ...{ workload: encode('shop/web-0'), side: encode('outbound'), peer: encode(peer) },
+    ...{ service: encode('shop/cart:80'), policy: encode('shop/"guard"') },
+  };
+  const ring = createByteRing(64 * 1024);
+  new AccessLog(ring, 'json', 5, new WorkerMetrics(createMetricsBuffer()), true).log(exampleSource({}, mesh));
+  const { workload, side, peer: shown, service, policy, ...rest } = JSON.parse(takeAll(ring));
+  assert.deepEqual(
+    [workload, side, shown, service, policy],
+    ['shop/web-0', 'outbound', peer, 'shop/cart:80', 'shop/"guard"'],
+  );
+  assert.equal(Object.keys(rest).length, accessLogFields.length - 5);
+  const format = '%{workload} %{side} %{peer} %{service} %{policy}';
+  assert.equal(
+    lineOf(format, exampleSource({}, mesh)),
+    `shop/web-0 outbound ${peer} shop/cart:80 shop/\\x22guard\\x22\n`,
+  );
+  assert.equal(lineOf(format, exampleSource()), '- - - - -\n');
+});
+
 /** One line in a format; a small ring makes it lie across the end now and then. */
 function lineOf(format: string, source: LogSource): string {
   const ring = createByteRing(64 * 1024);
@@ -46,7 +69,7 @@ test('a JSON line has every field, in order, with numbers as numbers', () => {
   const line = lineOf('json', exampleSource({}, tls));
   assert.ok(line.endsWith('}\n'));
   const value = JSON.parse(line);
-  assert.deepEqual(Object.keys(value), accessLogFields);
+  assert.deepEqual(Object.keys(value), accessLogFields.slice(0, accessLogFields.indexOf('workload')));
   assert.deepEqual(value, {
     time: '2026-11-20T23:36:04.007Z',
     method: 'GET',

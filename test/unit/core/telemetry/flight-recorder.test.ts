@@ -72,8 +72,38 @@ test('a record says everything about its exchange', () => {
       responseStarted: true,
       responseComplete: false,
       tunnel: false,
+      workload: '',
+      side: '',
+      peer: '',
+      service: '',
+      policy: '',
     },
   ]);
+});
+
+test('of an exchange of a mesh a record says whose it was, and who was at the other end, with names as long as they get', () => {
+  const service = `shop/${'c'.repeat(50)}.shop.svc.cluster.local:8080`;
+  const peer = `spiffe://cluster.local/ns/shop/sa/${'w'.repeat(60)}`;
+  const buffer = createFlightBuffer(2);
+  const recorder = new FlightRecorder(buffer);
+  const mesh = {
+    ...{ hasMesh: true, workload: bytesOf('shop/web-0'), peer: bytesOf(peer), policy: bytesOf('shop/guard') },
+    ...{ listener: bytesOf(service), route: bytesOf(`${service} rule 1`), backend: bytesOf(service) },
+  };
+  recorder.record(exampleSource({}, { ...mesh, service: bytesOf(service), wallMs: 1 }));
+  recorder.record(exampleSource({}, { ...mesh, isInbound: true, wallMs: 2 }));
+  const seen = readRecords([buffer]).map(({ workload, side, peer, service, policy }) => [
+    workload,
+    side,
+    peer,
+    service,
+    policy,
+  ]);
+  assert.deepEqual(seen, [
+    ['shop/web-0', 'inbound', peer, '', 'shop/guard'],
+    ['shop/web-0', 'outbound', peer, service, 'shop/guard'],
+  ]);
+  assert.equal(readRecords([buffer])[1]!.route, `${service} rule 1`);
 });
 
 const notable: [what: string, fields: Parameters<typeof exampleSource>[1], kept: boolean][] = [
@@ -113,6 +143,9 @@ test('long texts are cut, and their true lengths kept', () => {
       route: bytesOf('r'.repeat(100)),
       backend: bytesOf('b'.repeat(100)),
       endpoint: bytesOf('[2001:db8:1111:2222:3333:4444:5555:6666]:65535'),
+      workload: bytesOf('w'.repeat(200)),
+      peer: bytesOf('p'.repeat(200)),
+      policy: bytesOf('o'.repeat(200)),
     },
   );
   // Over the first record: the second, behind it, must stay as it is.
@@ -121,9 +154,12 @@ test('long texts are cut, and their true lengths kept', () => {
   assert.deepEqual(first.requestId, { text: 'i'.repeat(64), length: 70, truncated: true });
   assert.equal(first.method, 'M'.repeat(16));
   assert.deepEqual(first.host, { text: 'h'.repeat(64), length: 255, truncated: true });
-  assert.equal(first.listener, 'l'.repeat(64));
-  assert.equal(first.route, 'r'.repeat(64));
-  assert.equal(first.backend, 'b'.repeat(64));
+  assert.equal(first.listener, 'l'.repeat(96));
+  assert.equal(first.route, 'r'.repeat(96));
+  assert.equal(first.backend, 'b'.repeat(96));
+  assert.equal(first.workload, 'w'.repeat(96));
+  assert.equal(first.peer, 'p'.repeat(128));
+  assert.equal(first.policy, 'o'.repeat(96));
   assert.equal(first.endpoint, '[2001:db8:1111:2222:3333:4444:5555:6666]:65535');
   assert.match(first.path.text, /^\/p{20,}$/);
   assert.equal(first.path.length, 65_535, 'lengths end there');

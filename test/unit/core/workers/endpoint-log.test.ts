@@ -2,8 +2,9 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Detail } from '../../../../core/exchange/reasons.ts';
+import { DETAIL_TLS, Detail } from '../../../../core/exchange/reasons.ts';
 import { Errno } from '../../../../core/ffi/errno.ts';
+import { TlsFailure } from '../../../../core/tls/errors.ts';
 import { EndpointLog } from '../../../../core/workers/endpoint-log.ts';
 import type { EndpointReport } from '../../../../core/workers/protocol.ts';
 
@@ -80,4 +81,15 @@ test('endpoints are told apart, and a timer is a cause like any other', () => {
       '2 info endpoint works again [::1]:80 shop',
     ],
   );
+});
+
+test('what is wrong with a tunnel is named', () => {
+  const lines = logOf([
+    [1, { ...refused, detail: Detail.TUNNEL_REFUSED, errno: 0 }],
+    [2, { ...refused, address: '10.0.0.2:80', detail: DETAIL_TLS + TlsFailure.UNKNOWN_CA, errno: 0 }],
+    [3, { ...refused, address: '10.0.0.3:80', detail: Detail.NO_CERTIFICATE, errno: 0 }],
+  ]);
+  assert.match(lines[0]!, /refused the connection through it: its answer to CONNECT was not 2xx/);
+  assert.match(lines[1]!, /TLS: no trusted authority signed/);
+  assert.match(lines[2]!, /no valid certificate of its own/);
 });

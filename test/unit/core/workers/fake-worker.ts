@@ -9,7 +9,10 @@ const control = new Int32Array(start.metrics);
 const port = parentPort!;
 
 /** Words of the control area. */
-const Word = { STARTS: 0, FAIL_AT_START: 1, FAIL_AT_SNAPSHOT: 2, IGNORE_PINGS: 3, DRAIN_REMAINING: 4, HANG_AT_STOP: 5 };
+const Word = {
+  ...{ STARTS: 0, FAIL_AT_START: 1, FAIL_AT_SNAPSHOT: 2, IGNORE_PINGS: 3, DRAIN_REMAINING: 4, HANG_AT_STOP: 5 },
+  FAIL_AT_REPORT: 6,
+};
 
 function post(message: WorkerMessage): void {
   port.postMessage(message);
@@ -43,6 +46,21 @@ port.on('message', (message: ControlMessage) => {
       break;
     case 'acmeChallenges':
       post({ type: 'log', level: 'info', message: `challenges ${JSON.stringify(message.challenges)}` });
+      break;
+    case 'destinationAnswers':
+      for (const { host, verdict } of message.answers) {
+        post({
+          type: 'destinationQuestions',
+          questions: [{ host: `${host} was ${verdict}`, workload: `${start.index}` }],
+        });
+      }
+      break;
+    case 'reportDestinations':
+      if (Atomics.load(control, Word.FAIL_AT_REPORT) === 1) {
+        Atomics.store(control, Word.FAIL_AT_REPORT, 0);
+        throw new Error('told to fail at the report');
+      }
+      post({ type: 'destinationsUsed', token: message.token, used: { hosts: [`10.0.0.${start.index}`], all: false } });
       break;
     case 'drain':
       post({ type: 'drained', remaining: control[Word.DRAIN_REMAINING]! });

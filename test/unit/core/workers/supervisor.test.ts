@@ -6,10 +6,14 @@ import { connect, createServer } from 'node:net';
 import { afterEach, test } from 'node:test';
 import { ListeningSockets, type ListenPlan } from '../../../../core/workers/listening-sockets.ts';
 import type { LogFields } from '../../../../core/workers/log.ts';
+import type { DestinationQuestion } from '../../../../core/workers/protocol.ts';
 import type { Snapshot } from '../../../../core/workers/snapshot.ts';
 import { Supervisor } from '../../../../core/workers/supervisor.ts';
 
-const Word = { STARTS: 0, FAIL_AT_START: 1, FAIL_AT_SNAPSHOT: 2, IGNORE_PINGS: 3, DRAIN_REMAINING: 4, HANG_AT_STOP: 5 };
+const Word = {
+  ...{ STARTS: 0, FAIL_AT_START: 1, FAIL_AT_SNAPSHOT: 2, IGNORE_PINGS: 3, DRAIN_REMAINING: 4, HANG_AT_STOP: 5 },
+  FAIL_AT_REPORT: 6,
+};
 
 interface Line extends LogFields {
   message: string;
@@ -45,9 +49,13 @@ class Harness {
         this.lines.push(line);
         for (const waiter of this.waiters.filter(({ when }) => when(line))) waiter.resolve(line);
       },
+      onDestinationQuestions: (questions) => this.onQuestions(questions),
     });
     running = this.supervisor;
   }
+
+  /** Told of destinations that workers ask for. */
+  onQuestions: (questions: DestinationQuestion[]) => void = () => {};
 
   /** The first log line, past or future, that fits. */
   line(when: (line: Line) => boolean): Promise<Line> {
@@ -70,7 +78,10 @@ afterEach(async () => {
   running = undefined;
 });
 
-const snapshot = (epoch: number): Snapshot => ({ epoch, rulePolicies: [] as unknown }) as Snapshot;
+const snapshot = (epoch: number): Snapshot => {
+  const none = { rulePolicies: [], refPolicies: [], listeners: [], streamRoutes: [], backends: [], mesh: null };
+  return { epoch, ...none, tls: { contexts: [], ticketKeys: [] } } as unknown as Snapshot;
+};
 
 function connects(port: number): Promise<boolean> {
   return new Promise((resolve) => {
@@ -167,6 +178,29 @@ test('new ticket keys and open challenges reach all workers, and a thread that r
   harness.supervisor.useTicketKeys([Uint8Array.of(3), Uint8Array.of(2)]);
   await said(1, 'keys 3,2');
   await said(1, `challenges ${JSON.stringify(challenges)}`);
+});
+
+test('what is known of destinations reaches all workers, and their questions whoever answers', async () => {
+  const harness = new Harness(2);
+  const asked: string[] = [];
+  const all = new Promise<void>((resolve) => {
+    harness.onQuestions = (questions) => {
+      for (const { host, workload } of questions) asked.push(`${workload}: ${host}`);
+      if (asked.length === 2) resolve();
+    };
+  });
+  await harness.supervisor.apply(snapshot(1), harness.plan('a'));
+  harness.supervisor.answerDestinations([{ host: '192.0.2.1', verdict: 'outside' }]);
+  await all;
+  assert.deepEqual(asked.sort(), ['0: 192.0.2.1 was outside', '1: 192.0.2.1 was outside']);
+});
+
+test('what is used is what any worker uses, and may be anything when one of them dies before it has told', async () => {
+  const harness = new Harness(2);
+  await harness.supervisor.apply(snapshot(1), harness.plan('a'));
+  assert.deepEqual(await harness.supervisor.usedDestinations(), { hosts: ['10.0.0.0', '10.0.0.1'], all: false });
+  harness.controls[1]![Word.FAIL_AT_REPORT] = 1;
+  assert.deepEqual(await harness.supervisor.usedDestinations(), { hosts: ['10.0.0.0'], all: true });
 });
 
 test('a worker that keeps dying is restarted at once, then with growing delays, until it lives', async () => {

@@ -3,10 +3,18 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { DETAIL_PARSE, Detail, REASON_COUNT, Reason, reasonText } from '../../../../core/exchange/reasons.ts';
+import {
+  DETAIL_PARSE,
+  DETAIL_TLS,
+  Detail,
+  REASON_COUNT,
+  Reason,
+  reasonText,
+} from '../../../../core/exchange/reasons.ts';
 import { type FlightRecord, readRecords } from '../../../../core/telemetry/flight-reader.ts';
 import { createFlightBuffer, FlightRecorder } from '../../../../core/telemetry/flight-recorder.ts';
 import type { LogSource } from '../../../../core/telemetry/log-source.ts';
+import { TlsFailure } from '../../../../core/tls/errors.ts';
 import { startAdminServer } from '../../../../gateway/admin/server.ts';
 import { explainRecord, runExplain } from '../../../../gateway/explain.ts';
 import { exampleSource, type SourceTexts } from '../../core/telemetry/support.ts';
@@ -188,6 +196,31 @@ const endings: { name: string; texts?: SourceTexts; fields: Partial<LogSource>; 
     name: 'a backend without endpoints',
     fields: { reason: Reason.NO_HEALTHY_UPSTREAM, detail: Detail.NO_ENDPOINTS, endpoint: none },
     last: /check the endpoints of backend "cart"/,
+  },
+  {
+    name: 'a tunnel that somebody else answers',
+    fields: { reason: Reason.UPSTREAM_CONNECT_FAILURE, detail: DETAIL_TLS + TlsFailure.WRONG_HOST },
+    last: /the tunnel to it \(port 15008 .*was reached, and is somebody else: the log line "TLS handshake failed"/,
+  },
+  {
+    name: 'a tunnel to a node with other roots',
+    fields: { reason: Reason.UPSTREAM_CONNECT_FAILURE, detail: DETAIL_TLS + TlsFailure.UNKNOWN_CA },
+    last: /was reached, and nobody who is trusted here has signed its certificate: .*the roots of both nodes/,
+  },
+  {
+    name: 'a tunnel whose root was removed',
+    fields: { reason: Reason.UPSTREAM_CONNECTION_TERMINATION, detail: Detail.TUNNEL_UNTRUSTED },
+    last: /portcullis mesh roots/,
+  },
+  {
+    name: 'a workload without a certificate',
+    fields: { reason: Reason.UPSTREAM_CONNECT_FAILURE, detail: Detail.NO_CERTIFICATE },
+    last: /the log of the node and \/mesh/,
+  },
+  {
+    name: 'a connection that could not be marked',
+    fields: { reason: Reason.UPSTREAM_CONNECT_FAILURE, detail: Detail.CONNECT_ERRNO, errno: 1 },
+    last: /CAP_NET_ADMIN/,
   },
 ];
 

@@ -185,6 +185,25 @@ test('reloads shows the last loads with what became of connections', async (t) =
   ]);
 });
 
+test('requests lists the records of one workload only, if it is asked for that', async (t) => {
+  const state = fakeState();
+  const { ask } = await startAdmin(t, state);
+  const { flight } = writers(state);
+  const encode = (text: string) => new TextEncoder().encode(text);
+  for (let i = 0; i < 9; i++) {
+    const workload = encode(i % 3 === 0 ? 'shop/web-0' : 'shop/cart-0');
+    const fields = { wallMs: 1000 + i, status: 502, hasMesh: true, workload };
+    flight[i % 2].record(exampleSource({ requestId: `id${i}` }, fields));
+  }
+  const ids = async (query: string): Promise<string[]> =>
+    JSON.parse((await ask(`/requests?${query}`)).body).requests.map(
+      (record: { requestId: { text: string } }) => record.requestId.text,
+    );
+  assert.deepEqual(await ids('workload=shop/web-0'), ['id6', 'id3', 'id0']);
+  assert.deepEqual(await ids('workload=shop/web-0&limit=2'), ['id6', 'id3']);
+  assert.deepEqual(await ids('workload=shop/web'), []);
+});
+
 test('requests lists the newest records up to a limit', async (t) => {
   const state = fakeState();
   const { ask } = await startAdmin(t, state);

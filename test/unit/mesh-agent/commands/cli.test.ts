@@ -23,6 +23,7 @@ test('help is there for each command, and unknown words get the one that was pro
     [['mesh', 'token', 'create', '--help'], /--service-account/],
     [['mesh', 'capture', '--help'], /capture install/],
     [['mesh', 'node', '--help'], /portcullis mesh node --config FILE/],
+    [['mesh', 'ready', '--help'], /portcullis mesh ready /],
     [['mesh', 'graph', '--help'], /portcullis mesh graph \[--admin/],
   ] as const) {
     const { code, stdout } = await run(...args);
@@ -44,6 +45,8 @@ test('help is there for each command, and unknown words get the one that was pro
     [['mesh', 'capture', 'instal'], /unknown command instal: did you mean install\?/],
     [['mesh', 'graph', '10.0.0.1:9902'], /node proxies are given as --admin 10\.0\.0\.1:9902/],
     [['mesh', 'graph', '--admin', '10.0.0.1:9902,x'], /--admin: expected HOST:PORT, not "x"/],
+    [['mesh', 'ready', 'now'], /mesh ready takes no argument now/],
+    [['mesh', 'redy'], /unknown command redy: did you mean ready\?/],
     [['mesh', 'node'], /mesh node needs --config FILE/],
     [['mesh', 'node', 'node.yaml'], /a file is given as --config node\.yaml/],
     [['mesh', 'nod'], /unknown command nod: did you mean node\?/],
@@ -54,6 +57,9 @@ test('help is there for each command, and unknown words get the one that was pro
     assert.equal(code, 2, args.join(' '));
     assert.match(stderr, text);
   }
+  const unready = await run('mesh', 'ready', '--admin', '127.0.0.1:1');
+  assert.equal(unready.code, 1);
+  assert.match(unready.stderr, /cannot reach the admin port 127\.0\.0\.1:1: .*ECONNREFUSED/);
   const away = await run('mesh', 'status', '--admin', '127.0.0.1:1');
   assert.equal(away.code, 1);
   assert.match(away.stderr, /cannot reach the admin port 127\.0\.0\.1:1: .*; is the control plane running/);

@@ -141,7 +141,31 @@ test('workloads, services, policies and traffic rules come out of any number of 
   assert.deepEqual(guard.rules[0]!.when, [{ key: 'request.headers[x-team]', values: [], notValues: ['red'] }]);
 });
 
+test('what is decided of plain text for a workload goes before its namespace, and a sidecar is one that is said', async (t) => {
+  const text = (name: string, more: string) =>
+    `{kind: Workload, metadata: {name: ${name}, namespace: shop}, spec: {addresses: [], ${more}}}\n---\n`;
+  const workloads = `${text('a', '')}${text('b', 'mode: strict, sidecar: true')}${text('c', 'sidecar: false')}`;
+  const elsewhere = text('d', '').replace('shop', 'bank');
+  const directory = await new Directory(t, {
+    'a.yaml': `${workloads}${elsewhere}`,
+    'b.yaml': 'kind: Namespace\nmetadata: {name: shop}\nspec: {mode: permissive}\n',
+  }).start();
+  const seen = (): string[] => [...directory.state.workloads.values()].map(({ mode, sidecar }) => `${mode} ${sidecar}`);
+  assert.deepEqual(directory.errors, []);
+  assert.deepEqual(seen(), ['permissive undefined', 'strict true', 'permissive undefined', 'undefined undefined']);
+});
+
 for (const [what, text, expected] of [
+  [
+    'a namespace in a namespace',
+    'kind: Namespace\nmetadata: {name: a, namespace: b}\nspec: {mode: strict}\n',
+    /^a\.yaml:2:21: metadata\.namespace: a namespace is in no other, expected its name only/,
+  ],
+  [
+    'a mode that is none',
+    CART_0.replace('node: host-a', 'mode: lax'),
+    /^a\.yaml:4:\d+: spec\.mode: "lax" is not valid, expected strict or permissive/,
+  ],
   [
     'an unknown kind',
     'kind: Wrokload\nmetadata: {name: a}\n',

@@ -9,6 +9,7 @@ import {
   refusedCodec,
 } from '../../../../mesh-agent/control/protocol.ts';
 import { parseTraffic } from '../../../../mesh-agent/control/traffic-rules.ts';
+import { identityOf } from '../../../../mesh-agent/model/mesh-state.ts';
 import {
   CART,
   endpointOf,
@@ -80,6 +81,26 @@ test('a node gets its own workloads and their services, and nothing of other nod
   assert.deepEqual(proxy.settle().removed, [other.uid]);
 });
 
+test('a sidecar gets its own workloads and the policies for them; the proxy of their node gets neither', () => {
+  const { discovery } = newDiscovery();
+  const own = { ...web, sidecar: true as const };
+  const guard = policy('guard', { scope: 'workload', selector: own.labels });
+  setState(discovery, cart0, own, other, cart, guard);
+  const sidecar = new FakeProxy(discovery, { node: '', own: identityOf(own) });
+  sidecar.policies();
+  sidecar.addresses('*');
+  assert.deepEqual(sidecar.settle().got, ['shop/guard', own.uid]);
+  const node = new FakeProxy(discovery);
+  node.policies();
+  node.addresses('*');
+  assert.deepEqual(node.settle().got, [CART, cart0.uid].sort());
+  setState(discovery, cart0, web, other, cart, guard);
+  assert.deepEqual(
+    [sidecar.settle().removed, node.settle().got],
+    [['shop/guard', own.uid].sort(), ['shop/guard', web.uid]],
+  );
+});
+
 for (const [what, name] of [
   ['its key', CART],
   ['its address', '/10.9.0.1'],
@@ -138,6 +159,43 @@ test('what is asked for again is sent again, whatever the proxy was sent before'
   proxy.settle();
   proxy.addresses('/10.0.0.4');
   assert.deepEqual(proxy.settle().got, [other.uid]);
+});
+
+test('names that are asked for one by one, and given up, come to the same as if all had been asked for at once', () => {
+  const { discovery } = newDiscovery();
+  const key = 'shop/v2.shop.svc.cluster.local';
+  const traffic = parseTraffic({ rules: [{ backendRefs: [{ name: 'v2' }] }] }, CART, () => key);
+  const routed = { ...cart, vips: ['10.9.0.1'], ...traffic };
+  const v2 = workload('v2-0', { node: 'node-b', addresses: ['10.0.0.7'], ...endpointOf(key) });
+  setState(discovery, cart1, other, routed, v2, service('v2'));
+  const proxy = new FakeProxy(discovery, { node: 'node-z' });
+  proxy.addresses('*');
+  proxy.settle();
+  setState(discovery, cart1, other, routed);
+  proxy.addresses('/10.9.0.1');
+  assert.deepEqual(proxy.settle().got, [CART, cart1.uid].sort());
+  setState(discovery, cart1, other, routed, v2, service('v2'));
+  assert.deepEqual(proxy.settle().got, [key, v2.uid].sort(), 'what a rule names comes when it comes to be');
+  for (const absent of ['/10.77.0.1', '/10.77.0.2', '/10.0.0.7']) proxy.addresses(absent);
+  const { got, removed } = proxy.settle();
+  assert.deepEqual([got, removed], [[v2.uid, key].sort(), ['/10.77.0.1', '/10.77.0.2']]);
+  // Nothing else is new: not because of names that were given up, nor after something has come to have one.
+  proxy.request(ADDRESS_TYPE, { resourceNamesUnsubscribe: ['/10.77.0.1'] });
+  setState(
+    discovery,
+    cart1,
+    other,
+    routed,
+    v2,
+    service('v2'),
+    workload('one', { addresses: ['10.77.0.1'], node: 'x' }),
+  );
+  assert.deepEqual(proxy.settle(), { got: [], removed: [], types: [] });
+  const two = workload('two', { addresses: ['10.77.0.2'], node: 'x' });
+  setState(discovery, cart1, other, routed, v2, service('v2'), two);
+  assert.deepEqual(proxy.settle().got, [two.uid]);
+  proxy.request(ADDRESS_TYPE, { resourceNamesUnsubscribe: ['/10.9.0.1'] });
+  assert.deepEqual(proxy.settle().removed, [CART, cart1.uid].sort(), 'what is asked for in another way stays');
 });
 
 test('subscribing to everything and taking it back in one request leaves the workloads of the node', () => {

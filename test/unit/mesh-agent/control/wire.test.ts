@@ -49,7 +49,7 @@ function backAndForth(one: Workload): Workload {
   return decoded.workload;
 }
 
-test('a workload comes back as it was, without labels and with the names of its policies', () => {
+test('a workload comes back as it was, with the names of its policies', () => {
   const full = workload('cart-0', {
     addresses: ['10.0.0.1', '2001:db8::1'],
     trustDomain: 'mesh.example',
@@ -58,11 +58,31 @@ test('a workload comes back as it was, without labels and with the names of its 
     status: 'draining',
     locality: { region: 'r', zone: 'z', subzone: 's' },
     networkNamespace: '/run/netns/cart-0',
+    podUid: '1b4e28ba-2fa1-11d2-883f-0016d3cca427',
+    labels: { version: 'v2', app: 'cart' },
+    sidecar: true,
+    mode: 'permissive',
     ...endpointOf(CART, 'shop/web.example'),
   });
-  assert.deepEqual(backAndForth(full), { ...full, labels: {}, authorizationPolicies: ['shop/guard'] });
+  assert.deepEqual(backAndForth(full), { ...full, authorizationPolicies: ['shop/guard'] });
   const plain = workload('web', { serviceAccount: 'default' });
-  assert.deepEqual(backAndForth(plain), { ...plain, labels: {}, authorizationPolicies: ['shop/guard'] });
+  assert.deepEqual(backAndForth(plain), { ...plain, authorizationPolicies: ['shop/guard'] });
+  const strict = workload('web', { labels: {}, mode: 'strict' });
+  assert.deepEqual(backAndForth(strict), { ...strict, authorizationPolicies: ['shop/guard'] });
+});
+
+test('a workload with a sidecar is one that takes its tunnels itself to those who know no sidecars', () => {
+  const nativeTunnel = (sidecar?: true): unknown =>
+    (address.decode(encodeWorkload(workload('web', sidecar && { sidecar }), [])) as { workload: object }).workload;
+  assert.equal((nativeTunnel(true) as { nativeTunnel: boolean }).nativeTunnel, true);
+  assert.equal((nativeTunnel() as { nativeTunnel: boolean }).nativeTunnel, false);
+});
+
+test('labels are the same bytes in whatever order a source has them, and one object for all that have the same', () => {
+  const one = workload('web', { labels: { b: '2', a: '1' } });
+  const other = { ...one, labels: { a: '1', b: '2' } };
+  assert.deepEqual(encodeWorkload(one, []), encodeWorkload(other, []));
+  assert.equal(backAndForth(one).labels, backAndForth(workload('cart', { labels: { b: '2', a: '1' } })).labels);
 });
 
 test('a draining workload is unhealthy for those who do not know draining', () => {

@@ -42,6 +42,26 @@ test('services of a workload, endpoints of a service, workloads of a node', () =
   assert.deepEqual(index.byHostname('cart.shop.svc.cluster.local'), [cart]);
 });
 
+test('a workload with a sidecar is its own proxy’s, by its identity, and not that of its node', () => {
+  const [a, b] = [
+    workload('web-0', { serviceAccount: 'web' }),
+    workload('web-1', { serviceAccount: 'web', node: 'node-b' }),
+  ];
+  const index = new MeshIndex(stateOf(a, b));
+  const served = (): string[] =>
+    ['node-a', 'node-b', identityOf(a)].map((proxy) =>
+      index
+        .onNode(proxy)
+        .map(({ name }) => name)
+        .join(),
+    );
+  assert.deepEqual(served(), ['web-0', 'web-1', '']);
+  index.applyState(stateOf({ ...a, sidecar: true }, { ...b, sidecar: true }));
+  assert.deepEqual(served(), ['', '', 'web-0,web-1']);
+  index.applyState(stateOf(a, { ...b, sidecar: true }));
+  assert.deepEqual(served(), ['web-0', '', 'web-1']);
+});
+
 test('policies of the mesh, of the namespace and by selector apply to a workload', () => {
   const policies = [
     policy('everywhere', { namespace: 'root', scope: 'global', selector: {} }),

@@ -6,6 +6,8 @@ import { compileSnapshot } from '../../../../config/compile.ts';
 import type { Config } from '../../../../config/config.ts';
 import { normalise } from '../../../../config/normalise.ts';
 import type { ConfigInput } from '../../../../config/schema.ts';
+import { NodeSlots } from '../../../../core/workers/node-slots.ts';
+import type { Snapshot } from '../../../../core/workers/snapshot.ts';
 import { parseTraffic } from '../../../../mesh-agent/control/traffic-rules.ts';
 import { MeshIndex } from '../../../../mesh-agent/model/mesh-index.ts';
 import type { AuthorizationPolicy, Service, Workload } from '../../../../mesh-agent/model/mesh-state.ts';
@@ -57,6 +59,15 @@ test('no route is for all listeners, or the rules of one service would be those 
   const { routes, streamRoutes } = build([cart(), cart0(), web0()]);
   assert.ok(routes.length > 0 && routes.every(({ listeners }) => listeners?.length === 1));
   assert.ok(streamRoutes.every(({ listeners }) => listeners.length === 1));
+});
+
+test('what is decided for a workload goes before the configuration of its proxy', () => {
+  const strict = (mode: NodeConfig['mode'], own?: Workload['mode']): boolean =>
+    build([web0(own === undefined ? {} : { mode: own })], { mode }).mesh!.workloads[0]!.strict;
+  assert.deepEqual(
+    [strict('strict'), strict('permissive'), strict('strict', 'permissive'), strict('permissive', 'strict')],
+    [true, false, false, true],
+  );
 });
 
 test('applications see no header fields that a gateway would add', () => {
@@ -160,6 +171,24 @@ test('a workload is reached at its own address, through its tunnel if it has one
   assert.deepEqual(destinations.get('10.1.0.6'), { listener: 'direct', identity: null });
   assert.equal(destinations.get('10.96.0.1')!.listener, 'refused');
   assert.equal(destinations.has('192.168.0.1'), false);
+});
+
+test('a service that is not whole is no destination, its workloads are, and rules of others may name it', () => {
+  const traffic = parseTraffic({ rules: [{ backendRefs: [{ name: 'cart' }] }] }, PRICES, () => CART);
+  const prices = service('prices', { vips: ['10.96.0.2'], ...traffic });
+  const index = new MeshIndex(stateOf(cart(), cart0(), prices));
+  const isWhole = ({ name }: Service): boolean => name === 'prices';
+  const { config } = buildConfig({ node: nodeConfig(), index, workloads: [], isWhole });
+  assert.deepEqual([...config.mesh!.destinations.keys()].sort(), ['10.1.0.5', '10.96.0.2', '10.96.0.2:80']);
+  assert.equal(byName(config.listeners, `${CART}:80`), undefined);
+  assert.equal(byName(config.backends, `${CART}:80`)?.endpoints.length, 1);
+});
+
+test('workers ask for what they do not know, unless the node is told of all there is', () => {
+  const networks = ['10.0.0.0/8'];
+  const asks = (scope: 'used' | 'all') =>
+    build([], { discovery: { scope, networks, idleTimeoutMs: 1 } }).mesh!.discovery;
+  assert.deepEqual([asks('used'), asks('all')], [{ networks }, null]);
 });
 
 test('with egress refused nothing leads out of the mesh', () => {
@@ -280,4 +309,60 @@ test('what a gateway has by default, a node proxy has', () => {
     },
   );
   assert.equal(byName(backends, `${CART}:80`)!.connectTimeoutMs, gateway.backends[0]!.connectTimeoutMs);
+});
+
+test('what a change does not concern stays the same objects, from the service to the settings of workers', () => {
+  const slots = new NodeSlots(1);
+  let epoch = 0;
+  const settings = (...things: Thing[]): { config: Config; snapshot: Snapshot } => {
+    const config = build(things);
+    return { config, snapshot: compileSnapshot(config, ++epoch, new Map(), undefined, undefined, slots) };
+  };
+  const [one, two, web] = [cart(), service('prices', { vips: ['10.96.0.2'] }), web0()];
+  const price0 = workload('prices-0', { addresses: ['10.1.0.6'], node: 'node-b', ...endpointOf(PRICES) });
+  const before = settings(one, two, cart0(), price0, web);
+  const after = settings(one, two, cart0({ addresses: ['10.1.0.7'] }), price0, web);
+  for (const [what, list] of [
+    ['backends', ({ config }) => config.backends],
+    ['settings of backends', ({ snapshot }) => snapshot.backends],
+  ] as [string, (of: typeof before) => readonly { name: string; endpoints: readonly { address: string }[] }[]][]) {
+    assert.equal(byName(list(after), `${PRICES}:80`), byName(list(before), `${PRICES}:80`), what);
+    assert.deepEqual(
+      byName(list(after), `${CART}:80`)!.endpoints.map(({ address }) => address),
+      ['10.1.0.7:8080'],
+      what,
+    );
+  }
+  for (const key of [CART, PRICES]) {
+    assert.equal(byName(after.config.routes, `${key}:80`), byName(before.config.routes, `${key}:80`));
+    assert.equal(byName(after.snapshot.listeners, `${key}:80`), byName(before.snapshot.listeners, `${key}:80`));
+  }
+  const destination = ({ snapshot }: typeof before, at: string) => snapshot.mesh!.destinations.get(at);
+  for (const at of ['10.96.0.1:80', '10.96.0.2', '10.1.0.6']) {
+    assert.equal(destination(after, at), destination(before, at), at);
+  }
+  // A service that comes moves listeners to other places.
+  const more = settings(service('a', { vips: ['10.96.0.9'] }), one, two, cart0(), price0, web);
+  const listener = destination(more, '10.96.0.1:80')!.listener;
+  assert.equal(more.snapshot.listeners[listener]!.name, `${CART}:80`);
+  // One that goes unhealthy is no endpoint any more, and comes back.
+  const sick = settings(one, two, cart0({ status: 'unhealthy' }), price0, web);
+  assert.deepEqual(byName(sick.snapshot.backends, `${CART}:80`)!.endpoints, []);
+  assert.equal(byName(settings(one, two, cart0(), price0, web).config.backends, `${CART}:80`)!.endpoints.length, 1);
+});
+
+test('rules that have not changed follow the ports of services that have', () => {
+  const traffic = parseTraffic({ rules: [{ backendRefs: [{ name: 'prices' }] }] }, CART, () => PRICES);
+  assert.ok('rules' in traffic);
+  const one = cart({ rules: traffic.rules });
+  const target = (ports: number[]): string => {
+    const prices = service('prices', {
+      vips: ['10.96.0.2'],
+      ports: ports.map((servicePort) => ({ servicePort, targetPort: 8080, protocol: 'http' })),
+    });
+    return byName(build([one, prices]).routes, `${CART}:80`)!.rules[0]!.backendRefs[0]!.name;
+  };
+  assert.equal(target([80, 81]), `${PRICES}:80`);
+  assert.equal(target([8000]), `${PRICES}:8000`);
+  assert.equal(target([80]), `${PRICES}:80`);
 });

@@ -1,7 +1,7 @@
 // Namespaces of workloads: what is tried in them before they are served, and what is not tried again at once.
 
 import assert from 'node:assert/strict';
-import { renameSync, writeFileSync } from 'node:fs';
+import { renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import type { NamespaceSockets, NamespaceTarget, SocketRequest } from '../../../../core/ffi/netns.ts';
@@ -19,7 +19,8 @@ function machine(t: TestContext, taken: string[] = []) {
   const tried: string[] = [];
   const identified: NamespaceTarget[] = [];
   let whileOpening = (): void => {};
-  const finder: NamespaceFinder = { refresh: () => {}, find: () => ({ path }) };
+  const found: { path: string; inode?: string } = { path };
+  const finder: NamespaceFinder = { refresh: () => {}, find: () => found };
   const sockets = {
     identify: async (target: NamespaceTarget) => {
       whileOpening();
@@ -39,7 +40,7 @@ function machine(t: TestContext, taken: string[] = []) {
     writeFileSync(`${path}.new`, 'second');
     renameSync(`${path}.new`, path);
   };
-  return { namespaces, path, tried, identified, replace, opening: (body: () => void) => (whileOpening = body) };
+  return { namespaces, path, found, tried, identified, replace, opening: (body: () => void) => (whileOpening = body) };
 }
 
 test('all that the workers will listen on is tried: IPv6 as well for a workload that has such an address', async (t) => {
@@ -68,6 +69,25 @@ test('it is the open namespace that is identified, also when its path leads to a
     [fd],
     'the other one is noticed',
   );
+});
+
+test('a path that leads elsewhere than when it was looked at is not opened for the workload', async (t) => {
+  const web = workload('web');
+  const { namespaces, path, found, identified, replace } = machine(t);
+  found.inode = String(statSync(path).ino);
+  replace();
+  await namespaces.update([web]);
+  assert.equal(namespaces.get(web.uid), undefined);
+  assert.match(namespaces.problemOf(web.uid)!, /another network namespace/);
+  assert.deepEqual(identified, []);
+  found.inode = String(statSync(path).ino);
+  await namespaces.update([web]);
+  const open = namespaces.get(web.uid);
+  assert.ok(open);
+  // One that is open already, and was found again, stays, wherever the path leads by now.
+  replace();
+  assert.deepEqual(await namespaces.update([web]), { changed: false, dropped: [] });
+  assert.equal(namespaces.get(web.uid), open);
 });
 
 test('a workload that was left out is tried again after a while, or at once in another namespace', async (t) => {

@@ -44,10 +44,11 @@ stateDirectory: state
     base,
   );
   assert.deepEqual(config, {
-    ...{ file: join(base, 'node.yaml'), trustDomain: 'cluster.local', node: hostname().toLowerCase() },
+    ...{ file: join(base, 'node.yaml'), trustDomain: 'cluster.local', node: hostname().toLowerCase(), sidecar: null },
     controlPlane: { address: '[fd00::1]:15012', serverName: null, rootsFile: join(base, 'roots.pem') },
     token: { kind: 'serviceAccount', file: join(base, 'token') },
     ...{ stateDirectory: join(base, 'state'), mode: 'strict', egress: 'passthrough' },
+    discovery: { scope: 'used', networks: [], idleTimeoutMs: 3_600_000 },
     capture: { failClosed: true },
     limits: { connectionsMax: 0, connectionsPerSecondMax: 0, bufferPercentMax: 50 },
     workers: 'auto',
@@ -66,6 +67,7 @@ joinToken: {file: token}
 stateDirectory: /var/lib/portcullis
 mode: permissive
 egress: refuse
+discovery: {scope: all, networks: ["10.0.0.0/8", "fd00::/8"], idleTimeout: 10m}
 capture: {failClosed: false, excludeInbound: [192.168.0.0/16], excludeOutboundPorts: ["53"]}
 limits: {connections: 5}
 workers: 2
@@ -77,10 +79,11 @@ drainTimeout: 0
     base,
   );
   assert.deepEqual(config, {
-    ...{ file: join(base, 'node.yaml'), trustDomain: 'mesh.example', node: 'host-9' },
+    ...{ file: join(base, 'node.yaml'), trustDomain: 'mesh.example', node: 'host-9', sidecar: null },
     controlPlane: { address: '10.0.0.1:15012', serverName: 'control.internal', rootsFile: join(base, 'roots.pem') },
     token: { kind: 'join', file: join(base, 'token') },
     ...{ stateDirectory: '/var/lib/portcullis', mode: 'permissive', egress: 'refuse' },
+    discovery: { scope: 'all', networks: ['10.0.0.0/8', 'fd00::/8'], idleTimeoutMs: 600_000 },
     capture: { failClosed: false, excludeInbound: ['192.168.0.0/16'], excludeOutboundPorts: ['53'] },
     limits: { connectionsMax: 5, connectionsPerSecondMax: 0, bufferPercentMax: 50 },
     ...{ workers: 2, admin: null, logLevel: 'warn' },
@@ -88,6 +91,42 @@ drainTimeout: 0
     drainTimeoutMs: 0,
   });
   assert.equal(load(`${nodeExample}capture: off\n`.replace(/capture:\n(?: .*\n)+/, ''), base).capture, null);
+});
+
+test('a sidecar takes from the environment which workload is its own, unless it is told', (t) => {
+  const base = temporaryDirectory(t);
+  writeFileSync(join(base, 'roots.pem'), '');
+  const read = (sidecar: string, env: Record<string, string>) => {
+    const file = join(base, 'node.yaml');
+    const rest = `trustDomain: cluster.local
+controlPlane: {address: "control:15012", roots: roots.pem}
+serviceAccountToken: {file: token}
+stateDirectory: state
+`;
+    writeFileSync(file, `${rest}sidecar: ${sidecar}\n`);
+    const loaded = loadNode(file, env);
+    return 'config' in loaded ? loaded.config : loaded.errors.map(({ problem }) => problem);
+  };
+  const env = { POD_NAMESPACE: 'shop', POD_NAME: 'web-0', POD_IP: 'FD00::0:5', POD_SERVICE_ACCOUNT: 'web' };
+  const { sidecar, node } = read('{}', env) as NodeConfig;
+  assert.deepEqual(sidecar, { namespace: 'shop', name: 'web-0', address: 'fd00::5', serviceAccount: 'web' });
+  assert.equal(node, 'shop/web-0');
+  const told = read('{namespace: crew, address: 10.0.0.7}', {
+    ...env,
+    POD_NAME: '',
+    POD_SERVICE_ACCOUNT: '',
+  }) as NodeConfig;
+  assert.deepEqual(told.sidecar, { namespace: 'crew', name: null, address: '10.0.0.7', serviceAccount: 'default' });
+  assert.deepEqual(read('{}', { ...env, POD_NAMESPACE: '' }), [
+    'a sidecar does not know the namespace of its workload (POD_NAMESPACE)',
+  ]);
+  assert.deepEqual(read('{}', { POD_NAMESPACE: 'shop' }), [
+    'a sidecar knows neither the name nor the address of its workload (POD_NAME, POD_IP)',
+  ]);
+  assert.deepEqual(read('{}', { ...env, POD_NAME: 'Web 0' }), [
+    '"Web 0" cannot be the name of a workload or service account',
+  ]);
+  assert.deepEqual(read('{}', { ...env, POD_IP: '10.0.0.300' }), ['"10.0.0.300" is not an IP address']);
 });
 
 test('a reload takes over what it can, and names what waits for a restart', () => {

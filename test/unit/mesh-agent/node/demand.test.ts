@@ -1,0 +1,254 @@
+// What a node asks the control plane for, and when it gives that up, with a control plane that answers as the test says.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { DestinationAnswer, UsedDestinations } from '../../../../core/workers/protocol.ts';
+import type { Lookup } from '../../../../mesh-agent/control/xds-client.ts';
+import type { AddressOwner } from '../../../../mesh-agent/model/mesh-index.ts';
+import {
+  AWAY_MS,
+  Demand,
+  OUTSIDE_PER_WORKLOAD_MAX,
+  QUESTIONS_BURST,
+  QUESTIONS_PER_SECOND,
+} from '../../../../mesh-agent/node/demand.ts';
+import { service, workload } from '../control/support.ts';
+
+const IDLE_MS = 60_000;
+
+/** A node whose clock and whose control plane stand still unless told otherwise. */
+class Node {
+  nowMs = 0;
+  /** Asked and not answered yet. */
+  readonly asked = new Map<string, (result: Lookup) => void>();
+  /** What there is in the mesh, by address. */
+  readonly owners = new Map<string, AddressOwner>();
+  readonly absent = new Set<string>();
+  readonly told: string[] = [];
+  readonly released: string[] = [];
+  /** What workers say is used. */
+  used: UsedDestinations = { hosts: [], all: false };
+  awayMs = 0;
+  rounds = 0;
+  saves = 0;
+  /** Everything that was ever asked. */
+  questions = 0;
+  readonly demand: Demand;
+
+  constructor(names: string[] = []) {
+    const node = this;
+    this.demand = new Demand({
+      directory: {
+        names,
+        get awayMs() {
+          return node.awayMs;
+        },
+        index: { byAddress: (host) => this.owners.get(host) },
+        known: (name) => this.known(name),
+        lookup: (name) => {
+          this.questions++;
+          assert.ok(!this.asked.has(name), `${name} is asked for twice`);
+          return new Promise((resolve) => this.asked.set(name, resolve));
+        },
+        release: (...gone) => void this.released.push(...gone),
+        save: () => void this.saves++,
+      },
+      answer: (answers: readonly DestinationAnswer[]) =>
+        void this.told.push(...answers.map(({ host, verdict }) => `${host} ${verdict}`)),
+      found: () => void this.rounds++,
+      used: async () => this.used,
+      isOwn: (host) => host === '10.2.0.1',
+      idleTimeoutMs: IDLE_MS,
+      now: () => this.nowMs,
+    });
+    this.demand.start();
+  }
+
+  private known(name: string): Extract<Lookup, { status: 'found' | 'absent' }> | null {
+    const owner = this.owners.get(name.slice(1));
+    if (owner !== undefined) return { status: 'found', owner };
+    return this.absent.has(name) ? { status: 'absent' } : null;
+  }
+
+  /** A worker does not know an address. */
+  ask(host: string, from = 'web'): void {
+    this.demand.receive([{ host, workload: from }]);
+  }
+
+  /** The control plane answers what it has been asked: what there is, or that there is nothing. */
+  async answer(...names: string[]): Promise<void> {
+    for (const name of names.length > 0 ? names : [...this.asked.keys()]) {
+      const resolve = this.asked.get(name)!;
+      this.asked.delete(name);
+      if (!this.owners.has(name.slice(1))) this.absent.add(name);
+      resolve(this.known(name)!);
+    }
+    await new Promise(setImmediate);
+    await new Promise(setImmediate);
+  }
+
+  /** What workers have been told since this was last looked at. */
+  takeTold(): string[] {
+    return this.told.splice(0);
+  }
+
+  end(): void {
+    this.demand.close();
+  }
+}
+
+const cart: AddressOwner = { kind: 'service', service: service('cart', { vips: ['10.9.0.1', 'fd00::1'] }) };
+
+test('an address is asked for once; what is found comes in a round, and workers are told what is outside', async () => {
+  const node = new Node();
+  node.owners.set('10.9.0.1', cart);
+  for (const from of ['web', 'web', 'feed']) {
+    node.ask('10.9.0.1', from);
+    node.ask('192.0.2.1', from);
+  }
+  assert.deepEqual([...node.asked.keys()], ['/10.9.0.1', '/192.0.2.1']);
+  assert.deepEqual([node.rounds, node.takeTold()], [0, []]);
+  await node.answer();
+  assert.deepEqual([node.rounds, node.takeTold()], [1, ['192.0.2.1 outside']]);
+  // Another worker, or one that is new, gets the same answer.
+  node.ask('192.0.2.1');
+  await node.answer();
+  assert.deepEqual([node.questions, node.takeTold()], [2, ['192.0.2.1 outside']]);
+  assert.deepEqual(node.demand.state, { addresses: 2, outside: 1, asking: 0, queued: 0 });
+  node.end();
+  assert.equal(node.saves, 1, 'what is outside is on disk at the end');
+});
+
+test('without an answer workers are told why, and the next connection asks again', async () => {
+  const node = new Node();
+  for (const host of ['10.9.0.1', '10.9.0.2', '10.9.0.3']) node.ask(host);
+  const [late, away, unusable] = [...node.asked.values()];
+  late!({ status: 'deadline', connected: true });
+  away!({ status: 'deadline', connected: false });
+  unusable!({ status: 'unusable' });
+  node.asked.clear();
+  await node.answer();
+  assert.deepEqual(node.takeTold(), ['10.9.0.1 unanswered', '10.9.0.2 away', '10.9.0.3 unanswered']);
+  assert.deepEqual(node.released, ['/10.9.0.1', '/10.9.0.2', '/10.9.0.3']);
+  assert.equal(node.demand.state.addresses, 0);
+  node.ask('10.9.0.1');
+  assert.deepEqual([...node.asked.keys()], ['/10.9.0.1']);
+  node.end();
+});
+
+test('a control plane that has been away for some time is not waited for, but what is known is known', async () => {
+  const node = new Node();
+  node.ask('192.0.2.1');
+  await node.answer();
+  node.takeTold();
+  node.awayMs = AWAY_MS + 1;
+  node.ask('192.0.2.1');
+  node.ask('10.9.0.1');
+  await node.answer();
+  assert.deepEqual(node.takeTold(), ['192.0.2.1 outside', '10.9.0.1 away']);
+  assert.equal(node.asked.size, 0);
+  node.end();
+});
+
+test('an answer that cannot be used is no reason to take an address to be outside', async () => {
+  const node = new Node();
+  node.ask('192.0.2.1');
+  await node.answer();
+  node.takeTold();
+  // Something has come to be there, and its resource was refused.
+  node.absent.delete('/192.0.2.1');
+  node.ask('192.0.2.1');
+  await node.answer();
+  assert.deepEqual(node.takeTold(), ['192.0.2.1 unanswered']);
+  node.end();
+});
+
+test('what is not used is given up after its time, and workers hear of it first', async () => {
+  const node = new Node();
+  node.owners.set('10.9.0.1', cart);
+  node.owners.set('10.9.0.2', { kind: 'service', service: service('feed', { vips: ['10.9.0.2'] }) });
+  for (const host of ['10.9.0.1', '10.9.0.2', '192.0.2.1', '192.0.2.2']) node.ask(host);
+  await node.answer();
+  node.takeTold();
+  for (let look = 0; look < 5; look++) {
+    node.nowMs += IDLE_MS / 4;
+    // By another of its addresses, and as it is.
+    node.used = { hosts: ['fd00::1', '192.0.2.1'], all: false };
+    node.owners.set('fd00::1', cart);
+    await node.demand.look();
+  }
+  assert.deepEqual(node.released, ['/10.9.0.2', '/192.0.2.2']);
+  assert.deepEqual(node.takeTold(), ['10.9.0.2 forgotten', '192.0.2.2 forgotten']);
+  // Nobody knows what is used when a worker could not tell.
+  node.nowMs += 2 * IDLE_MS;
+  node.used = { hosts: [], all: true };
+  await node.demand.look();
+  assert.equal(node.released.length, 2);
+  node.used = { hosts: [], all: false };
+  // Nor can what is given up be had again without the control plane.
+  node.awayMs = 1;
+  await node.demand.look();
+  assert.equal(node.released.length, 2);
+  node.awayMs = 0;
+  await node.demand.look();
+  assert.deepEqual(node.released.slice(2), ['/10.9.0.1', '/192.0.2.1']);
+  node.end();
+});
+
+test('a workload that is used by its own address is asked for, lest it goes with a service that is not used', async () => {
+  const node = new Node();
+  for (const [name, host] of [
+    ['cart-0', '10.1.0.5'],
+    ['own', '10.2.0.1'],
+  ] as const) {
+    node.owners.set(host, { kind: 'workload', workload: workload(name, { addresses: [host] }) });
+  }
+  node.used = { hosts: ['10.1.0.5', '10.2.0.1', '203.0.113.1'], all: false };
+  await node.demand.look();
+  assert.deepEqual([...node.asked.keys()], ['/10.1.0.5']);
+  node.end();
+});
+
+test('what an earlier process has asked for is known, and given up like everything else', async () => {
+  const node = new Node(['/10.9.0.1', '/192.0.2.1', 'shop/cart.shop.svc.cluster.local']);
+  node.owners.set('10.9.0.1', cart);
+  node.absent.add('/192.0.2.1');
+  node.ask('192.0.2.1');
+  await node.answer();
+  assert.deepEqual([node.questions, node.takeTold()], [0, ['192.0.2.1 outside']]);
+  node.nowMs = IDLE_MS + 1;
+  await node.demand.look();
+  assert.deepEqual(node.released, ['/10.9.0.1', '/192.0.2.1']);
+  node.end();
+});
+
+test('a workload that tries 100,000 addresses has its share of questions and answers, and the others have theirs', async () => {
+  const node = new Node();
+  const seconds = 100;
+  let others = 0;
+  for (let second = 0; second < seconds; second++) {
+    node.ask('203.0.113.1', 'scanner');
+    for (let count = 0; count < 1000; count++) node.ask(`10.${second}.${count >> 8}.${count & 255}`, 'scanner');
+    const quiet = `192.0.2.${second}`;
+    node.ask(quiet, 'web');
+    if (node.asked.has(`/${quiet}`)) others++;
+    assert.ok(node.asked.size <= 65, `${node.asked.size} under way`);
+    // As often as the control plane answers, until the scanner's time of asking is used up.
+    while (node.asked.size > 0) await node.answer();
+    node.nowMs += 1000;
+    assert.ok(node.demand.state.queued <= 1024, `${node.demand.state.queued} queued`);
+  }
+  assert.equal(others, seconds, 'nobody else has waited');
+  const allowed = QUESTIONS_BURST + seconds * QUESTIONS_PER_SECOND;
+  assert.ok(node.questions - others <= allowed, `${node.questions} questions`);
+  assert.ok(node.questions - others >= allowed - QUESTIONS_PER_SECOND - 1, `${node.questions} questions`);
+  const { addresses, outside } = node.demand.state;
+  assert.deepEqual([addresses, outside], [OUTSIDE_PER_WORKLOAD_MAX + others, OUTSIDE_PER_WORKLOAD_MAX + others]);
+  // What was given up, workers do not take to be outside any more; nothing of the others was.
+  assert.equal(node.released.length, node.questions - others - OUTSIDE_PER_WORKLOAD_MAX);
+  const forgotten = new Set(node.told.filter((text) => text.endsWith(' forgotten')).map((text) => text.split(' ')[0]));
+  assert.deepEqual(new Set(node.released.map((name) => name.slice(1))), forgotten);
+  assert.ok(![...forgotten].some((host) => host!.startsWith('192.')));
+  assert.ok(!forgotten.has('203.0.113.1'), 'nor what it goes on using itself');
+  node.end();
+});
