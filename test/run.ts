@@ -28,7 +28,7 @@ const BURNING = /^test\/(sim|fuzz|integration\/compression)/;
 /** Files that run alone, one after another: they look at load, or at what happens first. */
 const ALONE: RegExp[] = [
   /^test\/(chaos|conformance)\//,
-  /^test\/integration\/(acme|adaptive|overload|mesh\/control-peer)/,
+  /^test\/integration\/(acme|adaptive|overload|mesh\/(control-peer|kubernetes-cluster))/,
 ];
 
 interface FileResult {

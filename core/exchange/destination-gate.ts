@@ -158,8 +158,16 @@ export class DestinationGate implements Protocol {
   sendFailed(): void {}
 
   expired(connection: Connection): void {
-    if (connection.state === HELD) connection.state = UNANSWERED;
+    if (connection.state !== HELD) {
+      this.readable(connection);
+      return;
+    }
+    connection.state = UNANSWERED;
+    const workload = connection.workload!;
+    const host = hostOf(connection.destination!);
     this.readable(connection);
+    // Its question may have been dropped, and whoever has come since has not asked.
+    if (this.hasHeld(host, workload)) this.ask(host, workload);
   }
 
   /** Notes that a destination is in use. */
@@ -196,9 +204,22 @@ export class DestinationGate implements Protocol {
       connections = new Set();
       this.waiting.set(host, connections);
     }
-    // Once for each workload: what one asks may have to wait for its other questions.
-    if (!hasOneOf(connections, workload)) this.questions.push({ host, workload: workload.settings.uid });
+    // Once for each workload: what one asks may have to wait for its other questions. Those that have an answer already
+    // and wait for their turn only have had theirs.
+    if (!this.hasHeld(host, workload)) this.ask(host, workload);
     connections.add(connection);
+  }
+
+  private ask(host: string, workload: WorkloadRuntime): void {
+    this.questions.push({ host, workload: workload.settings.uid });
+  }
+
+  /** Whether a connection of a workload waits for the answer about an address. */
+  private hasHeld(host: string, workload: WorkloadRuntime): boolean {
+    for (const { state, workload: whose } of this.waiting.get(host) ?? []) {
+      if (state === HELD && whose === workload) return true;
+    }
+    return false;
   }
 
   /** Has the connections that wait for an address go on, each in its turn. */
@@ -228,9 +249,4 @@ export class DestinationGate implements Protocol {
   private refuse(connection: Connection, reason: number, detail: number): void {
     this.context.downstreamTcp.refuseConnection(connection, reason, detail);
   }
-}
-
-function hasOneOf(connections: ReadonlySet<Connection>, workload: WorkloadRuntime): boolean {
-  for (const connection of connections) if (connection.workload === workload) return true;
-  return false;
 }

@@ -214,8 +214,11 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
       exchange.method = CONNECT;
       this.identify(exchange);
       if (target === null) this.refuse(exchange, 404, Reason.NO_ROUTE, Detail.TUNNEL_NOWHERE);
-      else if (limit === TUNNEL_IDENTITY) this.refuse(exchange, 403, Reason.UNAUTHORIZED, limit);
-      else if (limit !== 0) this.refuse(exchange, 503, Reason.OVERLOAD, limit);
+      else if (limit === TUNNEL_IDENTITY) {
+        // An honest client has a newer certificate by now, and opens another connection with it.
+        this.engine.shutdowns.finish(stream.session!, CloseCause.DRAIN);
+        this.refuse(exchange, 403, Reason.UNAUTHORIZED, limit);
+      } else if (limit !== 0) this.refuse(exchange, 503, Reason.OVERLOAD, limit);
       else this.refuse(exchange, 400, Reason.DOWNSTREAM_PROTOCOL_ERROR, Detail.NONE);
       return 0;
     }

@@ -106,7 +106,7 @@ export class WorkloadRuntime extends Party {
             minVersion: '1.3',
             maxVersion: '1.3',
           };
-    this.tlsContext = this.tls === null ? null : contexts.client(this.tls, 'h2');
+    this.tlsContext = this.tls === null ? null : contexts.client(this.tls, 'h2', true);
   }
 
   /** It holds as many buffers as it may: there is nothing new for it until some are free again. */

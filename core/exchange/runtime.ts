@@ -120,7 +120,8 @@ export class ListenerRuntime {
       if (contexts[context].clientValidation !== null) this.validatesClients = true;
     }
     if (tls.defaultContext < 0) return;
-    this.defaultContext = made.server(contexts[tls.defaultContext]);
+    // On a node there is one for each workload, and many workloads that nobody asks for anything.
+    this.defaultContext = made.server(contexts[tls.defaultContext], this.settings.mesh !== null);
     if (contexts[tls.defaultContext].clientValidation !== null) this.validatesClients = true;
   }
 

@@ -59,7 +59,7 @@ const OUTPUT_MAX = 16 * 1024 * 1024;
 const COUNT_MAX = 1024;
 
 /** A thread that nobody has asked for anything for so long, and that has no program running, ends. */
-const IDLE_MS = 1000;
+const IDLE_MS = 500;
 
 /** A program that `run` starts is killed after this time. */
 const RUN_LIMIT_MS = 30_000;

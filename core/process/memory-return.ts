@@ -10,11 +10,11 @@ import { trimHeap } from '../ffi/process.ts';
 /** Time without a change before memory is given back. */
 const QUIET_MS = 300;
 
-/** Shortest time between two collections. */
-const REST_MS = 5_000;
+/** Time between two collections in terms of what the last one took: they may have a twentieth of the thread. */
+const REST_SHARE = 20;
 
 /** How often the C heap is trimmed: threads that compile hot code free all that they have needed, wherever that lies. */
-const TRIM_EVERY_MS = 10_000;
+const TRIM_EVERY_MS = 3_000;
 
 /** Heap that has come since the last collection before it is worth another one. */
 const GROWTH_BYTES = 2 * 1024 * 1024;
@@ -44,11 +44,13 @@ export class MemoryReturn {
 
   private giveBack(): void {
     if (getHeapStatistics().used_heap_size - this.usedBytes < GROWTH_BYTES) return;
+    const startMs = performance.now();
     this.collect ??= collector();
     this.collect();
     trimHeap();
     this.usedBytes = getHeapStatistics().used_heap_size;
-    this.nextMs = performance.now() + REST_MS;
+    const endMs = performance.now();
+    this.nextMs = endMs + REST_SHARE * (endMs - startMs);
   }
 }
 

@@ -84,7 +84,7 @@ export interface ClientContextOptions extends ContextOptions {
 
 /** A context. Its fields belong to core/tls. */
 export interface TlsContext {
-  /** SSL_CTX. */
+  /** SSL_CTX; 0: it was to be made when it is first used (`later`), and OpenSSL refuses it. */
   readonly pointer: number;
   readonly server: boolean;
   /** Whether the peer's certificate must hold. */
@@ -93,9 +93,14 @@ export interface TlsContext {
   sessions: number;
   /** `freeContext` was called. */
   released: boolean;
-  /** ALPN list in C memory; 0 for none. */
-  readonly alpnList: number;
   readonly hasTickets: boolean;
+}
+
+/** The C side of a context. */
+interface Opened {
+  pointer: number;
+  /** ALPN list in C memory; 0 for none. */
+  alpnList: number;
 }
 
 /** Default TLS 1.3 cipher suites: AES-128 first, as it costs least and is not the weak part. */
@@ -146,11 +151,14 @@ const SYSTEM_ROOT_FILES = [
 
 /**
  * Makes a server context. The texts are copied. Throws an Error with one sentence that says which
- * part OpenSSL refused and why.
+ * part OpenSSL refused and why. `later`: it is made for the first session, takes no memory (30 KiB) until then, and can
+ * have no tickets.
  */
-export function createServerContext(options: ServerContextOptions): TlsContext {
+export function createServerContext(options: ServerContextOptions, later = false): TlsContext {
   if (options.certificates.length === 0) throw new Error('a TLS server needs at least one certificate');
-  return build(true, options.clientValidation !== undefined, (pointer) => {
+  const hasTickets = options.ticketKeys !== null;
+  if (hasTickets && later) throw new Error('a TLS context with session tickets is made at once');
+  const context = new Context(true, options.clientValidation !== undefined, hasTickets, (pointer) => {
     const ssl = openSsl();
     setCommon(pointer, options, DEFAULT_SERVER_GROUPS);
     ssl.SSL_CTX_set_options(pointer, SslOption.CIPHER_SERVER_PREFERENCE + SslOption.PRIORITIZE_CHACHA);
@@ -164,13 +172,15 @@ export function createServerContext(options: ServerContextOptions): TlsContext {
       ssl.SSL_CTX_set_timeout(pointer, options.ticketLifetimeS ?? DEFAULT_TICKET_LIFETIME_S);
       setTicketKeyRing(pointer, new TicketKeyRing(options.ticketKeys));
     }
-    return { alpnList: setServerAlpn(pointer, options.alpn), hasTickets: options.ticketKeys !== null };
+    return setServerAlpn(pointer, options.alpn);
   });
+  if (!later) context.open();
+  return context;
 }
 
-/** Makes a client context, for connections to upstreams. Errors as for `createServerContext`. */
-export function createClientContext(options: ClientContextOptions): TlsContext {
-  return build(false, options.verify, (pointer) => {
+/** Makes a client context, for connections to upstreams. Errors and `later` as for `createServerContext`. */
+export function createClientContext(options: ClientContextOptions, later = false): TlsContext {
+  const context = new Context(false, options.verify, false, (pointer) => {
     const ssl = openSsl();
     setCommon(pointer, options, DEFAULT_CLIENT_GROUPS);
     ssl.SSL_CTX_set_default_read_buffer_len(pointer, CLIENT_READ_BUFFER_BYTES);
@@ -186,8 +196,10 @@ export function createClientContext(options: ClientContextOptions): TlsContext {
       // Unlike the rest of OpenSSL it returns 0 for success.
       if (ssl.SSL_CTX_set_alpn_protos(pointer, list, list.length) !== 0) fail('the ALPN protocols are refused');
     }
-    return { alpnList: 0, hasTickets: false };
+    return 0;
   });
+  if (!later) context.open();
+  return context;
 }
 
 /**
@@ -197,7 +209,7 @@ export function createClientContext(options: ClientContextOptions): TlsContext {
 export function freeContext(context: TlsContext): void {
   if (context.released) return;
   context.released = true;
-  if (context.sessions === 0) destroy(context);
+  if (context.sessions === 0) (context as Context).destroy();
 }
 
 /** For session.ts: one more session uses the context. */
@@ -210,7 +222,7 @@ export function leaveContext(pointer: number): void {
   const context = contexts.get(pointer);
   if (context === undefined) return;
   context.sessions--;
-  if (context.released && context.sessions === 0) destroy(context);
+  if (context.released && context.sessions === 0) context.destroy();
 }
 
 /**
@@ -248,7 +260,7 @@ export function systemRootsPem(): string {
 
 // -- building ------------------------------------------------------------------
 
-const contexts = new Map<number, TlsContext>();
+const contexts = new Map<number, Context>();
 
 /** Roots of the system, read once per thread: parsing them takes about as long as a hundred handshakes. */
 let systemStorePointer = 0;
@@ -258,35 +270,63 @@ function systemStore(): number {
   return systemStorePointer;
 }
 
-/** Makes an SSL_CTX, has it filled, and takes everything back if that fails. */
-function build(
-  server: boolean,
-  verify: boolean,
-  fill: (pointer: number) => { alpnList: number; hasTickets: boolean },
-): TlsContext {
-  const ssl = openSsl();
-  clearErrors();
-  const pointer = ssl.SSL_CTX_new(server ? ssl.TLS_server_method() : ssl.TLS_client_method());
-  if (pointer === 0) fail('a TLS context cannot be made');
-  try {
-    const parts = fill(pointer);
-    const context: TlsContext = { pointer, server, verify, sessions: 0, released: false, ...parts };
-    contexts.set(pointer, context);
-    return context;
-  } catch (error) {
-    setTicketKeyRing(pointer, null)?.free();
-    ssl.SSL_CTX_free(pointer);
-    throw error;
-  } finally {
-    clearErrors();
-  }
-}
+class Context implements TlsContext {
+  readonly server: boolean;
+  readonly verify: boolean;
+  readonly hasTickets: boolean;
+  sessions = 0;
+  released = false;
+  private readonly fill: (pointer: number) => number;
+  /** Null: not made yet. */
+  private opened: Opened | null = null;
 
-function destroy(context: TlsContext): void {
-  contexts.delete(context.pointer);
-  setTicketKeyRing(context.pointer, null)?.free();
-  openSsl().SSL_CTX_free(context.pointer);
-  freeAlpnList(context.alpnList);
+  /** `fill` sets everything up and returns the ALPN list in C memory. */
+  constructor(server: boolean, verify: boolean, hasTickets: boolean, fill: (pointer: number) => number) {
+    this.server = server;
+    this.verify = verify;
+    this.hasTickets = hasTickets;
+    this.fill = fill;
+  }
+
+  get pointer(): number {
+    if (this.opened === null) {
+      try {
+        this.open();
+      } catch {
+        // The control thread has tried it before, so that is a defect; sessions fail, and all else goes on.
+        this.opened = { pointer: 0, alpnList: 0 };
+      }
+    }
+    return this.opened!.pointer;
+  }
+
+  /** Makes the SSL_CTX, has it filled, and takes everything back if that fails. */
+  open(): void {
+    const ssl = openSsl();
+    clearErrors();
+    const pointer = ssl.SSL_CTX_new(this.server ? ssl.TLS_server_method() : ssl.TLS_client_method());
+    if (pointer === 0) fail('a TLS context cannot be made');
+    try {
+      this.opened = { pointer, alpnList: this.fill(pointer) };
+      contexts.set(pointer, this);
+    } catch (error) {
+      setTicketKeyRing(pointer, null)?.free();
+      ssl.SSL_CTX_free(pointer);
+      throw error;
+    } finally {
+      clearErrors();
+    }
+  }
+
+  /** Gives everything back. */
+  destroy(): void {
+    if (this.opened === null || this.opened.pointer === 0) return;
+    const { pointer, alpnList } = this.opened;
+    contexts.delete(pointer);
+    setTicketKeyRing(pointer, null)?.free();
+    openSsl().SSL_CTX_free(pointer);
+    freeAlpnList(alpnList);
+  }
 }
 
 function setCommon(pointer: number, options: ContextOptions, defaultGroups: string): void {

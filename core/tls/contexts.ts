@@ -31,33 +31,39 @@ export class TlsContexts {
     this.ticketKeys = tls.ticketKeys;
   }
 
-  /** The context for a listener; null when OpenSSL refuses the settings. */
-  server(settings: ServerContextSettings): TlsContext | null {
+  /** The context for a listener; null when OpenSSL refuses the settings. `later`: see `createServerContext`. */
+  server(settings: ServerContextSettings, later = false): TlsContext | null {
     return this.take(this.servers, this.nextServers, settings.key, () =>
-      createServerContext({
-        certificates: settings.certificates,
-        minVersion: settings.minVersion,
-        maxVersion: settings.maxVersion,
-        ...(settings.cipherSuites === '' ? {} : { cipherSuites: settings.cipherSuites }),
-        ...(settings.ciphers === '' ? {} : { ciphers: settings.ciphers }),
-        ...(settings.clientValidation === null ? {} : { clientValidation: settings.clientValidation }),
-        alpn: settings.alpn,
-        ticketKeys: settings.sessionTickets ? this.ticketKeys : null,
-      }),
+      createServerContext(
+        {
+          certificates: settings.certificates,
+          minVersion: settings.minVersion,
+          maxVersion: settings.maxVersion,
+          ...(settings.cipherSuites === '' ? {} : { cipherSuites: settings.cipherSuites }),
+          ...(settings.ciphers === '' ? {} : { ciphers: settings.ciphers }),
+          ...(settings.clientValidation === null ? {} : { clientValidation: settings.clientValidation }),
+          alpn: settings.alpn,
+          ticketKeys: settings.sessionTickets ? this.ticketKeys : null,
+        },
+        later && !settings.sessionTickets,
+      ),
     );
   }
 
   /** The context for connections to a backend that speak `alpn`; null like `server`. */
-  client(settings: BackendTlsSettings, alpn: string): TlsContext | null {
+  client(settings: BackendTlsSettings, alpn: string, later = false): TlsContext | null {
     return this.take(this.clients, this.nextClients, `${alpn} ${settings.key}`, () =>
-      createClientContext({
-        ...(settings.caPem === null ? {} : { caPem: settings.caPem }),
-        ...(settings.certificate === null ? {} : { certificate: settings.certificate }),
-        alpn: [alpn],
-        minVersion: settings.minVersion,
-        maxVersion: settings.maxVersion,
-        verify: settings.verify,
-      }),
+      createClientContext(
+        {
+          ...(settings.caPem === null ? {} : { caPem: settings.caPem }),
+          ...(settings.certificate === null ? {} : { certificate: settings.certificate }),
+          alpn: [alpn],
+          minVersion: settings.minVersion,
+          maxVersion: settings.maxVersion,
+          verify: settings.verify,
+        },
+        later,
+      ),
     );
   }
 

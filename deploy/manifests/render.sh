@@ -7,7 +7,7 @@ target=${1:-$here}
 for part in control node gateway network-policy; do
   {
     if [ "$part" = node ]; then
-      echo "# A trial: the node proxy has not been tested on a cluster yet (docs/mesh/kubernetes.md)."
+      echo "# A trial: the node proxy has not been tested on real nodes yet (docs/mesh/kubernetes.md)."
     fi
     echo "# Made by deploy/manifests/render.sh from deploy/helm/portcullis: change that, not this."
     "${HELM:-helm}" template portcullis "$here/../helm/portcullis" --namespace portcullis --kube-version 1.32.0 \

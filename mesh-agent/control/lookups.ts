@@ -55,6 +55,14 @@ export class Lookups {
     return this.absent.has(name);
   }
 
+  /**
+   * Something has come to have these names that cannot be used. Returns those of them of which the control plane had said
+   * that nothing has them.
+   */
+  doubt(names: readonly string[]): string[] {
+    return names.filter((name) => this.absent.delete(name));
+  }
+
   /** Names with an answer, in the order in which they were asked for. */
   get answered(): string[] {
     return [...this.names.keys()].filter((name) => this.isAnswered(name));

@@ -250,11 +250,12 @@ export class ProxyStream {
   /** Finds out anew what a subscription comes to. */
   private renew(subscription: Subscription, resend: readonly string[] = []): void {
     const { index } = this.context.resources;
-    if (subscription.wildcard && !this.scoped) {
+    const { asked, type, wildcard } = subscription;
+    // Who may reach others is none of a sidecar's business.
+    if (wildcard && !this.scoped && !(type === AUTHORIZATION_TYPE && isSidecar(this.node))) {
       subscription.wantEverything(resend);
       return;
     }
-    const { asked, type, wildcard } = subscription;
     if (type === AUTHORIZATION_TYPE) {
       subscription.want(policyInterest(index, wildcard ? this.node : '', asked), resend);
       return;
@@ -292,6 +293,11 @@ export class ProxyStream {
     const next = subscription.next(nonce, this.context.version(), this.context.now(), removals);
     if (next !== null) this.transport.send(next.bytes);
   }
+}
+
+/** Whether a proxy is that of one workload: it is known by an identity instead of the name of a node. */
+function isSidecar(proxy: string): boolean {
+  return proxy.startsWith('spiffe://');
 }
 
 /** Names that a proxy of ours says it refused; empty for others. */

@@ -61,6 +61,11 @@ export interface XdsClientOptions {
   /** Called with every change, the saved state first. */
   onUpdate: (update: MeshUpdate) => void;
   /**
+   * Called with names of which `known` has said that nothing has them, when something has come to have them that had to
+   * be refused: they are not known any more.
+   */
+  onDoubt?: (names: readonly string[]) => void;
+  /**
    * Puts what was told until now to use. A response is confirmed when this resolves, and refused with the error's message
    * when it rejects. Absent: it is in use when `onUpdate` returns.
    */
@@ -108,6 +113,10 @@ const KEEPALIVE: KeepaliveTimes = { intervalMs: 10_000, timeoutMs: 5_000 };
 /** Largest response that is taken; the control plane sends smaller ones unless a single resource is large. */
 const RESPONSE_BYTES_MAX = 64 * 1024 * 1024;
 
+/** In the saved state: that it is of the whole mesh, and what precedes the names that nothing has. */
+const WHOLE_MARK = '*';
+const ABSENT_MARK = '!';
+
 /** A connection to the control plane that is always being made again. */
 export class XdsClient {
   private readonly options: XdsClientOptions;
@@ -128,6 +137,8 @@ export class XdsClient {
   private readonly refused = new Map<string, RefusedResource[]>();
   private readonly syncWaiters = new Set<() => void>();
   private readonly trust: TrustReceiver | null;
+  /** The whole mesh has been told, now or to an earlier process. Only with the scope `mesh`. */
+  private isWholeMesh = false;
   /** Something of the present stream was refused because it could not be put to use. */
   private hasRefusedUse = false;
 
@@ -161,9 +172,17 @@ export class XdsClient {
     if (bytes !== undefined) {
       try {
         const { subscriptions, update, trust } = this.proxy.load(bytes);
-        this.lookups.load(subscriptions, (name) => this.ownerOf(name) !== undefined);
+        this.loadNames(subscriptions);
         if (trust !== null) await this.trust?.load(trust);
-        this.options.onUpdate(update);
+        if (this.options.scope === 'mesh' && !this.isWholeMesh) {
+          // What it lacks would be taken to be outside.
+          this.options.log(
+            'warn',
+            'last known state is a part of the mesh, nothing is served before the rest is known',
+          );
+        } else {
+          this.options.onUpdate(update);
+        }
         this.options.log('info', 'last known state of the mesh loaded', {
           workloads: update.state.workloads.size,
           services: update.state.services.size,
@@ -173,6 +192,14 @@ export class XdsClient {
       }
     }
     void this.connect();
+  }
+
+  private loadNames(saved: readonly string[]): void {
+    const absent = new Set(saved.flatMap((text) => (text.startsWith(ABSENT_MARK) ? text.slice(1) : [])));
+    // What was there and cannot be read by this version is asked for again: it is not known to be outside.
+    const there = saved.filter((name) => !name.startsWith(ABSENT_MARK) && this.ownerOf(name) !== undefined);
+    this.lookups.load([...there, ...absent], (name) => this.ownerOf(name) !== undefined);
+    this.isWholeMesh = this.options.scope === 'mesh' && saved.includes(WHOLE_MARK);
   }
 
   /** Resolves when the control plane has told everything that concerns this proxy. */
@@ -332,13 +359,30 @@ export class XdsClient {
     const refusal = this.refusal(typeUrl, refused);
     // A version with a plus is followed by the rest of it.
     const isLast = !systemVersionInfo.endsWith('+');
-    if (typeUrl === ADDRESS_TYPE) this.lookups.received(removedResources, isLast);
+    if (typeUrl === ADDRESS_TYPE) {
+      this.lookups.received(removedResources, isLast);
+      if (refused.length > 0) this.doubt(response, refused);
+    }
     if (isLast) this.syncedTypes.add(typeUrl);
     if (this.status.synced) {
+      if (this.options.scope === 'mesh' && !this.isWholeMesh) {
+        this.isWholeMesh = true;
+        this.save();
+      }
       for (const resolve of this.syncWaiters) resolve();
       this.syncWaiters.clear();
     }
     void this.answer(typeUrl, nonce, refusal);
+  }
+
+  /** What was refused has its addresses all the same: whoever takes them to be outside must not any more. */
+  private doubt({ resources }: DeltaResponse, refused: readonly RefusedResource[]): void {
+    const names = new Set(refused.map(({ name }) => name));
+    const aliases = resources.flatMap((resource) => (names.has(resource.name) ? resource.aliases : []));
+    const doubted = this.lookups.doubt(aliases);
+    if (doubted.length === 0) return;
+    this.save();
+    this.options.onDoubt?.(doubted);
   }
 
   /** Confirms or refuses a response, once it is in use. */
@@ -361,12 +405,13 @@ export class XdsClient {
 
   /** Writes down what is known, soon. Changes of the mesh are without being asked, answers that nothing has a name are not. */
   save(): void {
-    this.file?.write(() =>
-      this.proxy.save(
-        this.names.filter((name) => this.known(name) !== null),
-        this.trust?.saved() ?? null,
-      ),
-    );
+    this.file?.write(() => {
+      const names = this.names.flatMap((name) => {
+        const status = this.known(name)?.status;
+        return status === undefined ? [] : status === 'absent' ? `${ABSENT_MARK}${name}` : name;
+      });
+      return this.proxy.save(this.isWholeMesh ? [WHOLE_MARK, ...names] : names, this.trust?.saved() ?? null);
+    });
   }
 
   private newTrust(trust: ProxyTrust): TrustReceiver {

@@ -173,8 +173,8 @@ export class Demand {
       if (entry === undefined) {
         const { queue } = this.asker(workload);
         if (this.options.directory.awayMs > AWAY_MS) this.tell(host, 'away');
+        // Nobody is told of what is too much: that would end the waiting of other workloads, which have their own turn.
         else if (queue.size < QUEUED_MAX) queue.set(host, this.now());
-        else this.tell(host, 'unanswered');
       } else if (!entry.asking) {
         this.touch(entry);
         const known = this.options.directory.known(nameOf(host));
@@ -183,6 +183,17 @@ export class Demand {
       }
     }
     this.pump();
+  }
+
+  /** Something has come to have these names that cannot be used: they are not outside any more, nor anything else. */
+  doubt(names: readonly string[]): void {
+    for (const name of names) {
+      const host = name.slice(1);
+      const entry = this.entries.get(host);
+      if (entry === undefined) continue;
+      this.askers.get(entry.workload)?.outside.delete(host);
+      this.tell(host, 'forgotten');
+    }
   }
 
   /** Finds out what is in use, keeps that, and gives up what has not been for long. */
@@ -308,13 +319,17 @@ export class Demand {
 
   private giveUp(entries: readonly Entry[]): void {
     if (entries.length === 0) return;
+    const { directory, found } = this.options;
+    const hadAny = entries.some(({ host }) => directory.known(nameOf(host))?.status === 'found');
     for (const { host, workload } of entries) {
       this.entries.delete(host);
       this.askers.get(workload)?.outside.delete(host);
       this.tell(host, 'forgotten');
     }
     this.flush();
-    this.options.directory.release(...entries.map(({ host }) => nameOf(host)));
+    directory.release(...entries.map(({ host }) => nameOf(host)));
+    // What stays for another reason is not kept whole any more, and the control plane need not say anything about it.
+    if (hadAny) found();
   }
 
   /** Has the workers told, together with what else there is to tell. */

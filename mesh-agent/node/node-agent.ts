@@ -123,6 +123,7 @@ export class NodeAgent {
       trustDomain: node.trustDomain,
       stateFile: mesh,
       onUpdate: () => this.meshChanged(),
+      onDoubt: (names) => this.demand?.doubt(names),
       use: () => this.useMesh(),
       log,
       trust: {

@@ -167,6 +167,37 @@ test('a connection is refused with the reason when nobody can tell what is at it
   assert.deepEqual(bench.takeQuestions(), ['uid-1 10.96.0.1']);
 });
 
+test('an address is asked for again when the question about it was lost, however many connections wait for it', () => {
+  const bench = newBench();
+  bench.leave(1, VIP, PORTS.http);
+  bench.run();
+  assert.deepEqual(bench.takeQuestions(), [`uid-1 ${VIP}`]);
+  bench.run(HOLD_MS / 2);
+  const second = bench.leave(1, VIP, PORTS.http);
+  bench.run();
+  assert.deepEqual(bench.takeQuestions(), []);
+  // The first one has had no answer.
+  bench.run(HOLD_MS / 2 + 100);
+  assert.equal(second.state, 'established');
+  assert.deepEqual(bench.takeQuestions(), [`uid-1 ${VIP}`]);
+  bench.use({ vips: [VIP] });
+  send(second, GET);
+  bench.run();
+  assert.match(textOf(bench.server.last), /^GET \/a /);
+});
+
+test('a connection that comes when others have just been told that there is no answer asks for itself', () => {
+  const bench = newBench();
+  bench.leave(1, VIP, PORTS.http);
+  bench.run();
+  bench.takeQuestions();
+  const late = bench.leave(1, VIP, PORTS.http);
+  bench.answer(VIP, 'unanswered');
+  bench.run();
+  assert.equal(late.state, 'established');
+  assert.deepEqual(bench.takeQuestions(), [`uid-1 ${VIP}`]);
+});
+
 test('a client that resets its connection while it waits is let go', () => {
   const bench = newBench();
   const [gone, other] = [bench.leave(1, VIP, PORTS.http), bench.leave(1, VIP, PORTS.http)];

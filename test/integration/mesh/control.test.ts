@@ -100,6 +100,47 @@ test('what nothing has is remembered without the control plane, and by a later p
   assert.equal((await after.client.lookup('/10.9.0.1', 10_000)).status, 'found');
 });
 
+test('an address that nothing had is not outside any more when the service that comes there cannot be used', async (t) => {
+  const control = await new ControlPlane().listen(t);
+  setState(control.discovery, web);
+  const doubted: string[] = [];
+  const onDoubt = (names: readonly string[]): void => void doubted.push(...names);
+  const proxy = new NodeClient(t, control.port, { onDoubt });
+  const { client, lines } = proxy;
+  await client.start();
+  await client.synced();
+  assert.equal((await client.lookup('/10.9.0.1', 10_000)).status, 'absent');
+  setState(control.discovery, web, { ...cart, configuration: '{"rules":[{"teleport":true}]}' });
+  await proxy.until(() => lines.some((line) => line.includes('resource refused')));
+  assert.deepEqual([client.known('/10.9.0.1'), doubted], [null, ['/10.9.0.1']]);
+  setState(control.discovery, web);
+  await proxy.until(() => client.known('/10.9.0.1') !== null);
+  assert.deepEqual(client.known('/10.9.0.1'), { status: 'absent' });
+});
+
+test('a saved state that is a part of the mesh is not taken for all of it', async (t) => {
+  const file = stateFile(t);
+  const control = await new ControlPlane().listen(t);
+  setState(control.discovery, web, cart, cart0);
+  const part = new NodeClient(t, control.port, { stateFile: file });
+  await part.client.start();
+  await part.client.synced();
+  await part.client.close();
+  control.stop();
+  const first = new NodeClient(t, control.port, { stateFile: file, scope: 'mesh' });
+  await first.client.start();
+  assert.equal(first.updates.length, 0, 'what it lacks would be outside');
+  const second = await new ControlPlane().listen(t, control.port);
+  setState(second.discovery, web, cart, cart0);
+  await first.client.synced();
+  assert.equal(first.client.state.workloads.size, 2);
+  await first.client.close();
+  second.stop();
+  const later = new NodeClient(t, control.port, { stateFile: file, scope: 'mesh' });
+  await later.client.start();
+  assert.deepEqual(later.updates[0]?.state.workloads.size, 2, 'this is the whole mesh');
+});
+
 test('an address whose service cannot be used is not taken for one that nothing has', async (t) => {
   const control = await new ControlPlane().listen(t);
   setState(control.discovery, web, { ...cart, configuration: '{"rules":[{"teleport":true}]}' });

@@ -30,7 +30,7 @@ for library in $(sed -n 's#^.*\(k8s.io/[a-z-]*\) => ./staging.*$#\1#p' go.mod); 
 done
 
 export GOFLAGS='-mod=mod -buildvcs=false'
-# The API server refuses to start without knowing its own version.
+# What they answer when they are asked for their version, on which clients decide.
 about=k8s.io/component-base/version
 flags="-s -w -X $about.gitVersion=v$version -X $about.gitMajor=1 -X $about.gitMinor=33"
 build() { nice -n 19 go build -p 1 -ldflags "$flags" -o "$target/" "$1"; }

@@ -1,13 +1,13 @@
 // A real Kubernetes API server for tests: etcd and kube-apiserver as processes of this machine, on loopback only.
 //
 // There are no nodes, kubelets or controllers: whoever needs a running pod writes its status. The programs are those
-// that $ETCD and $KUBE_APISERVER name (build.sh makes them); tests skip where they are not there.
+// that $ETCD and $KUBE_APISERVER name (build.sh makes them; programs.ts says whether they are there).
 
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { generateKeyPairSync, type KeyObject, randomUUID, sign } from 'node:crypto';
 import { once } from 'node:events';
-import { accessSync, appendFileSync, constants, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { Agent, request } from 'node:https';
 import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
@@ -15,20 +15,6 @@ import type { TestContext } from 'node:test';
 import { KubeConfig } from '@kubernetes/client-node';
 import { parseAllDocuments } from 'yaml';
 import { temporaryDirectory } from '../../integration/support.ts';
-
-/** Why there is no real API server here; false: there is. */
-export const noCluster: string | false = ((): string | false => {
-  for (const name of ['ETCD', 'KUBE_APISERVER']) {
-    const path = process.env[name];
-    if (path === undefined || path === '') return `$${name} is not set (test/support/kube-cluster/build.sh)`;
-    try {
-      accessSync(path, constants.X_OK);
-    } catch {
-      return `$${name} is ${path}, which cannot be executed`;
-    }
-  }
-  return false;
-})();
 
 /** A safety net: an API server is there after some seconds. */
 const START_LIMIT_MS = 60_000;
@@ -236,13 +222,13 @@ export class KubeCluster {
     return config;
   }
 
-  /** A kubeconfig file whose token is in a file of its own. */
-  configFile(t: TestContext, tokenFile: string): string {
+  /** A kubeconfig file whose token is in a file of its own; `server`: where the API server is reached instead. */
+  configFile(t: TestContext, tokenFile: string, server = this.url): string {
     const file = join(temporaryDirectory(t), 'config');
     const text = JSON.stringify({
       apiVersion: 'v1',
       kind: 'Config',
-      clusters: [{ name: 'c', cluster: { server: this.url, 'certificate-authority': this.caFile } }],
+      clusters: [{ name: 'c', cluster: { server, 'certificate-authority': this.caFile } }],
       users: [{ name: 'u', user: { tokenFile } }],
       contexts: [{ name: 'x', context: { cluster: 'c', user: 'u' } }],
       'current-context': 'x',
@@ -300,6 +286,6 @@ const CLUSTER_WIDE = new Set(['Namespace', 'Node', 'ClusterRole', 'ClusterRoleBi
 /** Where an object lives. */
 export function pathOf({ apiVersion, kind, metadata }: KubeObject): string {
   const group = apiVersion.includes('/') ? `/apis/${apiVersion}` : `/api/${apiVersion}`;
-  const namespace = CLUSTER_WIDE.has(kind) ? '' : `/namespaces/${metadata.namespace}`;
+  const namespace = CLUSTER_WIDE.has(kind) ? '' : `/namespaces/${metadata.namespace ?? 'default'}`;
   return `${group}${namespace}/${PLURALS[kind] ?? `${kind.toLowerCase()}s`}/${metadata.name}`;
 }

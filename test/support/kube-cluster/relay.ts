@@ -32,10 +32,10 @@ export class Relay {
     });
   }
 
-  /** Leads to a URL's port until the test ends. */
-  static async to(t: TestContext, url: string): Promise<Relay> {
+  /** Leads to a URL's port until the test ends; `fd`: a listening socket, such as one of another network namespace. */
+  static async to(t: TestContext, url: string, fd?: number): Promise<Relay> {
     const relay = new Relay(Number(new URL(url).port));
-    relay.server.listen(0, '127.0.0.1');
+    relay.server.listen(fd === undefined ? { port: 0, host: '127.0.0.1' } : { fd });
     await once(relay.server, 'listening');
     t.after(() => {
       relay.server.close();

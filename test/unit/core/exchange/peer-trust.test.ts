@@ -80,6 +80,12 @@ class Node {
     });
   }
 
+  /** Sets the clock on the wall forward. */
+  setClock(ms: number): void {
+    const wallMs = this.kernel.wallMs.bind(this.kernel);
+    this.kernel.wallMs = () => wallMs() + ms;
+  }
+
   /** Lets time pass. */
   wait(ms: number): void {
     this.aheadMs += ms;
@@ -101,7 +107,7 @@ class Node {
 routes: [{name: http, listeners: [in-http], rules: [{backendRefs: [{name: inbound}]}]},
  {name: tcp, kind: TCP, listeners: [service], rules: [{backendRefs: [{name: peer}]}]},
  {name: in, kind: TCP, listeners: [in-tcp], rules: [{backendRefs: [{name: inbound}]}]}]
-backends: [{name: peer, endpoints: ["${this.peerHost}:9000"]}, {name: inbound, endpoints: ["127.0.0.1:1"]}]`,
+backends: [{name: peer, endpoints: ["${this.peerHost}:9000"], connectTimeout: 60s}, {name: inbound, endpoints: ["127.0.0.1:1"]}]`,
       'test.yaml',
       {},
     );
@@ -178,7 +184,7 @@ class Client {
   async open(port: number): Promise<http2.ClientHttp2Stream> {
     const stream = this.session.request({ ':method': 'CONNECT', ':authority': `127.0.0.1:${port}` });
     stream.on('error', () => {});
-    const [headers] = (await once(stream, 'response')) as [http2.IncomingHttpHeaders];
+    const [headers] = (await inTime('an answer', once(stream, 'response'))) as [http2.IncomingHttpHeaders];
     assert.equal(headers[':status'], 200);
     return stream;
   }
@@ -246,8 +252,11 @@ test('when the certificate of a client runs out, its tunnels take nothing new, a
   const port = await startEcho(t);
   const node = new Node(t, port);
   node.use(oldRoot, oldRoot);
-  const client = new Client(t, node, identityUnder(oldRoot, WEB, { toDays: 2 / 86_400 }));
+  const client = new Client(t, node, identityUnder(oldRoot, WEB, { toDays: 30 / 86_400 }));
   const stream = await client.open(port);
+  assert.equal(await echo(stream, 'here'), 'here');
+  assert.equal(client.goaways, 0);
+  node.wait(30_000);
   await until('a GOAWAY', () => (client.goaways > 0 ? true : undefined));
   assert.equal(await echo(stream, 'still here'), 'still here');
   const ended = closed(client.session);
@@ -316,6 +325,23 @@ function dial(t: TestContext, node: Node): Socket {
   t.after(() => socket.destroy());
   return socket;
 }
+
+test('a clock that is set past the end of a certificate counts as well', async (t) => {
+  const port = await startEcho(t);
+  const node = new Node(t, port);
+  node.use(oldRoot, oldRoot);
+  const client = new Client(t, node, identityUnder(oldRoot, WEB));
+  const stream = await client.open(port);
+  node.setClock(10 * 365 * 86_400_000);
+  node.wait(1000);
+  const refused = client.session.request({ ':method': 'CONNECT', ':authority': `127.0.0.1:${port}` });
+  refused.on('error', () => {});
+  const [headers] = (await inTime('an answer', once(refused, 'response'))) as [http2.IncomingHttpHeaders];
+  assert.equal(headers[':status'], 403);
+  await until('a GOAWAY', () => (client.goaways > 0 ? true : undefined));
+  assert.equal(await echo(stream, 'still here'), 'still here');
+  assert.deepEqual(node.failures, ['RBAC tunnel_identity']);
+});
 
 test('our own tunnels to servers under a root that goes end in the same way', async (t) => {
   const node = new Node(t, 1);

@@ -147,3 +147,35 @@ test('a failure marks the session, and memory is as before', () => {
   assert.equal(session.connection.errno, Errno.EPIPE);
   assert.deepEqual(reactor.memory.subarray(at - 50, at), pattern(100).subarray(0, 50));
 });
+
+for (const [what, peer, frames] of [
+  ['requests', false, 1],
+  ['tunnels', true, 4],
+] as const) {
+  test(`${what} that wait for a connection have turns of ${frames}`, () => {
+    const { bench, reactor, records, output, session } = openOutput();
+    const at = reactor.arena.receiveOffset;
+    const left = new Map<Connection, number>();
+    session.sendWindowBytes = 0;
+    bench.protocol.onWritable = (connection) => {
+      const bytes = left.get(connection)!;
+      const sent = output.sendData(connection.http2Stream!, at, bytes, bytes);
+      if (sent > 0) left.set(connection, bytes - sent);
+    };
+    for (const id of [1, 3]) {
+      const connection = reactor.openVirtual(bench.protocol, noTransport)!;
+      const stream = new Http2Stream();
+      Object.assign(stream, { id, session, connection, sendWindowBytes: 1 << 20 });
+      connection.http2Stream = stream;
+      if (peer) connection.tunnelPeer = connection;
+      const bytes = 6 * (RECORD_BYTES - 9);
+      left.set(connection, bytes);
+      assert.equal(output.sendData(stream, at, bytes, bytes), -Errno.EAGAIN);
+    }
+    session.sendWindowBytes = 1 << 20;
+    output.serveQueue(session);
+    const order = records.pieces.map((piece) => piece.readUInt32BE(5));
+    const turns = peer ? [1, 1, 1, 1, 3, 3, 3, 3, 1, 1, 3, 3] : [1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3];
+    assert.deepEqual(order, turns);
+  });
+}

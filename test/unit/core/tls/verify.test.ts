@@ -42,12 +42,13 @@ test('the peer of a session holds as long as its chain leads to a root that is t
 });
 
 test('a certificate that has run out since the handshake does not hold', async (t) => {
-  const seconds = (count: number): number => count / 86_400;
-  const client = makeCertificate({ name: 'client', issuer: root, usage: 'client', toDays: seconds(2) });
   const context = serverContext(t, { clientValidation: required(root) });
-  const { server } = await connectPair(t, context, clientContext(t, { certificate: pair(client) }));
-  assert.equal(server.status, HANDSHAKE_DONE, server.text);
-  assert.equal(verifiesPeer(server.ssl, context), true);
+  const shortLived = () => makeCertificate({ name: 'client', issuer: root, usage: 'client', toDays: 2 / 86_400 });
+  const connected = async () =>
+    (await connectPair(t, context, clientContext(t, { certificate: pair(shortLived()) }))).server;
+  let server = await connected();
+  // A busy machine may take longer than that for a handshake.
+  while (server.status !== HANDSHAKE_DONE || !verifiesPeer(server.ssl, context)) server = await connected();
   await until('the certificate runs out', () => (verifiesPeer(server.ssl, context) ? undefined : true));
 });
 

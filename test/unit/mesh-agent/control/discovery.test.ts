@@ -85,11 +85,23 @@ test('a sidecar gets its own workloads and the policies for them; the proxy of t
   const { discovery } = newDiscovery();
   const own = { ...web, sidecar: true as const };
   const guard = policy('guard', { scope: 'workload', selector: own.labels });
-  setState(discovery, cart0, own, other, cart, guard);
+  setState(
+    discovery,
+    cart0,
+    own,
+    other,
+    cart,
+    guard,
+    policy('others', { scope: 'workload', selector: { app: 'other' } }),
+  );
   const sidecar = new FakeProxy(discovery, { node: '', own: identityOf(own) });
   sidecar.policies();
   sidecar.addresses('*');
   assert.deepEqual(sidecar.settle().got, ['shop/guard', own.uid]);
+  const all = new FakeProxy(discovery, { node: '', own: identityOf(own), scope: 'mesh' });
+  all.policies();
+  all.addresses('*');
+  assert.deepEqual(all.settle().got, ['shop/guard', CART, cart0.uid, other.uid, own.uid].sort());
   const node = new FakeProxy(discovery);
   node.policies();
   node.addresses('*');

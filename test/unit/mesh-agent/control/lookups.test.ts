@@ -79,6 +79,18 @@ test('a new stream asks for everything, and answers by its first responses', asy
   assert.equal(questions.length, 1);
 });
 
+test('a name that something has come to have which cannot be used is not absent any more, and may be again', async () => {
+  const { lookups, ask } = newLookups();
+  const barrier = connected(lookups);
+  void ask('/a');
+  lookups.received(['/a', barrier], true);
+  assert.equal(lookups.wasAbsent('/a'), true);
+  assert.deepEqual(lookups.doubt(['/a', '/b']), ['/a']);
+  assert.deepEqual([lookups.isAnswered('/a'), lookups.wasAbsent('/a')], [true, false]);
+  lookups.received(['/a'], true);
+  assert.equal(lookups.wasAbsent('/a'), true);
+});
+
 test('who waits is told when the process ends', async () => {
   const { lookups, ask } = newLookups();
   connected(lookups);

@@ -163,6 +163,47 @@ test('an answer that cannot be used is no reason to take an address to be outsid
   node.end();
 });
 
+test('what could not be used when it came to be is not outside any more', async () => {
+  const node = new Node();
+  node.ask('192.0.2.1');
+  await node.answer();
+  node.takeTold();
+  node.absent.delete('/192.0.2.1');
+  node.demand.doubt(['/192.0.2.1', '/192.0.2.2']);
+  await node.answer();
+  assert.deepEqual(node.takeTold(), ['192.0.2.1 forgotten']);
+  assert.equal(node.demand.state.outside, 0);
+  node.ask('192.0.2.1');
+  await node.answer();
+  assert.deepEqual(node.takeTold(), ['192.0.2.1 unanswered']);
+  node.end();
+});
+
+test('a workload that asks too much does not end what another waits for', async () => {
+  const node = new Node();
+  // One question more than may be under way.
+  for (let count = 0; count <= 64; count++) node.ask(`10.9.0.${count}`, 'web');
+  for (let count = 0; count < 3000; count++) node.ask(`10.8.${count >> 8}.${count & 255}`, 'scanner');
+  node.ask('10.9.0.64', 'scanner');
+  await new Promise(setImmediate);
+  assert.deepEqual(node.takeTold(), []);
+  assert.ok(node.demand.state.queued <= 1025, `${node.demand.state.queued} queued`);
+  node.end();
+});
+
+test('what is given up leaves the snapshots of workers, since nobody tells of its changes any more', async () => {
+  const node = new Node();
+  node.owners.set('10.9.0.1', cart);
+  node.ask('10.9.0.1');
+  node.ask('192.0.2.1');
+  await node.answer();
+  assert.equal(node.rounds, 1);
+  node.nowMs = IDLE_MS + 1;
+  await node.demand.look();
+  assert.deepEqual([node.released, node.rounds], [['/10.9.0.1', '/192.0.2.1'], 2]);
+  node.end();
+});
+
 test('what is not used is given up after its time, and workers hear of it first', async () => {
   const node = new Node();
   node.owners.set('10.9.0.1', cart);
