@@ -7,7 +7,7 @@ import { getHeapStatistics, setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { trimHeap } from '../ffi/process.ts';
 
-/** Time without a change before memory is given back. */
+/** Time without a change before memory is given back: what the last of several leaves behind goes with the rest. */
 const QUIET_MS = 300;
 
 /** Time between two collections in terms of what the last one took: they may have a twentieth of the thread. */

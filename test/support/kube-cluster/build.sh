@@ -19,6 +19,10 @@ shift
 
 # The module holds its libraries as links into a folder that it does not have; they are modules of their own.
 module=$(go mod download -json "k8s.io/kubernetes@v$version" | sed -n 's/^.*"Dir": "\(.*\)".*$/\1/p')
+[ -n "$module" ] || {
+  echo "$0: k8s.io/kubernetes v$version cannot be had: is Go there, and the module proxy?" >&2
+  exit 1
+}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cp -R "$module/." "$work"

@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Errno } from '../../../../core/ffi/errno.ts';
+import { BULK_RECEIVE_BYTES_MAX, RECEIVE_BYTES_MAX } from '../../../../core/io/arena.ts';
 import type { Connection } from '../../../../core/io/connection.ts';
 import { noTransport, type Transport } from '../../../../core/io/transport.ts';
 import { type Bench, openBench, pattern } from './fake-kernel.ts';
@@ -190,6 +191,23 @@ test('a receive inside another one gathers by itself, and leaves nothing behind'
   assert.equal(socket.taken.length, 30, 'the outer one goes on gathering');
   bench.reactor.endGathering(outer);
   assert.deepEqual(socket.takenBytes, bytes);
+});
+
+test('a held receive may be of the largest size only where those inside it have their room', () => {
+  const { reactor, open } = openBench();
+  const sizes = [BULK_RECEIVE_BYTES_MAX, RECEIVE_BYTES_MAX, BULK_RECEIVE_BYTES_MAX];
+  const places = sizes.map((bytes, index) => {
+    const { connection, socket } = open();
+    socket.incoming.push(pattern(bytes, index));
+    if (index < 2) assert.equal(reactor.heldReceiveBytesMax, bytes);
+    assert.equal(reactor.fill(connection, bytes), bytes);
+    if (index < 2) assert.ok(reactor.holdInput(reactor.inputOffset + bytes) >= 0);
+    return reactor.inputOffset;
+  });
+  for (const [index, bytes] of sizes.entries()) {
+    const at = places[index]!;
+    assert.ok(Buffer.from(pattern(bytes, index)).equals(reactor.memory.subarray(at, at + bytes)), `receive ${index}`);
+  }
 });
 
 // -- transports that hold back -----------------------------------------------------
