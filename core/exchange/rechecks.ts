@@ -5,7 +5,8 @@
 //                                                                        --> peer-trust.ts: roots
 //                                                                        --> egress
 //
-// What is begun meanwhile is judged by what is new already. A change in the middle of a pass begins another one.
+// What is begun meanwhile is judged by what is new already. A change in the middle of a pass begins another one, from where
+// that is: however fast changes follow each other, every slot has its turn.
 // Owned by one worker. Works per snapshot, nothing per request.
 
 import type { Connection, Protocol } from '../io/connection.ts';
@@ -27,8 +28,11 @@ export class Rechecks implements Protocol {
   private readonly context: ProxyContext;
   /** Whose turns the pass has; null: there is none. */
   private turns: Connection | null = null;
-  /** The slot that is looked at next. */
+  /** The slot that is looked at next, and where the slots end that were there when the pass began. */
   private slot = 0;
+  private end = 0;
+  /** Slots that have not been looked at since the last change. */
+  private left = 0;
 
   constructor(context: ProxyContext) {
     this.context = context;
@@ -38,7 +42,8 @@ export class Rechecks implements Protocol {
   begin(): void {
     const { reactor, runtime } = this.context;
     if (!runtime.mesh!.hasChanged) return;
-    this.slot = 0;
+    this.end = reactor.slotEnd;
+    this.left = this.end;
     this.turns ??= reactor.openVirtual(this, noTransport);
     if (this.turns !== null) reactor.enqueue(this.turns);
     // No slot is left for taking turns: all at once.
@@ -67,12 +72,13 @@ export class Rechecks implements Protocol {
   /** Looks at some slots. Returns whether those were the last. */
   private takeTurn(): boolean {
     const { reactor, runtime } = this.context;
-    const end = reactor.slotEnd;
     for (let cost = 0; cost < TURN_COST; cost++) {
-      if (this.slot >= end) {
+      if (this.left === 0) {
         runtime.mesh!.settled();
         return true;
       }
+      this.left--;
+      if (this.slot >= this.end) this.slot = 0;
       const connection = reactor.connectionAt(this.slot++);
       if (connection !== null) cost += this.look(connection);
     }

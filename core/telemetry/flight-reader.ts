@@ -13,6 +13,7 @@ import {
   RecordText,
   RecordWord,
   recordCapacity,
+  recordTextBytesMax,
   STORED_LENGTHS,
   TEXTS_OFFSET,
   TRUE_LENGTHS,
@@ -171,6 +172,12 @@ function hasId(copy: Uint8Array<ArrayBuffer>, wanted: Uint8Array): boolean {
     if (copy[TEXTS_OFFSET + i] !== wanted[i]) return false;
   }
   return true;
+}
+
+/** The name of a workload as records have it, which is cut if it is a very long one. */
+export function recordedWorkload(name: string): string {
+  const bytes = new TextEncoder().encode(name);
+  return new TextDecoder().decode(bytes.subarray(0, recordTextBytesMax[RecordText.WORKLOAD]));
 }
 
 function decode(copy: Uint8Array<ArrayBuffer>, worker: number): FlightRecord {

@@ -19,7 +19,8 @@ export function verifiesPeer(ssl: number, context: TlsContext): boolean {
   const { SSL_get0_peer_certificate, SSL_get_peer_cert_chain, SSL_CTX_get_cert_store, X509_STORE_CTX_new } = openSsl();
   const { X509_STORE_CTX_init, X509_STORE_CTX_set_default, X509_verify_cert, X509_STORE_CTX_free } = openSsl();
   const certificate = SSL_get0_peer_certificate(ssl);
-  if (certificate === 0 || context.released) return false;
+  // Nobody is let in by one that has been given back, or that OpenSSL refuses.
+  if (certificate === 0 || context.released || context.pointer === 0) return false;
   const verification = X509_STORE_CTX_new();
   if (verification === 0) return false;
   // The chain may have the peer's own certificate in it: as one that others could have signed, it does no harm.

@@ -13,7 +13,7 @@ import {
   startAdminPages,
   textPage as text,
 } from '../../core/process/admin-pages.ts';
-import { type FlightRecord, findRecord, readRecords } from '../../core/telemetry/flight-reader.ts';
+import { type FlightRecord, findRecord, readRecords, recordedWorkload } from '../../core/telemetry/flight-reader.ts';
 import type { HeadFilterSettings } from '../../core/workers/filter-settings.ts';
 import { type ExplainAnswer, explainRecord } from '../explain.ts';
 import { endpointNow } from '../explain-endpoint.ts';
@@ -186,7 +186,9 @@ function requests(state: AdminState, query: URLSearchParams): Page {
     return json(400, { error: `limit must be a whole number from 1 to ${REQUESTS_MAX}` });
   }
   const workload = query.get('workload');
-  const wanted = workload === null ? undefined : (record: FlightRecord) => record.workload === workload;
+  // Longer names than fit are cut in records.
+  const recorded = workload === null ? null : recordedWorkload(workload);
+  const wanted = recorded === null ? undefined : (record: FlightRecord) => record.workload === recorded;
   return json(200, { requests: readRecords(state.flightRecords, limit, wanted) });
 }
 

@@ -184,6 +184,7 @@ export class ControlPlane {
   async attest(config: AttestationConfig): Promise<void> {
     const { trustDomain } = this.config;
     const blocked = new Set(config.blockedIdentities);
+    const isBlocked = (identity: string): boolean => blocked.has(identity);
     const attestors: Attestor[] = [];
     if (config.joinTokenDirectory !== null) {
       const directory = config.joinTokenDirectory;
@@ -198,9 +199,9 @@ export class ControlPlane {
     // Null after a reload whose source needs a restart.
     if (config.kubernetes !== null && reviewerFor !== null) {
       const { audience, nodeAccounts } = config.kubernetes;
-      attestors.push(new ServiceAccountAttestor(trustDomain, reviewerFor(audience), nodeAccounts));
+      attestors.push(new ServiceAccountAttestor(trustDomain, reviewerFor(audience), nodeAccounts, isBlocked));
     }
-    attestors.push(new CertificateAttestor(trustDomain, (identity) => blocked.has(identity)));
+    attestors.push(new CertificateAttestor(trustDomain, isBlocked));
     this.attestors.splice(0, this.attestors.length, ...attestors);
     for (const stream of this.discovery.proxies) {
       if (blocked.has(stream.identity.name)) stream.end(RpcCode.UNAUTHENTICATED, `${stream.identity.name} is blocked`);

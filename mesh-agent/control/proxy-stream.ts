@@ -6,7 +6,7 @@
 // confirmed. Spec: xDS, incremental aggregated variant.
 
 import type { Log } from '../../core/workers/log.ts';
-import { addressInterest, policyInterest } from './interest.ts';
+import { addressInterest, type Interest, policyInterest } from './interest.ts';
 import {
   ADDRESS_TYPE,
   AUTHORIZATION_TYPE,
@@ -257,12 +257,22 @@ export class ProxyStream {
       return;
     }
     if (type === AUTHORIZATION_TYPE) {
-      subscription.want(policyInterest(index, wildcard ? this.node : '', asked), resend);
+      const interest = isSidecar(this.node)
+        ? this.sidecarInterest(wildcard, asked)
+        : policyInterest(index, wildcard ? this.node : '', asked);
+      subscription.want(interest, resend);
       return;
     }
     // A proxy that loads on demand gets the workloads of its node all the same: they receive traffic unasked.
     const again = resend.flatMap((name) => [...addressInterest(index, '', [name]).names, name]);
     subscription.want(addressInterest(index, this.node, asked), again);
+  }
+
+  /** Policies for a sidecar: workloads name theirs, so it could ask for those of others. To it nothing has such a name. */
+  private sidecarInterest(wildcard: boolean, asked: ReadonlySet<string>): Interest {
+    const own = policyInterest(this.context.resources.index, this.node, []);
+    const names = wildcard ? own.names : new Set([...asked].filter((name) => own.names.has(name)));
+    return { ...own, names, absent: new Set([...asked].filter((name) => !own.names.has(name))) };
   }
 
   /** Sends what can be sent, and notes what the proxy has come to serve. */

@@ -153,12 +153,22 @@ export class ServiceAccountAttestor implements Attestor {
   private readonly trustDomain: string;
   private readonly reviewer: TokenReviewer;
   private readonly nodeAccounts: ReadonlySet<string>;
+  private readonly isBlocked: (identity: string) => boolean;
 
-  /** `nodeAccounts`: service accounts of node proxies, as `namespace/name`; only they speak for a node. */
-  constructor(trustDomain: string, reviewer: TokenReviewer, nodeAccounts: readonly string[]) {
+  /**
+   * `nodeAccounts`: service accounts of node proxies, as `namespace/name`; only they speak for a node. `isBlocked`: as of
+   * CertificateAttestor.
+   */
+  constructor(
+    trustDomain: string,
+    reviewer: TokenReviewer,
+    nodeAccounts: readonly string[],
+    isBlocked: (identity: string) => boolean = () => false,
+  ) {
     this.trustDomain = trustDomain;
     this.reviewer = reviewer;
     this.nodeAccounts = new Set(nodeAccounts);
+    this.isBlocked = isBlocked;
   }
 
   /** See Attestor. Takes every bearer token that looks like a JWT; join tokens do not. */
@@ -169,9 +179,13 @@ export class ServiceAccountAttestor implements Attestor {
     const account = `${namespace}/${serviceAccount}`;
     const isNode = node !== '' && this.nodeAccounts.has(account);
     const own = formatWorkloadIdentity({ trustDomain: this.trustDomain, namespace, serviceAccount });
+    const identities = isNode ? [own, formatNodeIdentity(this.trustDomain, node)] : [own];
+    // Or whoever is locked out would come in again with a token, which the kubelet goes on renewing.
+    const blocked = identities.find(this.isBlocked);
+    if (blocked !== undefined) throw new IdentityError('unauthenticated', `${blocked} is blocked`);
     return {
       name: `service account ${account}${pod === '' ? '' : ` in pod ${pod}`}`,
-      identities: isNode ? [own, formatNodeIdentity(this.trustDomain, node)] : [own],
+      identities,
       namespaces: [],
       node: isNode ? node : null,
     };

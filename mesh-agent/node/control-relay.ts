@@ -67,6 +67,8 @@ export class ControlRelay {
   }
 
   private async relay(near: Socket): Promise<void> {
+    // It may fail while the way on is looked for, which would end the process.
+    near.on('error', () => {});
     const far = await this.dial();
     if (far === null || near.destroyed) {
       near.destroy();

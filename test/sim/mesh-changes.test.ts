@@ -192,6 +192,35 @@ test('very many open connections are judged in turns that hold nobody up', () =>
   assert.deepEqual(bench.stats, { connections: 0, exchanges: 0, blocksInUse: 0 });
 });
 
+test('changes that follow each other faster than all can be judged hold no judgement up', () => {
+  const bench = new MeshBench({ workloads: [1, 2], connectionsMax: 1024, bufferBytes: 8 * 1024 * 1024 });
+  bench.kernel.descriptorsMax = 2048;
+  const kept = bench.serve({ host: addressOf(1), port: 9000 });
+  const denied = bench.serve({ host: addressOf(2), port: 9000 });
+  for (let i = 0; i < 300; i++) {
+    bench.arrive(1, 9000);
+    if (i % 100 === 99) bench.run(20);
+  }
+  // Behind very many that go on.
+  const last = bench.arrive(2, 9000);
+  bench.run(20);
+  assert.deepEqual([kept.sockets.length, denied.sockets.length], [300, 1]);
+  bench.use(
+    authorization({ name: 'shop/one', rules: [{ when: [{ key: 'destination.ip', values: [addressOf(1)] }] }] }),
+  );
+  let changes = 0;
+  for (; bench.details.length === 0; changes++) {
+    assert.ok(changes < 100, 'it is never judged');
+    bench.batch();
+    bench.use({});
+  }
+  assert.ok(changes > 2, 'a turn is shorter than all of it');
+  bench.run();
+  assert.ok(last.ended);
+  assert.deepEqual(bench.details, ['not_allowed_by_shop/one']);
+  assert.equal(bench.gauges.tunnels, 300);
+});
+
 test('without a valid certificate of its own a workload has no tunnels, and nothing goes in plain text instead', () => {
   const bench = new MeshBench({ endpointIdentity: 'spiffe://cluster.local/ns/shop/sa/peer' });
   const tunnels = bench.serve({ ...BACKEND, port: 15_008 });

@@ -14,7 +14,7 @@ import {
 import { tlsFailureName, tlsFailureSentence, tlsFailures } from '../../../../core/tls/errors.ts';
 import { HANDSHAKE_DONE } from '../../../../core/tls/session.ts';
 import { makeCertificate } from './certificates.ts';
-import { clientContext, connectPair, files, good, pair, serverContext, ticketKey } from './support.ts';
+import { clientContext, connectPair, files, good, pair, serverContext, sessions, ticketKey } from './support.ts';
 
 function refusal(options: Partial<ServerContextOptions>): string {
   try {
@@ -97,6 +97,28 @@ test('a client without a list of authorities uses those of the system, which do 
   t.after(() => freeContext(context));
   const { client } = await connectPair(t, serverContext(t), context);
   assert.match(client.text, /no trusted authority/);
+});
+
+test('contexts that are to be made later serve like others, and one that cannot be made fails its sessions, not the thread', async (t) => {
+  const certificates = [pair(good.server)];
+  const server = createServerContext({ certificates, alpn: ['h2'], ticketKeys: null }, true);
+  const client = createClientContext({ caPem: good.authority.pem, alpn: ['h2'], verify: true }, true);
+  t.after(() => [server, client].forEach(freeContext));
+  for (let i = 0; i < 2; i++) {
+    const ends = await connectPair(t, server, client);
+    assert.deepEqual([ends.server.status, ends.client.status], [HANDSHAKE_DONE, HANDSHAKE_DONE]);
+  }
+  const unused = createServerContext({ certificates, alpn: ['h2'], ticketKeys: null }, true);
+  freeContext(unused);
+  assert.equal(sessions.accept(unused, 0), 0);
+  const broken = createServerContext(
+    { certificates: [{ chainPem: '', keyPem: '' }], alpn: [], ticketKeys: null },
+    true,
+  );
+  assert.equal(sessions.accept(broken, 0), 0);
+  assert.equal(broken.pointer, 0);
+  freeContext(broken);
+  assert.throws(() => createServerContext({ certificates, alpn: [], ticketKeys: [ticketKey(1)] }, true), /at once/);
 });
 
 test('every failure has a stable name of its own and a sentence', () => {

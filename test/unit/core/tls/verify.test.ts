@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { createServerContext, freeContext } from '../../../../core/tls/context.ts';
 import { HANDSHAKE_DONE } from '../../../../core/tls/session.ts';
 import { isSessionOf, verifiesPeer } from '../../../../core/tls/verify.ts';
 import { type Certificate, makeCertificate } from './certificates.ts';
@@ -56,4 +57,14 @@ test('a peer without a certificate does not hold', async (t) => {
   const context = serverContext(t);
   const { server } = await connectPair(t, context, clientContext(t));
   assert.equal(verifiesPeer(server.ssl, context), false);
+});
+
+test('nobody holds by a context that OpenSSL refuses when it is first used', async (t) => {
+  const client = makeCertificate({ name: 'client', issuer: root, usage: 'client' });
+  const atServer = serverContext(t, { clientValidation: required(root) });
+  const { server } = await connectPair(t, atServer, clientContext(t, { certificate: pair(client) }));
+  const certificates = [pair(client)];
+  const refused = createServerContext({ certificates, alpn: [], ticketKeys: null, cipherSuites: 'none' }, true);
+  t.after(() => freeContext(refused));
+  assert.equal(verifiesPeer(server.ssl, refused), false);
 });

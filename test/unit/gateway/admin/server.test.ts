@@ -202,6 +202,11 @@ test('requests lists the records of one workload only, if it is asked for that',
   assert.deepEqual(await ids('workload=shop/web-0'), ['id6', 'id3', 'id0']);
   assert.deepEqual(await ids('workload=shop/web-0&limit=2'), ['id6', 'id3']);
   assert.deepEqual(await ids('workload=shop/web'), []);
+  // Longer than records have room for.
+  const long = `shop/${'x'.repeat(200)}-0`;
+  const fields = { wallMs: 2000, status: 502, hasMesh: true, workload: encode(long) };
+  flight[0]!.record(exampleSource({ requestId: 'long' }, fields));
+  assert.deepEqual(await ids(`workload=${long}`), ['long']);
 });
 
 test('requests lists the newest records up to a limit', async (t) => {

@@ -113,6 +113,22 @@ test('a sidecar gets its own workloads and the policies for them; the proxy of t
   );
 });
 
+test('a sidecar that asks for policies by name gets those of its own workloads only', () => {
+  const { discovery } = newDiscovery();
+  const own = { ...web, sidecar: true as const };
+  const guard = policy('guard', { scope: 'workload', selector: own.labels });
+  setState(discovery, own, other, guard, policy('others', { scope: 'workload', selector: { app: 'other' } }));
+  const sidecar = new FakeProxy(discovery, { node: '', own: identityOf(own) });
+  sidecar.request(AUTHORIZATION_TYPE, { resourceNamesSubscribe: ['shop/guard', 'shop/others'] });
+  const { got, removed } = sidecar.settle();
+  assert.deepEqual([got, removed], [['shop/guard'], ['shop/others']]);
+  sidecar.request(AUTHORIZATION_TYPE, { resourceNamesSubscribe: ['*', 'shop/others'] });
+  assert.deepEqual(sidecar.settle().got, []);
+  const node = new FakeProxy(discovery);
+  node.request(AUTHORIZATION_TYPE, { resourceNamesSubscribe: ['shop/others'] });
+  assert.deepEqual(node.settle().got, ['shop/others']);
+});
+
 for (const [what, name] of [
   ['its key', CART],
   ['its address', '/10.9.0.1'],

@@ -12,6 +12,7 @@ import {
   type Evidence,
   identityOfPeer,
   ServiceAccountAttestor,
+  type ServiceAccountReview,
 } from '../../../../mesh-agent/identity/attestation.ts';
 import { IdentityError } from '../../../../mesh-agent/identity/errors.ts';
 import { JoinTokens } from '../../../../mesh-agent/identity/join-tokens.ts';
@@ -175,6 +176,20 @@ test('only service accounts of node proxies speak for a node, and only for the o
   await assert.rejects(attestor.authenticate(bearer('bad.t.t')), refusal('unauthenticated'));
   assert.equal(await attestor.authenticate(bearer('pj1_x')), null);
   assert.equal(reviews.length, 4);
+});
+
+test('a service account that is blocked, or is that of a blocked node, is not let in by its token', async () => {
+  const account = `spiffe://${TRUST_DOMAIN}/ns/system/sa/proxy`;
+  const review = async (): Promise<ServiceAccountReview> => {
+    return { namespace: 'system', serviceAccount: 'proxy', pod: 'p', node: 'n1' };
+  };
+  const ask = (nodeAccounts: string[], blocked: string): Promise<Caller | null> =>
+    new ServiceAccountAttestor(TRUST_DOMAIN, { review }, nodeAccounts, (identity) => identity === blocked).authenticate(
+      bearer('a.b.c'),
+    );
+  await assert.rejects(ask([], account), refusal('unauthenticated', /sa\/proxy is blocked/));
+  await assert.rejects(ask(['system/proxy'], NODE), refusal('unauthenticated', /node\/n1 is blocked/));
+  assert.deepEqual((await ask([], NODE))!.identities, [account], 'it does not speak for the node');
 });
 
 test('a certificate of the mesh stands for its own identity until it expires; a CA certificate, or one of several ids, never', async (t) => {
