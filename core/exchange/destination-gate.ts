@@ -21,9 +21,16 @@ import { Detail, Reason } from './reasons.ts';
 /** How long a connection waits. Shorter than clients do, longer than a control plane is away that is restarted. */
 export const HOLD_MS = 5000;
 
-/** Connections that wait at most: of one workload, and of all. Every one of them has a slot of the worker. */
+/**
+ * Connections that wait at most: of one workload, and of all. Every one of them has a slot of the worker. One workload
+ * has no more than are free, so that there are always some for another that comes.
+ */
 export const HELD_PER_WORKLOAD_MAX = 256;
 const HELD_MAX = 2048;
+
+/** Questions of one workload: at once after a pause, and per second. What is reset at once takes no place for long. */
+export const ASKED_BURST = HELD_PER_WORKLOAD_MAX;
+export const ASKED_PER_SECOND = 100;
 
 /** Addresses that are known to be outside, and used ones that are remembered until the control thread asks. */
 const OUTSIDE_MAX = 16_384;
@@ -35,12 +42,19 @@ const KNOWN = 1;
 const AWAY = 2;
 const UNANSWERED = 3;
 
+/** What a workload may ask, as of a time. */
+interface Allowance {
+  questions: number;
+  atMs: number;
+}
+
 export class DestinationGate implements Protocol {
   private readonly context: ProxyContext;
   /** Connections that wait, by address. */
   private readonly waiting = new Map<string, Set<Connection>>();
   private readonly heldBy = new Map<WorkloadRuntime, number>();
   private held = 0;
+  private readonly allowances = new WeakMap<WorkloadRuntime, Allowance>();
   /** Addresses of which the control thread has said that they are not of the mesh. It takes it back when it has to. */
   private readonly outside = new Set<string>();
   private questions: DestinationQuestion[] = [];
@@ -190,7 +204,10 @@ export class DestinationGate implements Protocol {
   private hold(connection: Connection, host: string): void {
     const workload = connection.workload!;
     const heldByIt = this.heldBy.get(workload) ?? 0;
-    if (heldByIt >= HELD_PER_WORKLOAD_MAX || this.held >= HELD_MAX) {
+    const isFull = heldByIt >= Math.min(HELD_PER_WORKLOAD_MAX, HELD_MAX - this.held);
+    // Once for each workload: what one asks may have to wait for its other questions. Those that have an answer already
+    // and wait for their turn only have had theirs.
+    if (isFull || (!this.hasHeld(host, workload) && !this.ask(host, workload))) {
       this.refuse(connection, Reason.OVERLOAD, Detail.DISCOVERY_LIMIT);
       return;
     }
@@ -204,14 +221,19 @@ export class DestinationGate implements Protocol {
       connections = new Set();
       this.waiting.set(host, connections);
     }
-    // Once for each workload: what one asks may have to wait for its other questions. Those that have an answer already
-    // and wait for their turn only have had theirs.
-    if (!this.hasHeld(host, workload)) this.ask(host, workload);
     connections.add(connection);
   }
 
-  private ask(host: string, workload: WorkloadRuntime): void {
+  /** False: the workload has asked too much. */
+  private ask(host: string, workload: WorkloadRuntime): boolean {
+    const { nowMs } = this.context.reactor;
+    const allowance = this.allowances.get(workload) ?? { questions: ASKED_BURST, atMs: nowMs };
+    const since = ((nowMs - allowance.atMs) * ASKED_PER_SECOND) / 1000;
+    const questions = Math.min(ASKED_BURST, allowance.questions + since);
+    if (questions < 1) return false;
+    this.allowances.set(workload, { questions: questions - 1, atMs: nowMs });
     this.questions.push({ host, workload: workload.settings.uid });
+    return true;
   }
 
   /** Whether a connection of a workload waits for the answer about an address. */

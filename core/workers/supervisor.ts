@@ -33,6 +33,8 @@ const PING_INTERVAL_MS = 1000;
  * the snapshot, and its removed sockets are closed when it does.
  */
 const APPLY_TIMEOUT_MS = 10_000;
+/** How long those that run wait for the others once one of them has switched: what comes next is for all of them. */
+const OTHERS_MS = 1000;
 
 /** Time beyond the drain timeout after which a silent worker counts as stuck. */
 const DRAIN_MARGIN_MS = 2000;
@@ -128,6 +130,8 @@ export class Supervisor {
       late: this.slots.length,
     };
     const deltas = new SnapshotDeltas();
+    // At the beginning threads are slow to start, and there is nothing that could come next.
+    const runs = this.states().some(({ epochApplied }) => epochApplied > 0);
     const all = this.slots.map(async (slot) => {
       const fds = plan.listeners.map((listener) => listener.fds[slot.index]!);
       const report = await slot.apply(snapshot, fds, deltas);
@@ -139,7 +143,7 @@ export class Supervisor {
       total.pauseMs = Math.max(total.pauseMs, report.pauseMs);
       total.late--;
     });
-    await within(Promise.all(all), APPLY_TIMEOUT_MS);
+    await within(runs ? withOthers(all, OTHERS_MS) : Promise.all(all), APPLY_TIMEOUT_MS);
     if (total.late > 0) {
       this.log('warn', 'not all workers have switched to the new snapshot yet', {
         epoch: snapshot.epoch,
@@ -208,6 +212,12 @@ export class Supervisor {
     this.ringErrno = ring;
     return null;
   }
+}
+
+/** Waits for the first of some promises, and for the others not longer than `othersMs` after it. */
+async function withOthers(all: readonly Promise<unknown>[], othersMs: number): Promise<void> {
+  await Promise.race(all);
+  await within(Promise.all(all), othersMs);
 }
 
 /** Waits for a promise, but not longer than `timeoutMs`. */

@@ -3,7 +3,7 @@
 // Control thread of the control plane. Knows no transport: requests are handed in decoded, responses out
 // encoded. Order, so that no workload is ever served without the policies that it needs: changed policies
 // first, then workloads and services, then the removal of policies; each waits for the one before to be
-// confirmed. Spec: xDS, incremental aggregated variant.
+// confirmed. What it asks for by name and is not on its node waits for nothing. Spec: xDS, incremental aggregated variant.
 
 import type { Log } from '../../core/workers/log.ts';
 import { addressInterest, type Interest, policyInterest } from './interest.ts';
@@ -77,6 +77,8 @@ export class ProxyStream {
   private readonly subscriptions = new Map<ResourceType, Subscription>();
   /** Versions that it reached, and when; the newest last. */
   private readonly reached: { version: number; atMs: number }[] = [];
+  /** Versions of which all is confirmed but answers out of turn up to a nonce. */
+  private readonly nearly: { version: number; nonce: number }[] = [];
   private readonly context: StreamContext;
   private readonly transport: ProxyTransport;
   /** Its trust bundle; null: none is sent to it. */
@@ -124,7 +126,9 @@ export class ProxyStream {
 
   /** Time since which it has not answered, in milliseconds; null: it owes no answer. */
   get unansweredMs(): number | null {
-    const times = [...this.subscriptions.values()].flatMap(({ outstanding }) => outstanding?.sentMs ?? []);
+    const times = [...this.subscriptions.values()].flatMap(({ outstanding, oldestAnswer }) =>
+      [outstanding, oldestAnswer].flatMap((response) => response?.sentMs ?? []),
+    );
     return times.length === 0 ? null : this.context.now() - Math.min(...times);
   }
 
@@ -203,15 +207,13 @@ export class ProxyStream {
   }
 
   private recvAnswer(subscription: Subscription, request: DeltaRequest): void {
-    const { outstanding } = subscription;
-    // An answer to anything but the last response is about something that has been overtaken.
-    if (outstanding === null || outstanding.nonce !== request.responseNonce) return;
-    if (request.errorDetail === null) {
-      subscription.acknowledge();
+    const { errorDetail, responseNonce: nonce } = request;
+    if (errorDetail === null) {
+      subscription.acknowledge(nonce);
       return;
     }
-    const reason = request.errorDetail.message.slice(0, REASON_LENGTH_MAX);
-    subscription.refuse(reason, refusedNames(request), this.context.now());
+    const reason = errorDetail.message.slice(0, REASON_LENGTH_MAX);
+    if (!subscription.refuse(nonce, reason, refusedNames(request), this.context.now())) return;
     const resources = subscription.refusal!.names.slice(0, 10).join(', ');
     this.context.log('error', 'proxy refused resources', {
       proxy: this.name,
@@ -285,17 +287,45 @@ export class ProxyStream {
       this.send(addresses, true);
     // The addresses may have needed nothing, which is when removals may go.
     if (policies?.outstanding === null && policies.hasMore && (addresses?.settled ?? true)) this.send(policies, true);
-    const { version, now, changed } = this.context;
+    if (addresses !== undefined) this.answerOutOfTurn(addresses);
+    this.noteReached(addresses?.oldestAnswer?.nonce);
+    this.context.changed(this);
+  }
+
+  /** Notes what the proxy has come to serve; `oldest`: nonce of the oldest answer out of turn that is not confirmed. */
+  private noteReached(oldest = 'Infinity'): void {
+    const { version, now } = this.context;
+    const { nearly, reached } = this;
     const all = [...this.subscriptions.values()];
-    if (all.length > 0 && all.every(({ settled }) => settled) && this.served < version()) {
-      this.reached.push({ version: version(), atMs: now() });
-      if (this.reached.length > REACHED_MAX) this.reached.shift();
+    const noted = nearly.at(-1)?.version ?? this.served;
+    if (all.length > 0 && all.every(({ settled }) => settled) && noted < version()) {
+      nearly.push({ version: version(), nonce: this.nonces });
+      if (nearly.length > REACHED_MAX) nearly.shift();
     }
-    changed(this);
+    while (nearly.length > 0 && nearly[0]!.nonce < Number(oldest)) {
+      reached.push({ version: nearly.shift()!.version, atMs: now() });
+      if (reached.length > REACHED_MAX) reached.shift();
+    }
+  }
+
+  /** Answers what was asked for just now and cannot be sent yet: connections wait for it, and it changes nothing. */
+  private answerOutOfTurn(addresses: Subscription): void {
+    const { resources, version, now } = this.context;
+    const own = this.node === '' ? null : resources.index.uidsOnNode(this.node);
+    const isOwn = (name: string): boolean => own?.has(name) === true;
+    for (;;) {
+      const next = addresses.answer(`${this.nonces + 1}`, version(), now(), isOwn);
+      if (next === null) return;
+      this.nonces++;
+      this.transport.send(next.bytes);
+    }
   }
 
   private policiesFirst(policies: Subscription | undefined): boolean {
-    return policies === undefined || (policies.outstanding === null && !policies.hasAdditions());
+    if (policies === undefined) return true;
+    // One without any policy in it, as after a reconnect, leaves none in doubt.
+    const inDoubt = policies.outstanding !== null && policies.outstanding.names.length > 0;
+    return !inDoubt && !policies.hasAdditions();
   }
 
   private send(subscription: Subscription, removals: boolean): void {

@@ -1,10 +1,11 @@
 // What one proxy wants, has, and was last sent of one type of resources.
 //
 // Control thread of the control plane. One response is under way at a time; what changes meanwhile is
-// remembered by name and sent as it then is, so a proxy that is slow gets less often told, never more.
+// remembered by name and sent as it then is, so a proxy that is slow gets less often told, never more. What it has
+// just asked for is answered out of turn, since somebody waits for that and it may be long before all of it confirms.
 //
 //   pending (names) --next()--> outstanding (a response) --ack--> known (versions) , until pending is empty
-//                                                        --nack-> inDoubt, sent again when one of them changes
+//             `--answer()--> answers (some, meanwhile) --'--nack-> inDoubt, sent again when one of them changes
 // Invariant: `known` has what the proxy was sent; names in `inDoubt` are sent, and refused.
 // Spec: xDS, incremental variant (subscribing, initial_resource_versions, ACK and NACK by nonce).
 
@@ -17,6 +18,9 @@ import type { Resources, ResourceType } from './resources.ts';
  * A single larger resource goes alone.
  */
 const RESPONSE_BYTES_MAX = 2 * 1024 * 1024;
+
+/** Answers out of turn that a proxy may owe confirmations of; what it asks for beyond that waits for its turn. */
+const ANSWERS_MAX = 4096;
 
 /** A response that the proxy has not confirmed yet. */
 export interface Outstanding {
@@ -62,6 +66,12 @@ export class Subscription {
   private reason = '';
   private refusedMs = 0;
   outstanding: Outstanding | null = null;
+  /** Answers out of turn that are not confirmed, by nonce; the oldest first. */
+  private readonly answers = new Map<string, Outstanding>();
+  /** Names that have just been asked for, and have not been sent or reported as not there. */
+  private readonly fresh = new Set<string>();
+  /** The response sent last is to be followed by the rest of it, or there has been none. */
+  private isPart = true;
   /** The proxy waits for an answer, even if there is nothing in it. */
   private mustAnswer = true;
   private readonly resources: Resources;
@@ -79,7 +89,7 @@ export class Subscription {
     return this.known.size;
   }
 
-  /** Nothing is left to send or to be confirmed. */
+  /** Nothing is left to send or to be confirmed, but answers out of turn. */
   get settled(): boolean {
     return this.outstanding === null && !this.hasMore;
   }
@@ -87,6 +97,12 @@ export class Subscription {
   /** Something is left to send. */
   get hasMore(): boolean {
     return this.mustAnswer || this.pending.size > 0 || this.absent.size > 0;
+  }
+
+  /** The oldest answer out of turn that is not confirmed; null: there is none. */
+  get oldestAnswer(): Outstanding | null {
+    const [oldest] = this.answers.values();
+    return oldest ?? null;
   }
 
   /** What the proxy refused and still does not have; null: nothing. */
@@ -164,10 +180,12 @@ export class Subscription {
       interest.names.add(name);
       this.known.delete(name);
       this.pending.add(name);
+      this.fresh.add(name);
     }
     for (const name of absent) {
       interest.absent.add(name);
       this.absent.add(name);
+      this.fresh.add(name);
     }
     for (const name of watched) interest.watched.add(name);
   }
@@ -201,18 +219,80 @@ export class Subscription {
    */
   next(nonce: string, version: number, nowMs: number, removals: boolean): NextResponse | null {
     this.doubtAgain();
+    const { items, names, removed, full } = this.take(this.pending, removals);
+    for (const name of this.absent) removed.push(name);
+    this.absent.clear();
+    this.fresh.clear();
+    if (items.length === 0 && removed.length === 0 && !this.mustAnswer) return null;
+    this.mustAnswer = false;
+    this.isPart = full;
+    this.outstanding = { nonce, names, version, sentMs: nowMs };
+    return { bytes: this.encode(nonce, version, full, items, removed), outstanding: this.outstanding };
+  }
+
+  /**
+   * An answer to what has just been asked for, whatever is outstanding; null: there is none to be given out of turn.
+   * Nothing is removed by it. `isOwn` names what the policies of the proxy are about: that has to wait for them.
+   */
+  answer(nonce: string, version: number, nowMs: number, isOwn: (name: string) => boolean): NextResponse | null {
+    // It would be taken for the end of what is incomplete.
+    if (this.isPart || this.fresh.size === 0 || this.answers.size >= ANSWERS_MAX) return null;
+    const absent = [...this.fresh].filter((name) => this.absent.delete(name));
+    const there = (name: string): boolean => this.pending.has(name) && this.wants(name) && !isOwn(name);
+    const { items, names, full } = this.take([...this.fresh].filter(there), false);
+    for (const name of this.fresh) if (!full || !there(name)) this.fresh.delete(name);
+    if (items.length === 0 && absent.length === 0) return null;
+    this.mustAnswer = false;
+    const outstanding = { nonce: names.length === 0 ? '' : nonce, names, version, sentMs: nowMs };
+    // That there is nothing need not be confirmed, and scanners ask for very much of it.
+    if (names.length > 0) this.answers.set(nonce, outstanding);
+    return { bytes: this.encode(outstanding.nonce, version, full, items, absent), outstanding };
+  }
+
+  /** A response was taken; false: it is none that could be. */
+  acknowledge(nonce: string): boolean {
+    const sent = this.sentWith(nonce);
+    for (const name of sent ?? []) this.inDoubt.delete(name);
+    return sent !== null;
+  }
+
+  /** A response was refused, because of `names` if the proxy said so; false: it is none that could be. */
+  refuse(nonce: string, reason: string, names: readonly string[], nowMs: number): boolean {
+    const sent = this.sentWith(nonce);
+    if (sent === null) return false;
+    const guilty = names.filter((name) => sent.includes(name));
+    for (const name of guilty.length > 0 ? sent : []) this.inDoubt.delete(name);
+    for (const name of guilty.length > 0 ? guilty : sent) this.inDoubt.add(name);
+    this.reason = reason;
+    this.refusedMs = nowMs;
+    return true;
+  }
+
+  /** Names of the response that has this nonce, which is not waited for any more; null: it was not. */
+  private sentWith(nonce: string): readonly string[] | null {
+    const { outstanding } = this;
+    if (outstanding?.nonce === nonce) {
+      this.outstanding = null;
+      return outstanding.names;
+    }
+    // An answer to anything else is about something that has been overtaken.
+    const answer = this.answers.get(nonce);
+    this.answers.delete(nonce);
+    return answer?.names ?? null;
+  }
+
+  /** What of `candidates` is to be sent or removed: it is not pending any more. `full`: there is more of it. */
+  private take(candidates: Iterable<string>, removals: boolean) {
     const items: Buffer[] = [];
     const names: string[] = [];
     const removed: string[] = [];
     let bytes = 0;
-    let full = false;
-    for (const name of this.pending) {
+    for (const name of candidates) {
       const resource = this.wants(name) ? this.resources.get(this.type, name) : undefined;
       if (resource === undefined && !removals) continue;
       if (resource !== undefined && resource.version !== this.known.get(name)) {
         if (bytes > 0 && bytes + resource.item.length > RESPONSE_BYTES_MAX) {
-          full = true;
-          break;
+          return { items, names, removed, full: true };
         }
         bytes += resource.item.length;
         items.push(resource.item);
@@ -224,40 +304,18 @@ export class Subscription {
       }
       this.pending.delete(name);
     }
-    for (const name of this.absent) removed.push(name);
-    this.absent.clear();
-    if (items.length === 0 && removed.length === 0 && !this.mustAnswer) return null;
-    this.mustAnswer = false;
+    return { items, names, removed, full: false };
+  }
+
+  private encode(nonce: string, version: number, full: boolean, items: Buffer[], removed: readonly string[]): Buffer {
     const text = (field: number, value: string): Buffer => lengthDelimited(field, Buffer.from(value));
-    const partial = full ? `${version}+` : String(version);
-    this.outstanding = { nonce, names, version, sentMs: nowMs };
-    return {
-      bytes: Buffer.concat([
-        text(1, partial),
-        ...items,
-        text(4, this.type),
-        text(5, nonce),
-        ...removed.map((name) => text(6, name)),
-      ]),
-      outstanding: this.outstanding,
-    };
-  }
-
-  /** The outstanding response was taken. */
-  acknowledge(): void {
-    for (const name of this.outstanding?.names ?? []) this.inDoubt.delete(name);
-    this.outstanding = null;
-  }
-
-  /** The outstanding response was refused, because of `names` if the proxy said so. */
-  refuse(reason: string, names: readonly string[], nowMs: number): void {
-    const sent = this.outstanding?.names ?? [];
-    const guilty = names.filter((name) => sent.includes(name));
-    for (const name of guilty.length > 0 ? sent : []) this.inDoubt.delete(name);
-    for (const name of guilty.length > 0 ? guilty : sent) this.inDoubt.add(name);
-    this.reason = reason;
-    this.refusedMs = nowMs;
-    this.outstanding = null;
+    return Buffer.concat([
+      text(1, full ? `${version}+` : String(version)),
+      ...items,
+      text(4, this.type),
+      text(5, nonce),
+      ...removed.map((name) => text(6, name)),
+    ]);
   }
 
   private countAlias(name: string, by: number): void {

@@ -372,7 +372,8 @@ export class XdsClient {
       for (const resolve of this.syncWaiters) resolve();
       this.syncWaiters.clear();
     }
-    void this.answer(typeUrl, nonce, refusal);
+    // An answer that nothing has a name is not waited for.
+    if (nonce !== '') void this.answer(typeUrl, nonce, refusal);
   }
 
   /** What was refused has its addresses all the same: whoever takes them to be outside must not any more. */

@@ -1,28 +1,35 @@
 // The captures of a node's workloads: installed when their sockets listen, removed when they have left the mesh.
 //
 // A workload that cannot be served any more but is still of the mesh keeps its capture: its traffic is refused, and
-// does not go around the mesh. Changes run beside everything else; what fails is tried again.
+// does not go around the mesh. Changes run beside everything else; what fails is tried again. Installed ones are compared
+// with what they should be now and then: without its rules a workload goes around the mesh, whoever removed them.
 // Control thread of the node proxy.
 
 import type { NamespaceSockets } from '../../core/ffi/netns.ts';
 import type { Log } from '../../core/workers/log.ts';
 import { Captures } from '../capture/capture.ts';
-import { type CaptureInput, type CaptureSpec, parseCapture } from '../capture/spec.ts';
+import { type CaptureInput, type CaptureSpec, parseCapture, tableName } from '../capture/spec.ts';
 import type { OpenNamespace } from './namespaces.ts';
 import type { NodeConfig } from './node-config.ts';
 
 /** How long after a failure a capture is tried again. */
 const RETRY_MS = 5_000;
 
+/** An installed capture is looked at this long after the last time, but not more than one in a tick. */
+const CHECK_AFTER_MS = 15_000;
+const TICK_MS = 250;
+
 /** How the capture of a workload stands. */
 export type CaptureState = 'installed' | 'pending' | 'failed' | 'off';
 
 interface Entry {
+  name: string;
   namespace: OpenNamespace;
   state: CaptureState;
   /** Why it failed. */
   problem: string;
   retryAtMs: number;
+  checkAtMs: number;
 }
 
 /** Captures of one node proxy. */
@@ -31,17 +38,29 @@ export class WorkloadCaptures {
   private readonly spec: CaptureSpec;
   private readonly captures: Captures;
   private readonly own: boolean;
+  private readonly checkAfterMs: number;
   private readonly entries = new Map<string, Entry>();
+  private readonly ticks: NodeJS.Timeout;
+  private checking = false;
 
   /** `sockets` is used and not closed. `own`: the namespace of this process is that of its workload. */
-  constructor(config: NonNullable<NodeConfig['capture']>, sockets: NamespaceSockets, log: Log, own = false) {
+  constructor(
+    config: NonNullable<NodeConfig['capture']>,
+    sockets: NamespaceSockets,
+    log: Log,
+    own = false,
+    checkAfterMs = CHECK_AFTER_MS,
+  ) {
     this.log = log;
+    this.checkAfterMs = checkAfterMs;
     this.own = own;
     const { failClosed, ...exclusions } = config;
     const parsed = parseCapture({ ...(exclusions as CaptureInput), failOpen: !failClosed });
     if ('faults' in parsed) throw new Error(parsed.faults.join('; '));
-    this.spec = parsed.spec;
-    this.captures = new Captures({ sockets, onReleased: (target) => this.lost(target) });
+    // A pod may get a sidecar, or lose it: the proxy of the node and that of the pod do not remove each other's rules.
+    this.spec = own ? { ...parsed.spec, table: tableName('sidecar') } : parsed.spec;
+    this.captures = new Captures({ sockets, onReleased: (target) => this.released(target) });
+    this.ticks = setInterval(() => void this.check(), TICK_MS).unref();
   }
 
   /** Sees to it that the workload is captured: to be called whenever it is served. Resolves when it has been tried. */
@@ -49,7 +68,7 @@ export class WorkloadCaptures {
     const known = this.entries.get(uid);
     const isSame = known?.namespace.identity === namespace.identity;
     if (isSame && (known.state !== 'failed' || known.retryAtMs > performance.now())) return;
-    const entry: Entry = { namespace, state: 'pending', problem: '', retryAtMs: 0 };
+    const entry: Entry = { name, namespace, state: 'pending', problem: '', retryAtMs: 0, checkAtMs: 0 };
     this.entries.set(uid, entry);
     const { path, identity } = namespace;
     const result = await this.captures.install({ path, identity }, this.spec, this.own);
@@ -57,6 +76,7 @@ export class WorkloadCaptures {
     if (this.entries.get(uid) !== entry) return;
     if (result.ok) {
       entry.state = 'installed';
+      entry.checkAtMs = performance.now() + this.checkAfterMs;
       if (result.changed) this.log('info', 'workload captured', { workload: name });
     } else {
       entry.state = 'failed';
@@ -83,6 +103,7 @@ export class WorkloadCaptures {
 
   /** Those that fail open end; all others stay. */
   close(): Promise<void> {
+    clearInterval(this.ticks);
     return this.captures.close();
   }
 
@@ -92,12 +113,39 @@ export class WorkloadCaptures {
     this.log('warn', 'a capture cannot be removed', { workload: uid, code: result.code, problem: result.message });
   }
 
-  private lost(target: unknown): void {
-    for (const [uid, { namespace }] of this.entries) {
-      const { path } = target as { path?: string };
-      if (namespace.path !== (path ?? target)) continue;
-      this.log('warn', 'a capture was lost, and is installed again', { namespace: namespace.path });
-      this.entries.set(uid, { namespace, state: 'failed', problem: 'it was lost', retryAtMs: 0 });
+  /** Looks at the capture whose turn it is. */
+  private async check(): Promise<void> {
+    if (this.checking) return;
+    const nowMs = performance.now();
+    let due: [string, Entry] | undefined;
+    for (const each of this.entries) {
+      const { state, checkAtMs } = each[1];
+      if (state === 'installed' && checkAtMs <= (due?.[1].checkAtMs ?? nowMs)) due = each;
     }
+    if (due === undefined) return;
+    const [uid, entry] = due;
+    this.checking = true;
+    const { path, identity } = entry.namespace;
+    const status = await this.captures.status({ path, identity }, this.spec);
+    this.checking = false;
+    entry.checkAtMs = performance.now() + this.checkAfterMs;
+    // A namespace that is gone is the business of those who look for namespaces.
+    if (this.entries.get(uid) !== entry || !status.ok || status.state === 'installed') return;
+    await this.reinstall(uid, entry, status.state === 'absent' ? 'its rules are gone' : 'its rules were changed');
+  }
+
+  private released(target: unknown): void {
+    const { path = target } = target as { path?: string };
+    for (const [uid, entry] of this.entries) {
+      if (entry.namespace.path === path) void this.reinstall(uid, entry, 'its holder is gone');
+    }
+  }
+
+  private async reinstall(uid: string, entry: Entry, problem: string): Promise<void> {
+    const { name, namespace } = entry;
+    this.log('warn', 'a capture was lost, and is installed again', { workload: name, problem });
+    entry.state = 'failed';
+    entry.problem = problem;
+    await this.install(uid, name, namespace);
   }
 }

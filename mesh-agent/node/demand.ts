@@ -59,6 +59,8 @@ const QUEUED_MAX = 1024;
 /** Addresses that are known to be outside: most of one workload, and of all. */
 export const OUTSIDE_PER_WORKLOAD_MAX = 1000;
 const OUTSIDE_MAX = 8000;
+/** How many more there may be before workers are asked which of them are in use, lest that is done for every one. */
+export const OUTSIDE_SLACK = 50;
 /** How often those that wait for their turn are looked at. */
 const TURN_MS = 50;
 /** How often it is looked at what is in use: so many times in the time after which it is given up, and at least. */
@@ -126,6 +128,7 @@ export class Demand {
   /** Set while there are answers that nothing is there which have not been written down. */
   private saving: NodeJS.Timeout | undefined;
   private closed = false;
+  private isMakingRoom = false;
 
   constructor(options: DemandOptions) {
     this.options = options;
@@ -296,13 +299,34 @@ export class Demand {
       }, SAVE_MS).unref();
       this.tell(host, 'outside');
       asker.outside.add(host);
-      if (asker.outside.size > OUTSIDE_PER_WORKLOAD_MAX) this.forgetOldest(asker);
-      else if (this.state.outside > OUTSIDE_MAX) this.forgetOldest(this.greediest());
+      const over = Math.max(asker.outside.size - OUTSIDE_PER_WORKLOAD_MAX, this.state.outside - OUTSIDE_MAX);
+      // A worker may never say what it uses.
+      if (over > 2 * OUTSIDE_SLACK) this.forgetSome();
+      else if (over > OUTSIDE_SLACK) void this.makeRoom();
     } else {
       this.entries.delete(host);
       this.options.directory.release(nameOf(host));
       this.tell(host, result.status === 'deadline' && !result.connected ? 'away' : 'unanswered');
     }
+  }
+
+  /** Gives up what is outside and has not been used for longest. Only workers know: they do not ask for it again. */
+  private async makeRoom(): Promise<void> {
+    if (this.isMakingRoom) return;
+    this.isMakingRoom = true;
+    const { hosts } = await this.options.used();
+    this.isMakingRoom = false;
+    if (this.closed) return;
+    for (const host of hosts) this.noteUse(host);
+    this.forgetSome();
+    this.pump();
+  }
+
+  private forgetSome(): void {
+    for (const asker of this.askers.values()) {
+      while (asker.outside.size > OUTSIDE_PER_WORKLOAD_MAX) this.forgetOldest(asker);
+    }
+    for (let over = this.state.outside - OUTSIDE_MAX; over > 0; over--) this.forgetOldest(this.greediest());
   }
 
   private greediest(): Asker {

@@ -277,6 +277,7 @@ export class NodeAgent {
     this.running = true;
     this.timer = undefined;
     const wanted = this.dirty;
+    let hasLate = false;
     this.dirty = false;
     try {
       if (wanted) this.confirmations.begin();
@@ -286,6 +287,7 @@ export class NodeAgent {
         if (this.ending.signal.aborted) return;
         if (reloaded.applied) this.served = this.made;
         this.settle(reloaded);
+        hasLate = reloaded.late > 0;
         // Workers that are late may still use what is leaving.
         if (reloaded.applied && reloaded.late === 0) await this.release();
       }
@@ -295,7 +297,8 @@ export class NodeAgent {
       this.settle({ applied: false, late: 0, errors: [(error as Error).message] });
     } finally {
       const endMs = performance.now();
-      this.nextRoundMs = endMs + Math.max(ROUND_GAP_MS, endMs - startMs);
+      // To wait for a worker that is late is no work; the others may need what is next.
+      this.nextRoundMs = endMs + (hasLate ? ROUND_GAP_MS : Math.max(ROUND_GAP_MS, endMs - startMs));
       this.running = false;
       if (this.dirty) this.schedule();
     }

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { HELD_PER_WORKLOAD_MAX, HOLD_MS } from '../../core/exchange/destination-gate.ts';
+import { ASKED_BURST, ASKED_PER_SECOND, HELD_PER_WORKLOAD_MAX, HOLD_MS } from '../../core/exchange/destination-gate.ts';
 import { WorkloadCounter } from '../../core/telemetry/workload-metrics.ts';
 import { addressOf, type BenchOptions, MeshBench, PORTS, send, textOf, VIP } from './mesh-bench.ts';
 
@@ -267,6 +267,46 @@ test('a workload that connects to thousands of addresses waits for a few, and ho
   bench.run(HOLD_MS + 100);
   assert.equal(bench.counters(1)[WorkloadCounter.OUTBOUND_OPEN], 1);
   assert.equal(bench.counters(2)[WorkloadCounter.OUTBOUND_OPEN], 1);
+});
+
+test('many workloads that connect to thousands of addresses leave places for one that does not', () => {
+  const scanners = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+  const bench = newBench({ workloads: [...scanners, 11], connectionsMax: 2600 });
+  for (const scanner of scanners) {
+    for (let count = 0; count < HELD_PER_WORKLOAD_MAX; count++) {
+      bench.leave(scanner, `10.100.${scanner}.${count & 255}`, 80);
+      if (count % 64 === 63) bench.run(1);
+    }
+  }
+  bench.takeQuestions();
+  console.error(bench.details.slice(-3), bench.gauges, bench.details.length);
+  const other = bench.leave(11, VIP, PORTS.http);
+  send(other, GET);
+  bench.run();
+  console.error(bench.details.slice(-3), other.state);
+  assert.deepEqual(bench.takeQuestions(), [`uid-11 ${VIP}`]);
+  bench.use({ vips: [VIP] });
+  bench.run();
+  assert.match(textOf(bench.server.last), /^GET \/a /);
+});
+
+test('a workload that connects and resets at once asks no more than its share, and the others ask', () => {
+  const bench = newBench({ workloads: [1, 2] });
+  const seconds = 3;
+  let questions = 0;
+  for (let count = 0; count < seconds * 1000; count++) {
+    bench.leave(1, VIP, PORTS.http).abort();
+    bench.leave(1, VIP, PORTS.http).abort();
+    bench.run(1);
+    questions += bench.takeQuestions().length;
+  }
+  const allowed = ASKED_BURST + seconds * ASKED_PER_SECOND;
+  assert.ok(questions <= allowed + ASKED_PER_SECOND, `${questions} questions`);
+  assert.ok(questions >= allowed - ASKED_PER_SECOND, `${questions} questions`);
+  assert.equal(bench.details.at(-1), 'discovery_limit');
+  bench.leave(2, VIP, PORTS.http);
+  bench.run();
+  assert.deepEqual(bench.takeQuestions(), [`uid-2 ${VIP}`]);
 });
 
 test('what is in use is told: what was connected to, and what open connections lead to', () => {

@@ -7,6 +7,8 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { type TestContext, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { captureTable, installCommands } from '../../../mesh-agent/capture/rules.ts';
+import { WorkloadCaptures } from '../../../mesh-agent/node/captures.ts';
+import type { OpenNamespace } from '../../../mesh-agent/node/namespaces.ts';
 import { netnsSkipReason, type TestNamespace, TestNetwork } from '../../support/netns/network.ts';
 import { curl, openCaptures, serveName, specOf } from './capture-support.ts';
 
@@ -208,3 +210,29 @@ function holderOf(at: TestNamespace): number {
   }
   throw new Error(`nothing holds rules in ${at.name}`);
 }
+
+test('rules that somebody else has removed or changed are installed again', { skip }, async (t) => {
+  const network = await TestNetwork.create(t, { a: ['client'] });
+  const { sockets } = openCaptures(t);
+  const client = network.get('client');
+  const found = await sockets.identify(client.path);
+  assert(found.ok);
+  const lines: unknown[] = [];
+  const log = (_level: string, message: string, fields?: object) => void lines.push({ message, ...fields });
+  const captures = new WorkloadCaptures({ failClosed: true }, sockets, log, false, 0);
+  t.after(() => captures.close());
+  await captures.install('uid', 'shop/client', { path: client.path, identity: found.identity } as OpenNamespace);
+  const installed = (await client.run('nft', ['list', 'ruleset'])).stdout;
+  for (const [harm, problem] of [
+    [['flush', 'ruleset'], 'its rules are gone'],
+    [['flush', 'table', 'inet', 'portcullis'], 'its rules were changed'],
+  ] as const) {
+    await client.run('nft', [...harm]);
+    await until(async () => {
+      const { stdout } = await client.run('nft', ['list', 'ruleset']);
+      return stdout === installed && captures.stateOf('uid').state === 'installed';
+    });
+    const lost = { message: 'a capture was lost, and is installed again', workload: 'shop/client', problem };
+    assert.deepEqual(lines.at(-2), lost);
+  }
+});

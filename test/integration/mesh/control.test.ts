@@ -232,6 +232,8 @@ test('a change counts as served only when the proxy has put it to use, and as re
   await used(1);
   assert.equal(client.state.workloads.get(web.uid)?.status, 'draining');
   assert.deepEqual((await control.discovery.applied(draining, 50)).waiting, ['proxy-a']);
+  // Who connects to something new does not wait for that.
+  assert.equal((await client.lookup('/10.77.0.1', 10_000)).status, 'absent');
   uses[0]!.resolve();
   assert.equal((await control.discovery.applied(draining, 10_000)).complete, true);
 

@@ -11,7 +11,7 @@ const port = parentPort!;
 /** Words of the control area. */
 const Word = {
   ...{ STARTS: 0, FAIL_AT_START: 1, FAIL_AT_SNAPSHOT: 2, IGNORE_PINGS: 3, DRAIN_REMAINING: 4, HANG_AT_STOP: 5 },
-  FAIL_AT_REPORT: 6,
+  ...{ FAIL_AT_REPORT: 6, IGNORE_SNAPSHOTS: 7 },
 };
 
 function post(message: WorkerMessage): void {
@@ -33,6 +33,7 @@ port.on('message', (message: ControlMessage) => {
         Atomics.store(control, Word.FAIL_AT_SNAPSHOT, 0);
         throw new Error('told to fail at the snapshot');
       }
+      if (control[Word.IGNORE_SNAPSHOTS] === 1) break;
       post({ type: 'log', level: 'info', message: `fds ${message.listenerFds.join(',')}` });
       if (message.snapshot.tls !== undefined) sayKeys(message.snapshot.tls.ticketKeys);
       post({

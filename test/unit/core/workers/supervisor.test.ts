@@ -12,7 +12,7 @@ import { Supervisor } from '../../../../core/workers/supervisor.ts';
 
 const Word = {
   ...{ STARTS: 0, FAIL_AT_START: 1, FAIL_AT_SNAPSHOT: 2, IGNORE_PINGS: 3, DRAIN_REMAINING: 4, HANG_AT_STOP: 5 },
-  FAIL_AT_REPORT: 6,
+  ...{ FAIL_AT_REPORT: 6, IGNORE_SNAPSHOTS: 7 },
 };
 
 interface Line extends LogFields {
@@ -131,6 +131,20 @@ test('a listener that is removed refuses connections after the hand-over and a k
   assert.equal(await connects(goes!.port), false);
   assert.ok(await connects(stays!.port));
   assert.deepEqual(harness.sockets.current, [stays]);
+});
+
+test('a worker that does not answer holds up what comes next for the others only briefly', async (t) => {
+  const harness = new Harness(2);
+  await harness.supervisor.apply(snapshot(1), harness.plan('a'));
+  harness.controls[1]![Word.IGNORE_SNAPSHOTS] = 1;
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  const applied = harness.supervisor.apply(snapshot(2), harness.plan('a'));
+  // The one that answers has, and the time for the other has begun.
+  while (harness.supervisor.states()[0]!.epochApplied !== 2) await new Promise(setImmediate);
+  await new Promise(setImmediate);
+  t.mock.timers.tick(1000);
+  assert.equal((await applied).late, 1);
+  t.mock.timers.reset();
 });
 
 test('a worker that dies while it takes a snapshot is replaced and gets the same snapshot and sockets', async () => {

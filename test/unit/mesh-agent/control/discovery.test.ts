@@ -441,6 +441,78 @@ test('waiting for a version tells who refused it, and who has not answered in ti
   assert.deepEqual((await discovery.applied(1, 1)).waiting, ['silent']);
 });
 
+test('what a proxy has just asked for is answered while it has not confirmed a change, and waited for with the change', async () => {
+  const { discovery } = newDiscovery();
+  setState(discovery, web, cart, cart1);
+  const proxy = new FakeProxy(discovery);
+  proxy.policies();
+  proxy.addresses('*');
+  proxy.settle();
+  // One of its workers is late.
+  const version = setState(discovery, { ...web, status: 'unhealthy' }, cart, { ...cart1, status: 'draining' });
+  const change = proxy.take();
+  assert.deepEqual(names(change), [web.uid]);
+  proxy.addresses('/10.9.0.1', 'none/at.all');
+  const answer = proxy.take();
+  assert.deepEqual([names(answer), answer.removedResources], [[CART, cart1.uid].sort(), ['none/at.all']]);
+  proxy.addresses('/10.77.0.1');
+  const nothing = proxy.take();
+  assert.deepEqual([nothing.removedResources, nothing.nonce], [['/10.77.0.1'], ''], 'nobody waits for that');
+  proxy.acknowledge(nothing);
+  const applied = async (): Promise<boolean> => (await discovery.applied(version, 1)).complete;
+  proxy.acknowledge(change);
+  assert.equal(await applied(), false, 'an endpoint has changed in the answer');
+  // What is asked for later is not waited for.
+  setState(discovery, web, cart, { ...cart1, status: 'draining' });
+  const [back] = [proxy.take()];
+  proxy.addresses('/10.9.0.1');
+  const later = proxy.take();
+  assert.deepEqual(names(later), [CART, cart1.uid].sort());
+  proxy.acknowledge(answer);
+  assert.equal(await applied(), true);
+  proxy.acknowledge(back!);
+  proxy.refuse(later, 'no room for it');
+  assert.deepEqual(
+    proxy.stream.refusals.map(({ reason, names }) => [reason, names.sort()]),
+    [['no room for it', [CART, cart1.uid].sort()]],
+  );
+});
+
+test('an answer out of turn does not bring a workload of the node ahead of its policies, nor ends what is incomplete', () => {
+  const { discovery } = newDiscovery();
+  const ofWeb = policy('web', { scope: 'workload', selector: { app: 'web' } });
+  const guard = policy('guard', { scope: 'workload', selector: { app: 'cart-0' } });
+  setState(discovery, web, cart, cart1, ofWeb);
+  const proxy = new FakeProxy(discovery);
+  proxy.policies();
+  proxy.addresses('*');
+  proxy.addresses('/10.9.0.1');
+  const first = proxy.take();
+  assert.equal(first.typeUrl, AUTHORIZATION_TYPE, 'the first response is all there is for the node');
+  proxy.acknowledge(first);
+  assert.deepEqual(names(proxy.responses[0]!), [CART, cart1.uid, web.uid].sort());
+  proxy.settle();
+  setState(discovery, web, cart, cart1, cart0, ofWeb, guard);
+  const policies = proxy.take();
+  assert.equal(policies.typeUrl, AUTHORIZATION_TYPE);
+  proxy.addresses('/10.9.0.1', '/10.77.0.1');
+  const answer = proxy.take();
+  assert.deepEqual([names(answer), answer.removedResources], [[CART, cart1.uid].sort(), ['/10.77.0.1']]);
+  proxy.acknowledge(policies);
+  assert.ok(proxy.settle().got.includes(cart0.uid));
+});
+
+test('a proxy that is back is told what it asks for before all of it has confirmed that no policy is new', () => {
+  const { discovery } = newDiscovery();
+  setState(discovery, web, cart, cart1);
+  const proxy = new FakeProxy(discovery);
+  proxy.policies();
+  assert.deepEqual(names(proxy.take()), []);
+  proxy.addresses('*', '/10.9.0.1');
+  assert.ok(names(proxy.take()).includes(CART));
+  assert.equal(proxy.stream.served, 0);
+});
+
 test('a version that there is not yet is not applied', async () => {
   const { discovery } = newDiscovery();
   assert.equal((await discovery.applied(1, 1)).complete, false);
