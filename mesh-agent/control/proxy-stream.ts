@@ -234,6 +234,14 @@ export class ProxyStream {
     }
     subscription.subscribe(initial && more.length === 0 && less.length === 0 ? ['*'] : more, initial);
     subscription.unsubscribe(less);
+    // To be told a part and take it for all would be to take the rest for outside.
+    if (subscription.wildcard && !this.scoped && subscription.type === ADDRESS_TYPE && isSidecar(this.node)) {
+      const message = 'a sidecar is not told the whole mesh: PORTCULLIS_SCOPE has to be node (discovery.scope: used)';
+      this.context.log('warn', 'proxy refused', { proxy: this.name, reason: message });
+      this.closed = true;
+      this.transport.end(RpcCode.PERMISSION_DENIED, message);
+      return;
+    }
     if (initial || !this.renewNames(subscription, more, less)) this.renew(subscription, initial ? [] : more);
   }
 

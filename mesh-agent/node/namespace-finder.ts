@@ -35,8 +35,8 @@ export interface NamespaceFinder {
 interface Place {
   path: string;
   inode: string;
-  /** Uid of the pod that the process is in; undefined: none is known. */
-  pod: string | undefined;
+  /** Uids of the pods that have processes there, as far as they are known: one may have joined that of another. */
+  pods: ReadonlySet<string>;
 }
 
 /** What is asked of the machine; tests have answers of their own. */
@@ -91,14 +91,14 @@ export class HostNamespaces implements NamespaceFinder {
   }
 
   private scan(): Map<string, Place[]> {
-    const { list, addressesOf, namespaceOf, podOf } = this.machine;
+    const { list, addressesOf, namespaceOf } = this.machine;
     const found = new Map<string, Place[]>();
     for (const { inode, own, pids } of list()) {
       // Workloads in the namespace of the host cannot be told apart by it.
       if (own) continue;
       for (const pid of pids) {
         const addresses = addressesOf(pid);
-        const place = { path: `/proc/${pid}/ns/net`, inode, pod: podOf(pid) };
+        const place = { path: `/proc/${pid}/ns/net`, inode, pods: this.podsOf(pids) };
         // The process may have ended since the list was made, and another one have its number.
         if (namespaceOf(pid) !== inode) continue;
         for (const address of addresses) found.set(address, [...(found.get(address) ?? []), place]);
@@ -107,12 +107,16 @@ export class HostNamespaces implements NamespaceFinder {
     }
     return found;
   }
+
+  private podsOf(pids: readonly number[]): Set<string> {
+    return new Set(pids.map(this.machine.podOf).filter((pod) => pod !== undefined));
+  }
 }
 
 /** Those namespaces that may be a pod's: its own, or, if none is known to be, those of which nothing is known. */
 function ofPod(places: readonly Place[], uid: string): Place[] {
-  const own = places.filter(({ pod }) => pod === uid);
-  return own.length > 0 ? own : places.filter(({ pod }) => pod === undefined);
+  const own = places.filter(({ pods }) => pods.has(uid));
+  return own.length > 0 ? own : places.filter(({ pods }) => pods.size === 0);
 }
 
 /** IP addresses of the network namespace that a process is in, without those of loopback and of links. */

@@ -328,13 +328,16 @@ export function checkNode(root: unknown, file: string): Violation[] {
 }
 
 function checkSidecar(
-  { node, sidecar, stateDirectory }: Mapping,
+  { discovery, node, sidecar, stateDirectory }: Mapping,
   file: string,
   report: (violation: Violation) => void,
 ): void {
   if (sidecar === undefined) return;
   if (node !== undefined) {
     refuse(report, ['node'], 'contradicts sidecar, which serves one workload', 'either of them', undefined, 'key');
+  }
+  if (isMapping(discovery) && discovery.scope === 'all') {
+    refuse(report, ['discovery', 'scope'], 'contradicts sidecar, which is not told the whole mesh', '`used`');
   }
   if (typeof stateDirectory !== 'string') return;
   const problem = relayProblem(resolve(dirname(file), stateDirectory));

@@ -100,8 +100,7 @@ test('a sidecar gets its own workloads and the policies for them; the proxy of t
   assert.deepEqual(sidecar.settle().got, ['shop/guard', own.uid]);
   const all = new FakeProxy(discovery, { node: '', own: identityOf(own), scope: 'mesh' });
   all.policies();
-  all.addresses('*');
-  assert.deepEqual(all.settle().got, ['shop/guard', CART, cart0.uid, other.uid, own.uid].sort());
+  assert.deepEqual(all.settle().got, ['shop/guard']);
   const node = new FakeProxy(discovery);
   node.policies();
   node.addresses('*');
@@ -111,6 +110,21 @@ test('a sidecar gets its own workloads and the policies for them; the proxy of t
     [sidecar.settle().removed, node.settle().got],
     [['shop/guard', own.uid].sort(), ['shop/guard', web.uid]],
   );
+});
+
+test('a sidecar that asks for the whole mesh is refused, and gets nothing', () => {
+  const { discovery } = newDiscovery();
+  const own = { ...web, sidecar: true as const };
+  setState(discovery, own, cart, cart1);
+  for (const scope of ['mesh', '']) {
+    const sidecar = new FakeProxy(discovery, { node: '', own: identityOf(own), scope });
+    sidecar.addresses('/10.9.0.1');
+    sidecar.settle();
+    sidecar.addresses('*');
+    assert.equal(sidecar.ended?.code, 7);
+    assert.match(sidecar.ended!.message, /not told the whole mesh/);
+    assert.deepEqual(sidecar.responses, []);
+  }
 });
 
 test('a sidecar that asks for policies by name gets those of its own workloads only', () => {

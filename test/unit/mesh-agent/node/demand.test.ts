@@ -291,7 +291,10 @@ test('a workload that tries 100,000 addresses has its share of questions and ans
   const { addresses, outside } = node.demand.state;
   assert.equal(addresses, outside);
   const ofScanner = outside - others;
-  assert.ok(ofScanner >= OUTSIDE_PER_WORKLOAD_MAX && ofScanner <= OUTSIDE_PER_WORKLOAD_MAX + OUTSIDE_SLACK, `${outside}`);
+  assert.ok(
+    ofScanner >= OUTSIDE_PER_WORKLOAD_MAX && ofScanner <= OUTSIDE_PER_WORKLOAD_MAX + OUTSIDE_SLACK,
+    `${outside}`,
+  );
   // What was given up, workers do not take to be outside any more; nothing of the others was.
   assert.equal(node.released.length, node.questions - others - ofScanner);
   const forgotten = new Set(node.told.filter((text) => text.endsWith(' forgotten')).map((text) => text.split(' ')[0]));

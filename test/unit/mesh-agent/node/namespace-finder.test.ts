@@ -10,12 +10,14 @@ import { workload } from '../control/support.ts';
 function machine(
   addresses: Record<number, string[]>,
   pods: Record<number, string> = {},
+  joined: Record<number, number[]> = {},
 ): { finder: HostNamespaces; scans: () => number } {
   let scans = 0;
   const list = (): DiscoveredNamespace[] => {
     scans++;
     return Object.keys(addresses).map((pid) => ({
-      ...{ inode: `40${pid}`, path: `/run/netns/ns${pid}`, names: [`ns${pid}`], pids: [Number(pid)], own: pid === '1' },
+      ...{ inode: `40${pid}`, path: `/run/netns/ns${pid}`, names: [`ns${pid}`], own: pid === '1' },
+      pids: [Number(pid), ...(joined[Number(pid)] ?? [])],
     }));
   };
   const finder = new HostNamespaces({
@@ -71,6 +73,13 @@ test('a pod is where its control groups are, whoever else has its address', () =
   assert.match(JSON.stringify(at('10.0.0.2', cart!)), /another pod's/);
   // Where control groups say nothing, addresses alone do.
   assert.deepEqual(at('10.0.0.7', cart!), { path: '/proc/7/ns/net', inode: '407' });
+});
+
+test('a process of another pod that has joined does not hide whose namespace it is', () => {
+  const [cart, debug] = ['1b4e28ba-2fa1-11d2-883f-0016d3cca427', '1b4e28ba-2fa1-11d2-883f-0016d3cca428'];
+  const { finder } = machine({ 5: ['10.0.0.1'] }, { 5: debug!, 12: cart! }, { 5: [12] });
+  const found = finder.find(workload('web', { addresses: ['10.0.0.1'], podUid: cart! }));
+  assert.deepEqual(found, { path: '/proc/5/ns/net', inode: '405' });
 });
 
 test('the pod of a process is read from its control groups, as either driver names them', () => {
