@@ -56,8 +56,12 @@ const CACHE_LINE_BYTES = 64;
 const HELD_BYTES_MAX =
   RECEIVE_AREA_BYTES - BULK_RECEIVE_BYTES_MAX - 2 * HEADROOM_BYTES - 2 * TAILROOM_BYTES - CACHE_LINE_BYTES;
 
-/** Turns that are taken before output leaves and the system is asked again: what somebody else may have to wait for. */
-const TURNS_PER_BATCH = 32;
+/** Turns that are taken before what they wrote leaves, where one workload has them all, and where several do. */
+const TURNS_PER_BATCH = 64;
+const TURNS_PER_SHARED_BATCH = 16;
+
+/** Turns that are taken before the system is asked who else is ready: what somebody else may have to wait for. */
+const TURNS_PER_LOOK = 8;
 
 /** How often the wall clock is read: a clock that is set shows after at most this time. */
 const WALL_CHECK_MS = 500;
@@ -195,23 +199,26 @@ export class Reactor {
     }
     let count = this.kernel.epollWait(this.epoll, waitMs);
     this.readClocks();
-    if (this.turns !== null) count = this.takeTurns(this.turns, count);
-    // Only those that wait already are served: what queues itself in this batch has its turn in the next.
-    const waiting = this.turns === null ? this.readyCount : 0;
-    for (let first = 0; first < count; first += BATCH_MAX) {
-      const end = Math.min(first + BATCH_MAX, count);
-      if (first > 0 && this.deferredCount > 0) this.flushDeferred();
-      if (end - first > 1) this.receiveAhead(first, end);
-      if (this.turns === null) for (let i = first; i < end; i++) this.dispatch(i);
-      else this.serveTurns(this.turns, first, end);
-      if (this.aheadCount > 0) this.endAhead();
-    }
-    for (let i = 0; i < waiting; i++) this.serveReady();
+    if (this.turns !== null) count = this.runTurns(this.turns, count);
+    else this.runEvents(count);
     if (this.timers.isDue(this.nowMs)) this.timers.advance(this.nowMs, this.expire);
     if (this.endCount > 0) this.endBatch();
     if (this.deferredCount > 0) this.flushDeferred();
     if (this.failedCount > 0) this.tellFailed();
     return Math.max(count, 0);
+  }
+
+  private runEvents(count: number): void {
+    // Only those that wait already are served: what queues itself in this batch has its turn in the next.
+    const waiting = this.readyCount;
+    for (let first = 0; first < count; first += BATCH_MAX) {
+      const end = Math.min(first + BATCH_MAX, count);
+      if (first > 0 && this.deferredCount > 0) this.flushDeferred();
+      if (end - first > 1) this.receiveAhead(first, end);
+      for (let i = first; i < end; i++) this.dispatch(i);
+      if (this.aheadCount > 0) this.endAhead();
+    }
+    for (let i = 0; i < waiting; i++) this.serveReady();
   }
 
   /** Whether a connection waits in the ready queue or for the end of a batch, so that the next batch must not sleep. */
@@ -227,10 +234,34 @@ export class Reactor {
     this.arena.keepOwners();
   }
 
-  /** Lets everything that is ready wait for its turn, and puts those whose turn it is in place of the events. */
-  private takeTurns(turns: Turns, count: number): number {
-    const { events, eventStride, eventDataIndex } = this.kernel;
+  /** Lets everything that is ready wait for its turn, and serves those whose turn it is. Returns how many. */
+  private runTurns(turns: Turns, count: number): number {
+    const { epoll, kernel } = this;
+    const { events, eventStride, eventDataIndex } = kernel;
     this.arena.party = null;
+    this.queueEvents(turns, count);
+    // Only those that wait already: what queues itself in this batch has its turn in the next.
+    for (let left = this.readyCount; left > 0; left--) {
+      const slot = this.takeReady();
+      const connection = this.connections[slot];
+      if (connection === undefined) continue;
+      turns.add(slot, connection.generation, RESUMED, partyOf(connection) ?? turns.nobody);
+    }
+    for (let served = 0; ; ) {
+      const taken = turns.take(events, eventStride, eventDataIndex, TURNS_PER_LOOK);
+      if (taken > 1) this.receiveAhead(0, taken);
+      this.serveTurns(turns, taken);
+      if (this.aheadCount > 0) this.endAhead();
+      served += taken;
+      // What the others wrote can wait for more of the same; what one of few turns wrote would wait for theirs.
+      const most = turns.isShared ? TURNS_PER_SHARED_BATCH : TURNS_PER_BATCH;
+      if (turns.waiting === 0 || turns.tookLight || served >= most) return served;
+      this.queueEvents(turns, kernel.epollWait(epoll, 0));
+    }
+  }
+
+  private queueEvents(turns: Turns, count: number): void {
+    const { events, eventStride, eventDataIndex } = this.kernel;
     for (let i = 0; i < count; i++) {
       const word = i * eventStride;
       const slot = events[word + eventDataIndex];
@@ -239,20 +270,13 @@ export class Reactor {
       if (connection === undefined || connection.generation !== generation) continue;
       turns.add(slot, generation, events[word], partyOf(connection) ?? turns.nobody);
     }
-    for (let left = this.readyCount; left > 0; left--) {
-      const slot = this.takeReady();
-      const connection = this.connections[slot];
-      if (connection === undefined) continue;
-      turns.add(slot, connection.generation, RESUMED, partyOf(connection) ?? turns.nobody);
-    }
-    return turns.take(events, eventStride, eventDataIndex, TURNS_PER_BATCH);
   }
 
-  private serveTurns(turns: Turns, first: number, end: number): void {
+  private serveTurns(turns: Turns, count: number): void {
     const { arena, kernel, measured } = this;
     const { events, eventStride, eventDataIndex } = kernel;
     let beforeMs = measured ? kernel.nowMs() : 0;
-    for (let i = first; i < end; i++) {
+    for (let i = 0; i < count; i++) {
       const word = i * eventStride;
       const bits = events[word];
       const connection = this.connections[events[word + eventDataIndex]]!;

@@ -34,11 +34,23 @@ export class Party {
 /** Bit of a turn that was asked for by `Reactor.enqueue`, among those of epoll: none of those that it reports. */
 export const RESUMED = 1 << 27;
 
+/** So many ready connections are few, where more than so many wait in all. */
+const LIGHT_TURNS_MAX = 2;
+const BUSY_TURNS = 8;
+
+/** For so many turns a workload is thought to be one of several after another one had a turn: some 100 ms under load. */
+const SHARED_TURNS = 8192;
+
 export class Turns {
   /** Connections that belong to nobody: what the worker needs for itself. They are a party like the others. */
   readonly nobody = new Party(new Float64Array(1), 0);
   /** Connections that wait for their turn. */
   waiting = 0;
+  /** Whether the last turns were also those of somebody with few connections ready, beside others with many. */
+  tookLight = false;
+  /** Whose the last turn was, and for how many more turns there is thought to be somebody else. */
+  private takenBy: Party | null = null;
+  private sharedTurns = 0;
   /** By slot: what has been reported, for which occupant, who is behind it, and whether it waits. */
   private readonly bits: Int32Array;
   private readonly generations: Int32Array;
@@ -88,12 +100,19 @@ export class Turns {
   take(events: Int32Array, stride: number, dataIndex: number, max: number): number {
     let count = 0;
     let word = 0;
+    const isBusy = this.waiting > BUSY_TURNS;
+    this.tookLight = false;
     while (count < max && this.firstParty !== null) {
       const party = this.firstParty;
       this.firstParty = party.next;
       party.next = null;
       const slot = party.first;
       party.first = this.behind[slot]!;
+      if (isBusy && party.waiting <= LIGHT_TURNS_MAX) this.tookLight = true;
+      if (party !== this.takenBy && party !== this.nobody) {
+        if (this.takenBy !== null) this.sharedTurns = SHARED_TURNS;
+        this.takenBy = party;
+      } else if (this.sharedTurns > 0) this.sharedTurns--;
       this.queued[slot] = 0;
       this.waiting--;
       if (--party.waiting > 0) this.join(party);
@@ -104,6 +123,11 @@ export class Turns {
       count++;
     }
     return count;
+  }
+
+  /** Whether more than one workload has had turns of late. */
+  get isShared(): boolean {
+    return this.sharedTurns > 0;
   }
 
   /** Puts a party at the end of the round. */
