@@ -15,9 +15,11 @@ import type { NodeConfig } from './node-config.ts';
 /** How long after a failure a capture is tried again. */
 const RETRY_MS = 5_000;
 
-/** An installed capture is looked at this long after the last time, but not more than one in a tick. */
-const CHECK_AFTER_MS = 15_000;
-const TICK_MS = 250;
+/**
+ * How often installed captures are looked at, all of them one after the other: a look is a program run of some
+ * milliseconds, and the thread that enters namespaces has 10 MiB for as long as there is something to do.
+ */
+const CHECK_EVERY_MS = 60_000;
 
 /** How the capture of a workload stands. */
 export type CaptureState = 'installed' | 'pending' | 'failed' | 'off';
@@ -29,7 +31,6 @@ interface Entry {
   /** Why it failed. */
   problem: string;
   retryAtMs: number;
-  checkAtMs: number;
 }
 
 /** Captures of one node proxy. */
@@ -38,7 +39,6 @@ export class WorkloadCaptures {
   private readonly spec: CaptureSpec;
   private readonly captures: Captures;
   private readonly own: boolean;
-  private readonly checkAfterMs: number;
   private readonly entries = new Map<string, Entry>();
   private readonly ticks: NodeJS.Timeout;
   private checking = false;
@@ -49,10 +49,9 @@ export class WorkloadCaptures {
     sockets: NamespaceSockets,
     log: Log,
     own = false,
-    checkAfterMs = CHECK_AFTER_MS,
+    checkEveryMs = CHECK_EVERY_MS,
   ) {
     this.log = log;
-    this.checkAfterMs = checkAfterMs;
     this.own = own;
     const { failClosed, ...exclusions } = config;
     const parsed = parseCapture({ ...(exclusions as CaptureInput), failOpen: !failClosed });
@@ -60,7 +59,7 @@ export class WorkloadCaptures {
     // A pod may get a sidecar, or lose it: the proxy of the node and that of the pod do not remove each other's rules.
     this.spec = own ? { ...parsed.spec, table: tableName('sidecar') } : parsed.spec;
     this.captures = new Captures({ sockets, onReleased: (target) => this.released(target) });
-    this.ticks = setInterval(() => void this.check(), TICK_MS).unref();
+    this.ticks = setInterval(() => void this.check(), checkEveryMs).unref();
   }
 
   /** Sees to it that the workload is captured: to be called whenever it is served. Resolves when it has been tried. */
@@ -68,7 +67,7 @@ export class WorkloadCaptures {
     const known = this.entries.get(uid);
     const isSame = known?.namespace.identity === namespace.identity;
     if (isSame && (known.state !== 'failed' || known.retryAtMs > performance.now())) return;
-    const entry: Entry = { name, namespace, state: 'pending', problem: '', retryAtMs: 0, checkAtMs: 0 };
+    const entry: Entry = { name, namespace, state: 'pending', problem: '', retryAtMs: 0 };
     this.entries.set(uid, entry);
     const { path, identity } = namespace;
     const result = await this.captures.install({ path, identity }, this.spec, this.own);
@@ -76,7 +75,6 @@ export class WorkloadCaptures {
     if (this.entries.get(uid) !== entry) return;
     if (result.ok) {
       entry.state = 'installed';
-      entry.checkAtMs = performance.now() + this.checkAfterMs;
       if (result.changed) this.log('info', 'workload captured', { workload: name });
     } else {
       entry.state = 'failed';
@@ -113,25 +111,19 @@ export class WorkloadCaptures {
     this.log('warn', 'a capture cannot be removed', { workload: uid, code: result.code, problem: result.message });
   }
 
-  /** Looks at the capture whose turn it is. */
+  /** Looks at what is installed, and installs again what is not as it should be. */
   private async check(): Promise<void> {
     if (this.checking) return;
-    const nowMs = performance.now();
-    let due: [string, Entry] | undefined;
-    for (const each of this.entries) {
-      const { state, checkAtMs } = each[1];
-      if (state === 'installed' && checkAtMs <= (due?.[1].checkAtMs ?? nowMs)) due = each;
-    }
-    if (due === undefined) return;
-    const [uid, entry] = due;
     this.checking = true;
-    const { path, identity } = entry.namespace;
-    const status = await this.captures.status({ path, identity }, this.spec);
+    for (const [uid, entry] of [...this.entries]) {
+      if (entry.state !== 'installed' || this.entries.get(uid) !== entry) continue;
+      const { path, identity } = entry.namespace;
+      const status = await this.captures.status({ path, identity }, this.spec);
+      // A namespace that is gone is the business of those who look for namespaces.
+      if (this.entries.get(uid) !== entry || !status.ok || status.state === 'installed') continue;
+      await this.reinstall(uid, entry, status.state === 'absent' ? 'its rules are gone' : 'its rules were changed');
+    }
     this.checking = false;
-    entry.checkAtMs = performance.now() + this.checkAfterMs;
-    // A namespace that is gone is the business of those who look for namespaces.
-    if (this.entries.get(uid) !== entry || !status.ok || status.state === 'installed') return;
-    await this.reinstall(uid, entry, status.state === 'absent' ? 'its rules are gone' : 'its rules were changed');
   }
 
   private released(target: unknown): void {

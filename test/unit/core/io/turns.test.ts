@@ -57,6 +57,38 @@ test('a slot that changes hands while it waits keeps nothing of its occupant but
   assert.deepEqual([before.waiting, after.waiting], [0, 0]);
 });
 
+test('one with few ready connections is noticed beside one with many, and only there', () => {
+  const turns = new Turns(100);
+  const [many, few] = [party(), party()];
+  for (let slot = 0; slot < 20; slot++) turns.add(slot, 0, IN, many);
+  take(turns, 4);
+  assert.equal(turns.tookLight, false);
+  assert.equal(turns.isShared, false);
+  turns.add(50, 0, IN, few);
+  assert.deepEqual(slots(turns, 2), [4, 50]);
+  assert.equal(turns.tookLight, true);
+  assert.equal(turns.isShared, true);
+  take(turns, 2);
+  assert.equal(turns.tookLight, false);
+  assert.equal(turns.isShared, true, 'for a while');
+});
+
+test('a workload that has all turns again is alone after a while', () => {
+  const turns = new Turns(100);
+  const [one, other] = [party(), party()];
+  turns.add(1, 0, IN, one);
+  turns.add(2, 0, IN, other);
+  take(turns, 2);
+  assert.equal(turns.isShared, true);
+  // The worker itself is nobody to share with.
+  turns.add(3, 0, IN, turns.nobody);
+  for (let turn = 0; turns.isShared; turn++) {
+    assert.ok(turn < 100_000, 'it never ends');
+    turns.add(2, 0, IN, other);
+    take(turns, 2);
+  }
+});
+
 test('in any order of additions and turns none is lost, doubled or kept from its turn', () => {
   for (let seed = 1; seed <= 50; seed++) {
     const random = new Random(seed);
