@@ -57,7 +57,10 @@ const fieldHelp: Record<string, [type: string, meaning: string]> = {
     'Node proxies: the workload of the node, `namespace/name`. This and what follows is absent elsewhere.',
   ],
   side: ['text', 'Node proxies: `outbound`: the workload began it; `inbound`: it came to the workload.'],
-  peer: ['text', 'Node proxies: SPIFFE identity of who asks; outbound: the one that the other end has to have. Absent in plain text.'],
+  peer: [
+    'text',
+    'Node proxies: SPIFFE identity of who asks; outbound: the one that the other end has to have. Absent in plain text.',
+  ],
   service: [
     'text',
     'Node proxies, outbound: service and port that the workload connected to, `namespace/hostname:port`; absent when it was none.',
