@@ -125,20 +125,20 @@ test('the launcher works from any directory, through symbolic links and in paths
   assert.match(stdout, /^portcullis \d/);
 });
 
-test('a node proxy, of which every machine has one, is started with a small young generation, and nothing else is', async (t) => {
+test('a node proxy, of which every machine has one, is started to take little memory, and nothing else is', async (t) => {
   const directory = temporaryDirectory(t);
   writeFileSync(join(directory, 'portcullis'), readFileSync(portcullis), { mode: 0o755 });
   for (const arch of ['x64', 'arm64']) {
     const bin = join(directory, 'node_modules', `node-linux-${arch}`, 'bin');
     mkdirSync(bin, { recursive: true });
-    writeFileSync(join(bin, 'node'), '#!/bin/sh\necho "$*"\n', { mode: 0o755 });
+    writeFileSync(join(bin, 'node'), '#!/bin/sh\necho "$MALLOC_ARENA_MAX $*"\n', { mode: 0o755 });
   }
   const startedWith = async (...args: string[]): Promise<string> =>
     (await start(t, args, { command: join(directory, 'portcullis') }).finished).stdout.trim();
   const main = join(directory, 'gateway/main.ts');
   assert.equal(
     await startedWith('mesh', 'node', '--config', 'a b'),
-    `--max-semi-space-size=1 ${main} mesh node --config a b`,
+    `2 --max-semi-space-size=1 --v8-pool-size=2 ${main} mesh node --config a b`,
   );
   assert.equal(await startedWith('mesh', 'status'), `${main} mesh status`);
   assert.equal(await startedWith('run'), `${main} run`);
