@@ -57,20 +57,20 @@ export function fastAddresses(port: number): string[] {
   return Array.from({ length: 8 }, (_, index) => `127.0.0.${index + 2}:${port}`);
 }
 
-/** Starts a backend pinned to `core` and waits until it serves. */
-export async function startBackend(kind: BackendKind, core: number | null): Promise<Backend> {
+/** Starts a backend pinned to `core` and waits until it serves; `idle`: see StartOptions. */
+export async function startBackend(kind: BackendKind, core: number | null, idle = false): Promise<Backend> {
   const port = await freePort();
   const dir = join(temporaryDir(), `backend-${port}`);
   mkdirSync(dir, { recursive: true });
-  const process = kind === 'c' ? await startC(port, dir, core) : await startNginx(kind, port, dir, core);
+  const process = kind === 'c' ? await startC(port, dir, core, idle) : await startNginx(kind, port, dir, core, idle);
   const access: Access = { port, tls: kind === 'tls', protocol: kind === 'grpc' ? 'grpc' : 'http/1.1' };
   await waitUntilServing(process, access, smallPath(kind), 'localhost');
   return { kind, port, access, process };
 }
 
-async function startC(port: number, dir: string, core: number | null): Promise<BenchProcess> {
+async function startC(port: number, dir: string, core: number | null, idle: boolean): Promise<BenchProcess> {
   const command = await buildCProgram('backend');
-  return new BenchProcess({ label: 'backend-c', command, args: [String(port)], dir, core });
+  return new BenchProcess({ label: 'backend-c', command, args: [String(port)], dir, core, idle });
 }
 
 async function startNginx(
@@ -78,6 +78,7 @@ async function startNginx(
   port: number,
   dir: string,
   core: number | null,
+  idle: boolean,
 ): Promise<BenchProcess> {
   const command = findExecutable('nginx');
   if (command === null) throw new Error('nginx, the default backend, is not installed (apt-get install nginx-light)');
@@ -95,7 +96,7 @@ async function startNginx(
   const config = join(dir, 'nginx.conf');
   writeFileSync(config, nginxConfig(server, dir));
   const args = ['-p', dir, '-e', join(dir, 'error.log'), '-c', config];
-  return new BenchProcess({ label: 'backend-nginx', command, args, dir, core });
+  return new BenchProcess({ label: 'backend-nginx', command, args, dir, core, idle });
 }
 
 /** Configuration of such an nginx, whose files are in `dir`, around `server` blocks. */

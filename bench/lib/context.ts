@@ -83,6 +83,7 @@ export class BenchContext {
   #fleet: RunningProxy[] = [];
   #fleetKey = '';
   #backends = new Map<string, Promise<Backend>>();
+  #bystander: Promise<Backend> | undefined;
   #slow: ReturnType<typeof startSlowServer> | undefined;
   #started = 0;
   #problems: string[] = [];
@@ -130,6 +131,7 @@ export class BenchContext {
       moreBackends: await this.#moreBackends(wish.backends, backend.port),
       balance: wish.balance ?? 'RoundRobin',
       traffic: wish.traffic ?? null,
+      bystanderPort: wish.traffic === 'mirror-elsewhere' ? await this.#bystanderPort() : null,
       gzipLevel: wish.gzipLevel ?? null,
       upstreamProtocol: backend.kind === 'grpc' ? 'h2c' : 'http/1.1',
     };
@@ -192,6 +194,15 @@ export class BenchContext {
   async #slowBackend(): Promise<string> {
     this.#slow ??= startSlowServer(LOAD_CORE);
     return (await this.#slow).address;
+  }
+
+  /**
+   * Port of a backend beside the measured one, which has a core only when nobody else wants it: the nearest thing
+   * to one on another machine. Started with the first use.
+   */
+  async #bystanderPort(): Promise<number> {
+    this.#bystander ??= startBackend('nginx', LOAD_CORE, true);
+    return (await this.#bystander).port;
   }
 
   async #backend(kind: BackendKind, core: number | null): Promise<Backend> {

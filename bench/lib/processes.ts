@@ -24,6 +24,8 @@ export interface StartOptions {
   env?: Record<string, string>;
   /** Core that it is pinned to; null: not pinned. */
   core: number | null;
+  /** Whether it runs only where nobody else wants the core (SCHED_IDLE); default: no. */
+  idle?: boolean;
   /** Path of the network namespace that it runs in; default: ours. */
   namespace?: string;
   /** File that takes its stdout; default: discarded. */
@@ -55,7 +57,7 @@ export class BenchProcess {
     this.#stderrPath = join(options.dir, `${options.label}.stderr`);
     const stderrFd = openSync(this.#stderrPath, 'a');
     const stdoutFd = options.stdoutPath === undefined ? -1 : openSync(options.stdoutPath, 'a');
-    const [command, args] = placed(options.command, options.args, options.core, options.namespace);
+    const [command, args] = placed(options.command, options.args, options);
     this.startedAtMs = performance.now();
     const child = spawn(command, args, {
       cwd: options.dir,
@@ -119,7 +121,7 @@ export async function runCommand(
     killAfterMs?: number;
   } = {},
 ): Promise<CommandResult> {
-  const [file, fileArgs] = placed(command, args, options.core ?? null, options.namespace);
+  const [file, fileArgs] = placed(command, args, options);
   const child = spawn(file, fileArgs, {
     cwd: options.cwd ?? process.cwd(),
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -184,12 +186,17 @@ export function cleanUp(): void {
 }
 
 /**
- * The command line with `taskset` in front when a core is given, and `nsenter` when a network namespace is. Both
- * exec, so the pid is the command's own.
+ * The command line with `taskset` in front when a core is given, `chrt` when it is to be idle, and `nsenter` when a
+ * network namespace is given. All of them exec, so the pid is the command's own.
  */
-function placed(command: string, args: readonly string[], core: number | null, namespace?: string): [string, string[]] {
+function placed(
+  command: string,
+  args: readonly string[],
+  { core = null, idle = false, namespace }: { core?: number | null; idle?: boolean; namespace?: string | undefined },
+): [string, string[]] {
   const line = [command, ...args];
   if (core !== null) line.unshift('taskset', '-c', String(core));
+  if (idle) line.unshift('chrt', '--idle', '0');
   if (namespace !== undefined) line.unshift('nsenter', `--net=${namespace}`);
   return [line[0], line.slice(1)];
 }

@@ -20,7 +20,8 @@ export type TrafficSet =
   | 'fault-delay'
   | 'fault-abort'
   | 'recorder'
-  | 'mirror';
+  | 'mirror'
+  | 'mirror-elsewhere';
 
 /** Where the features stand in the configuration: lines at the top, keys of the backend, keys of the rule. */
 export interface TrafficConfig {
@@ -37,6 +38,9 @@ export const FAULT_FIELD = 'X-Fault';
 export const ALLOWED_ORIGIN = 'https://shop.example.com';
 /** Cookies of `session` and `session-renewed`. */
 export const SESSION_COOKIES = { session: 'bench-session', 'session-renewed': 'bench-renewed' } as const;
+
+/** Name of the backend that only gets what nobody waits for, for `mirror-elsewhere`. */
+export const BYSTANDER = 'bystander';
 
 /** The configuration of a set. */
 export function trafficConfig(set: TrafficSet): TrafficConfig {
@@ -89,8 +93,13 @@ const configs: Record<TrafficSet, Partial<TrafficConfig>> = {
   // 200, since wrk takes any status from 400 on for an error; the gateway does the same work for it.
   'fault-abort': { rule: fault('abort: {statusCode: 200, percent: 10}') },
   recorder: { top: ['recorder: {}'] },
-  mirror: { rule: ', filters: [{type: RequestMirror, requestMirror: {backendRef: {name: b}}}]' },
+  mirror: { rule: mirror('b') },
+  'mirror-elsewhere': { rule: mirror(BYSTANDER) },
 };
+
+function mirror(backend: string): string {
+  return `, filters: [{type: RequestMirror, requestMirror: {backendRef: {name: ${backend}}}}]`;
+}
 
 function rateLimit(key: string): string {
   return `, rateLimits: [{name: per-client, requests: 1000000, key: [${key}], headers: false}]`;

@@ -58,6 +58,8 @@ export interface ProxyOptions {
   balance: Balance;
   /** Traffic features in the configuration (lib/traffic.ts); only Portcullis is asked for any. */
   traffic: TrafficSet | null;
+  /** Port of a backend that gets copies of requests only (`mirror-elsewhere`); null: there is none. */
+  bystanderPort: number | null;
   /** Compress responses of type application/json with gzip at this level; null: none. Never with `traffic`. */
   gzipLevel: number | null;
   /** What it speaks to the upstream; `h2c` only where clients speak `h2`, and then it is gRPC. */

@@ -6,7 +6,7 @@ import { TLS_HOST, TLS_SUITE } from '../lib/certificate.ts';
 import { firstLine } from '../lib/machine.ts';
 import { BenchProcess } from '../lib/processes.ts';
 import { allHosts, allPrefixes, NEW_HOST } from '../lib/routes.ts';
-import { trafficConfig } from '../lib/traffic.ts';
+import { BYSTANDER, trafficConfig } from '../lib/traffic.ts';
 import { ALL_FEATURES, allBackends, GZIP_LEVELS, type Peer, type ProxyOptions, type StartedProxy } from './peer.ts';
 
 const repository = resolve(import.meta.dirname, '../..');
@@ -54,6 +54,9 @@ function configText(options: ProxyOptions, withNewHost: boolean): string {
   const keys = `${protocol}${balancer}${traffic?.backend ?? ''}`;
   lines.push(...(traffic?.top ?? []));
   lines.push('backends:', `  - {name: b, endpoints: [${endpoints.join(', ')}]${keys}}`);
+  if (options.bystanderPort !== null) {
+    lines.push(`  - {name: ${BYSTANDER}, endpoints: ["127.0.0.1:${options.bystanderPort}"]}`);
+  }
   lines.push('routes:');
   if (options.routes === 'one') {
     const rule = `${traffic?.rule ?? ''}${gzipKeys(options)}`;

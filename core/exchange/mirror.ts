@@ -1,12 +1,13 @@
 // Mirroring: copies of requests that go to another backend, whose answers are thrown away.
 //
-//   first attempt of a request begins --> copy of its head --> request complete --> next batch: sent --> answer read
+//   first attempt of a request begins --> copy of its head --> request complete --> a quiet moment: sent --> answer read
 //                                              \--> body too long, client gone, ...: dropped, counted
 //
 // A mirrored request is an exchange of its own, whose client is a connection without a socket. It begins when the
-// request is complete, in a batch after the one that has sent it, so that it never goes before it; whatever
-// becomes of it, the request that it is a copy of does not notice. It is retried by nobody, is in no access log,
-// and counts in no number of requests but its own.
+// request is complete, in a batch after the one that has sent it, so that it never goes before it, and at a quiet moment:
+// when no request is under way in this worker and no event waits, one at a time, so that it is not in the way of an
+// answer or of requests that come in bunches. Under load there is no such moment, and each waits QUIET_WAIT_MS. Whatever becomes of it, the request that it is a copy of does not notice. It is
+// retried by nobody, is in no access log, and counts in no number of requests but its own.
 // The head is the one that goes upstream, edits of the rule and X-Request-Id included. Bodies come from the
 // request buffer, which both hold.
 // Owned by one worker. Hot module: no allocation, exception, promise, closure or log line per request.
@@ -26,15 +27,24 @@ import { VirtualClient } from './virtual-client.ts';
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { CHUNKED, LENGTH, STREAM } = BodyFraming;
 const { CONNECT } = Method;
-const { MIRRORS_IN_FLIGHT, MIRRORS_ANSWERED, MIRRORS_FAILED } = Counter;
+const { MIRRORS_IN_FLIGHT, MIRRORS_ANSWERED, MIRRORS_FAILED, REQUESTS_IN_FLIGHT, TUNNELS_OPEN } = Counter;
 const { MIRRORS_DROPPED_BODY, MIRRORS_DROPPED_INCOMPLETE, MIRRORS_DROPPED_LIMIT, MIRRORS_DROPPED_RESOURCES } = Counter;
 
 /** Most mirrored requests of one worker at a time, those that wait for their body included. */
 export const MIRRORS_MAX = 256;
 
+/** Longest time of a complete copy without a quiet moment. */
+const QUIET_WAIT_MS = 2;
+
 export class Mirrors extends VirtualClient {
   /** Mirrored requests that wait or are under way. */
   private count = 0;
+  /** Those that wait for a quiet moment, in a ring: connections, their generations, and until when they wait. */
+  private readonly launched: (Connection | null)[] = Array.from({ length: MIRRORS_MAX }, () => null);
+  private readonly generations = new Int32Array(MIRRORS_MAX);
+  private readonly launchMs = new Float64Array(MIRRORS_MAX);
+  private launchedFirst = 0;
+  private launchedCount = 0;
 
   // -- requests -------------------------------------------------------------------
 
@@ -133,10 +143,47 @@ export class Mirrors extends VirtualClient {
     }
   }
 
-  /** Sends it in the next batch. */
   private launch(mirror: Exchange): void {
     mirror.requestComplete = true;
-    this.context.reactor.enqueue(mirror.downstream!);
+    if (this.launchedCount === MIRRORS_MAX) this.sendNext();
+    const place = (this.launchedFirst + this.launchedCount++) % MIRRORS_MAX;
+    const connection = mirror.downstream!;
+    this.launched[place] = connection;
+    this.generations[place] = connection.generation;
+    this.launchMs[place] = this.context.reactor.nowMs + QUIET_WAIT_MS;
+  }
+
+  /** Whether copies wait for a quiet moment. */
+  get hasLaunched(): boolean {
+    return this.launchedCount > 0;
+  }
+
+  /** How long the worker may sleep before it looks for a quiet moment, in milliseconds; copies wait for one. */
+  get waitMs(): number {
+    if (!this.isRequestUnderWay) return 0;
+    return Math.max(0, Math.ceil(this.launchMs[this.launchedFirst] - this.context.reactor.nowMs));
+  }
+
+  /** A batch with so many events is over: sends what has waited for long enough, and one copy if the moment is quiet. */
+  batchDone(events: number): void {
+    const { reactor } = this.context;
+    while (this.launchedCount > 0 && reactor.nowMs >= this.launchMs[this.launchedFirst]) this.sendNext();
+    if (events === 0 && this.launchedCount > 0 && !reactor.hasReady && !this.isRequestUnderWay) this.sendNext();
+  }
+
+  private get isRequestUnderWay(): boolean {
+    const { counters } = this.context;
+    return counters[REQUESTS_IN_FLIGHT] > counters[TUNNELS_OPEN];
+  }
+
+  /** Has the first one sent in the next batch, if it is still there. */
+  private sendNext(): void {
+    const place = this.launchedFirst;
+    const connection = this.launched[place]!;
+    this.launched[place] = null;
+    this.launchedFirst = (place + 1) % MIRRORS_MAX;
+    this.launchedCount--;
+    if (connection.generation === this.generations[place]) this.context.reactor.enqueue(connection);
   }
 
   // -- events -----------------------------------------------------------------------

@@ -197,7 +197,8 @@ export class PacketWorker {
         waitMs = waitMs < 0 ? boundMs : Math.min(waitMs, boundMs);
       }
     }
-    const { compression } = this.context;
+    const { compression, mirrors } = this.context;
+    if (mirrors.hasLaunched) waitMs = waitMs < 0 ? mirrors.waitMs : Math.min(waitMs, mirrors.waitMs);
     if (compression.hasAnswers) {
       compression.collect();
       if (compression.hasAnswers) waitMs = 0;
@@ -205,6 +206,7 @@ export class PacketWorker {
     const sampled = ++this.batchNumber % BUSY_SAMPLE === 0;
     this.reactor.measured = sampled;
     const events = this.reactor.runBatch(waitMs);
+    if (mirrors.hasLaunched) mirrors.batchDone(events);
     const { counters } = this.metrics;
     if (sampled || events >= LAG_EVENTS || this.reactor.nowMs - this.lagMeasuredMs >= LAG_INTERVAL_MS) {
       const busyMs = this.reactor.kernel.nowMs() - this.reactor.nowMs;

@@ -95,6 +95,14 @@ ${extra}`,
     while (this.scheduler.nowMs < endMs) this.worker.runBatch(Math.ceil(endMs - this.scheduler.nowMs));
   }
 
+  /** Some batches that wait for nothing, with just enough time in between for bytes to arrive. */
+  runQuickly(batches = 10): void {
+    for (let i = 0; i < batches; i++) {
+      this.scheduler.advanceTo(this.scheduler.nowMs + 0.02);
+      this.worker.runBatch(0);
+    }
+  }
+
   /** Connections that the worker has. */
   get connections(): number {
     return this.worker.stats().connections;
@@ -520,4 +528,39 @@ test('a client that takes a response slowly on HTTP/2 gets it whole', () => {
   }
   assert.equal(received, body.length);
   assert.ok(ended);
+});
+
+test('a copy of a request waits until the request has been answered, but not for long', () => {
+  const bench = new Bench('', ', filters: [{type: RequestMirror, requestMirror: {backendRef: {name: one}}}]');
+  const answer = bytes('HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n');
+  const client = bench.dial();
+  client.send(bytes('GET / HTTP/1.1\r\nHost: a\r\n\r\n'));
+  bench.runQuickly();
+  const upstream = bench.upstreams[0]!;
+  assert.match(text(upstream), /^GET/);
+  upstream.send(answer);
+  bench.runQuickly();
+  assert.match(text(client), /^HTTP\/1\.1 200/);
+  assert.equal(bench.dials, 1, 'the copy was under way beside the request');
+  assert.match(text(upstream), /^GET/, 'the moment is quiet, and the copy waits');
+  upstream.send(answer);
+  bench.runQuickly();
+
+  client.send(bytes('GET / HTTP/1.1\r\nHost: a\r\n\r\n'));
+  bench.runQuickly();
+  assert.match(text(upstream), /^GET/);
+  assert.equal(bench.dials, 1);
+  bench.run(3);
+  assert.equal(text(client), '');
+  assert.match(text(bench.upstreams[1]!), /^GET/, 'a slow answer holds up the copy');
+});
+
+test('copies of requests are sent while others are under way all the time', () => {
+  const bench = new Bench('', ', filters: [{type: RequestMirror, requestMirror: {backendRef: {name: one}}}]');
+  const clients = Array.from({ length: 3 }, () => bench.dial());
+  for (const client of clients) client.send(bytes('GET / HTTP/1.1\r\nHost: a\r\n\r\n'));
+  bench.runQuickly();
+  assert.equal(bench.dials, 3);
+  bench.run(3);
+  assert.equal(bench.dials, 6);
 });
