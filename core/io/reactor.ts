@@ -56,6 +56,9 @@ const CACHE_LINE_BYTES = 64;
 const HELD_BYTES_MAX =
   RECEIVE_AREA_BYTES - BULK_RECEIVE_BYTES_MAX - 2 * HEADROOM_BYTES - 2 * TAILROOM_BYTES - CACHE_LINE_BYTES;
 
+/** Connections within each other whose output leaves in one batch, the outermost included; what is deeper, in the next. */
+const NESTING_MAX = 3;
+
 /** Turns that are taken before what they wrote leaves, where one workload has them all, and where several do. */
 const TURNS_PER_BATCH = 64;
 const TURNS_PER_SHARED_BATCH = 16;
@@ -202,8 +205,12 @@ export class Reactor {
     if (this.turns !== null) count = this.runTurns(this.turns, count);
     else this.runEvents(count);
     if (this.timers.isDue(this.nowMs)) this.timers.advance(this.nowMs, this.expire);
-    if (this.endCount > 0) this.endBatch();
-    if (this.deferredCount > 0) this.flushDeferred();
+    // What a deferred send puts into a stream leaves with the connection that carries the stream, in the same batch.
+    for (let depth = 0; depth < NESTING_MAX; depth++) {
+      if (this.endCount > 0) this.endBatch();
+      if (this.deferredCount > 0) this.flushDeferred();
+      if (this.endCount === 0) break;
+    }
     if (this.failedCount > 0) this.tellFailed();
     return Math.max(count, 0);
   }

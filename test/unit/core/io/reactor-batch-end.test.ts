@@ -6,6 +6,7 @@ import { test } from 'node:test';
 import { Errno } from '../../../../core/ffi/errno.ts';
 import { BULK_RECEIVE_BYTES_MAX, RECEIVE_BYTES_MAX } from '../../../../core/io/arena.ts';
 import type { Connection } from '../../../../core/io/connection.ts';
+import { noTransport } from '../../../../core/io/transport.ts';
 import { openBench, pattern } from './fake-kernel.ts';
 
 /** A bench whose protocol notes the ends of batches and then does what it is told. */
@@ -126,4 +127,60 @@ test('a deferred send in the receive area survives a hold that ends before it le
   reactor.fill(first.connection);
   reactor.runBatch(0);
   assert.deepEqual(second.socket.takenBytes, Buffer.from(pattern(400)));
+});
+
+test('what is sent into a stream within a stream leaves in the same batch', () => {
+  const bench = openBench();
+  const { reactor } = bench;
+  const outer = bench.open();
+  /** A stream inside `within`: what it is given goes on at the end of the batch. */
+  const within = (carrier: Connection): Connection => {
+    const pending: Uint8Array[] = [];
+    const stream = reactor.openVirtual(bench.protocol, {
+      ...noTransport,
+      send(_connection, offset, length) {
+        pending.push(reactor.memory.slice(offset, offset + length));
+        ends.set(carrier, pending);
+        reactor.atBatchEnd(carrier);
+        return length;
+      },
+    });
+    return stream!;
+  };
+  const ends = new Map<Connection, Uint8Array[]>();
+  Object.assign(bench.protocol, {
+    batchEnd(connection: Connection): void {
+      for (const bytes of ends.get(connection)!.splice(0)) {
+        const block = reactor.arena.allocate(bytes.length);
+        reactor.memory.set(bytes, block);
+        reactor.sendBlockDeferred(connection, block, bytes.length);
+      }
+    },
+  });
+  const inner = within(within(outer.connection));
+  const block = reactor.arena.allocate(100);
+  reactor.memory.set(pattern(100), block);
+  reactor.sendBlockDeferred(inner, block, 100);
+  reactor.runBatch(0);
+  assert.deepEqual(outer.socket.takenBytes, Buffer.from(pattern(100)));
+  assert.equal(reactor.hasReady, false, 'the next batch need not hurry');
+  assert.equal(reactor.arena.used, 0);
+});
+
+test('a connection that asks for the end of the batch at every end does not keep the others waiting', () => {
+  const { reactor, open } = benchWithEnds((connection) => {
+    const block = reactor.arena.allocate(10);
+    reactor.sendBlockDeferred(connection, block, 10);
+  });
+  const { connection } = open();
+  const again = reactor.openVirtual(connection.protocol!, {
+    ...noTransport,
+    send(stream, _offset, length) {
+      reactor.atBatchEnd(stream);
+      return length;
+    },
+  })!;
+  reactor.atBatchEnd(again);
+  reactor.runBatch(0);
+  assert.equal(reactor.hasReady, true, 'it goes on in the next batch');
 });
