@@ -5,7 +5,7 @@
 // process group, so its children go with it.
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import { accessSync, closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { accessSync, closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -68,6 +68,7 @@ export class BenchProcess {
     closeSync(stderrFd);
     if (stdoutFd >= 0) closeSync(stdoutFd);
     this.pid = child.pid ?? 0;
+    if (options.idle) yieldAsGroup(this.pid);
     this.ended = track(child).then((code) => {
       this.exited = true;
       this.ending =
@@ -199,6 +200,18 @@ function placed(
   if (idle) line.unshift('chrt', '--idle', '0');
   if (namespace !== undefined) line.unshift('nsenter', `--net=${namespace}`);
   return [line[0], line.slice(1)];
+}
+
+/**
+ * Gives the group of a process the least share of a core: with the kernel's automatic groups every process that leads
+ * a session counts as much as any other, whatever its own policy. Where there are none, its policy is enough.
+ */
+function yieldAsGroup(pid: number): void {
+  try {
+    writeFileSync(`/proc/${pid}/autogroup`, '19');
+  } catch {
+    // Not this kernel, or not for us.
+  }
 }
 
 /** Notes a child as running until it ends; resolves with its exit code. */

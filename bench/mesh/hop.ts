@@ -16,6 +16,7 @@ import { cpuBetweenNs, machineBusyNs, ownCpuNs, readCpu } from '../lib/cpu.ts';
 import { describeErrors, errorCount, type LoadFigures } from '../lib/figures.ts';
 import { runH2load } from '../lib/h2load.ts';
 import { BUSY_LOAD, describeMachine, firstLine } from '../lib/machine.ts';
+import { runPaced } from '../lib/paced.ts';
 import { pause } from '../lib/processes.ts';
 import { atMost, grouped, renderScenario, renderTargets, type ScenarioResult, type Target } from '../lib/report.ts';
 import { median, spread } from '../lib/stats.ts';
@@ -38,6 +39,9 @@ import {
 import { measureNodeMemory } from './node-memory.ts';
 
 const WARM_SECONDS = 1.5;
+/** What is seldom called is compiled as late as this. */
+const LONG_WARM_SECONDS = 10;
+const REQUESTS_PER_SECOND = 1000;
 const SETTLE_MS = 60;
 /** Share of a core that foreign processes may take before a round is called doubtful. */
 const OTHER_CORES_MAX = 0.15;
@@ -65,8 +69,10 @@ interface Hop {
   title: string;
   what: string;
   kind: Kind;
-  /** Measured rounds for each one asked for, of at most a second: a tail is known from many short rounds. Default 1. */
+  /** Measured rounds for each one asked for, of two seconds at most: a tail is known from many short ones. Default 1. */
   shortRounds?: number;
+  /** Runs load before the measurement, so that both sides are as they are after days; default: `load`. */
+  warm?(side: Side): Promise<LoadFigures>;
   /** Runs the load against a side. */
   load(side: Side, seconds: number): Promise<LoadFigures>;
   targets(summaries: readonly Summary[]): Target[];
@@ -87,10 +93,14 @@ const HOPS: readonly Hop[] = [
   {
     name: 'latency',
     title: 'HTTP/1.1, about 1,000 requests a second',
-    what: 'The same requests from 16 connections that pause for 8 to 24 ms after each answer. A latency is from sending a request to its whole answer; pauses are whole milliseconds, so requests come in small bunches.',
+    what: 'The same requests, due at random moments and sent on whichever of 16 connections is free. A latency is from the moment at which a request was due to its whole answer.',
     kind: 'http',
-    shortRounds: 6,
-    load: (side, seconds) => wrk(side, 16, Math.min(seconds, 1), 16),
+    shortRounds: 4,
+    async warm(side) {
+      await wrk(side, 64, WARM_SECONDS);
+      return paced(side, LONG_WARM_SECONDS);
+    },
+    load: (side, seconds) => paced(side, Math.min(seconds, 2)),
     targets: (summaries) => [
       atMost('p50 beyond no mesh', added(summaries, PORTCULLIS, 'p50Us'), 400, ' µs'),
       atMost('p99 beyond no mesh', added(summaries, PORTCULLIS, 'p99Us'), 1000, ' µs'),
@@ -121,11 +131,18 @@ const HOPS: readonly Hop[] = [
   },
 ];
 
-function wrk({ client, host, port, kind }: Side, connections: number, seconds: number, pauseMs = 0) {
+function paced({ client, host, port, kind }: Side, seconds: number) {
+  return runPaced({
+    ...{ host, port, namespace: client.path, path: ANSWERS[kind].path, connections: 16, core: LOAD_CORE },
+    ...{ requestsPerSecond: REQUESTS_PER_SECOND, durationSeconds: seconds },
+  });
+}
+
+function wrk({ client, host, port, kind }: Side, connections: number, seconds: number) {
   const path = ANSWERS[kind].path;
   return runWrk({
     ...{ host, port, namespace: client.path, tls: false, path, kind: 'get', uploadBytes: 0 },
-    ...{ connections, pauseMs, durationSeconds: seconds, core: LOAD_CORE },
+    ...{ connections, durationSeconds: seconds, core: LOAD_CORE },
   });
 }
 
@@ -167,7 +184,7 @@ class HopBench {
     console.log(`${hop.name}: ${hop.title}`);
     const sides = all.filter(({ kind }) => kind === hop.kind);
     const measured = new Map<Side, Round[]>(sides.map((side) => [side, []]));
-    for (const side of sides) await hop.load(side, Math.min(WARM_SECONDS, this.seconds));
+    for (const side of sides) await (hop.warm?.(side) ?? hop.load(side, Math.min(WARM_SECONDS, this.seconds)));
     for (let number = 1; number <= this.rounds * (hop.shortRounds ?? 1); number++) {
       for (const [side, rounds] of measured) {
         await pause(SETTLE_MS);
