@@ -3,7 +3,7 @@
 //   scripts/node bench/mesh/fairness.ts [SECONDS] [ROUNDS]     default 5 and 3; needs root
 //
 //   core 0: the proxies            core 1: applications and clients, those of the flood at the lowest priority
-//   quiet-0, about 180 requests/s on 4 connections, asks page-0; flood-0, wrk with 256, asks well-0: an nginx each
+//   quiet-0, 180 requests/s at random moments on 4 connections, asks page-0; flood-0, wrk with 256, asks well-0: an nginx each
 //
 // Within one node all four are its workloads: nothing but the proxy and the machine is shared, and the goal counts.
 // Between two nodes the applications are on the other one. Its proxy has to be on the same core here, so that the
@@ -11,18 +11,21 @@
 //
 // Goal: p99 of the quiet one beside the flood at most twice its value alone. Rounds alternate, and medians count.
 
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { startNginx } from '../../test/support/mesh/apps.ts';
 import { meshSkipReason, TestMesh } from '../../test/support/mesh/mesh.ts';
 import type { LoadFigures } from '../lib/figures.ts';
-import { runWrk } from '../lib/wrk.ts';
+import { runPaced } from '../lib/paced.ts';
 
 const GOAL = 2;
 const PROXY_CORE = 0;
 const CLIENT_CORE = 1;
+const QUIET_PER_SECOND = 180;
+/** Whether the kernel makes a group of each session; then priorities count only within one. */
+const AUTOMATIC_GROUPS = '/proc/sys/kernel/sched_autogroup_enabled';
 
 const seconds = Number(process.argv[2] ?? 5);
 const rounds = Number(process.argv[3] ?? 3);
@@ -75,18 +78,26 @@ async function pin(mesh: TestMesh, pid: number, core: number): Promise<void> {
 
 /** The quiet workload for one round. */
 function quiet(mesh: TestMesh): Promise<LoadFigures> {
-  return runWrk({
-    ...{ host: mesh.vip('page'), port: 80, path: '/', tls: false, kind: 'get', uploadBytes: 0 },
-    ...{ namespace: mesh.at('quiet-0').path, connections: 4, pauseMs: 20, durationSeconds: seconds, core: CLIENT_CORE },
+  return runPaced({
+    ...{ host: mesh.vip('page'), port: 80, path: '/', connections: 4, requestsPerSecond: QUIET_PER_SECOND },
+    ...{ namespace: mesh.at('quiet-0').path, durationSeconds: seconds, core: CLIENT_CORE },
   });
 }
 
 async function flooded(mesh: TestMesh): Promise<{ figures: LoadFigures; flood: string }> {
-  const args = ['-c', String(CLIENT_CORE), 'nice', '-n19', 'wrk', '-t1', '-c256', `-d${seconds + 2}s`];
+  const args = ['-c', String(CLIENT_CORE), 'nice', '-n19', 'wrk', '-t1', '-c256', `-d${seconds + 3}s`];
   const flood = mesh.at('flood-0').run('taskset', [...args, `http://${mesh.vip('well')}/`]);
   await delay(1000);
   const figures = await quiet(mesh);
   return { figures, flood: /Requests\/sec: +(\S+)/.exec((await flood).stdout)?.[1] ?? 'none' };
+}
+
+/** Has priorities count between all processes until this one ends. */
+function withoutAutomaticGroups(): void {
+  if (!existsSync(AUTOMATIC_GROUPS)) return;
+  const before = readFileSync(AUTOMATIC_GROUPS, 'utf8');
+  writeFileSync(AUTOMATIC_GROUPS, '0');
+  process.on('exit', () => writeFileSync(AUTOMATIC_GROUPS, before));
 }
 
 const failures = ({ errors }: LoadFigures): number => Object.values(errors).reduce((sum, count) => sum + count, 0);
@@ -128,6 +139,7 @@ async function end(): Promise<void> {
   for (const step of ends.splice(0)) await step();
 }
 
+withoutAutomaticGroups();
 try {
   for (const topology of topologies) {
     console.log(`\n${topology.title}`);

@@ -12,7 +12,7 @@ test('a mesh of three nodes with parts that fail', { skip }, async (t) => {
   const mesh = await TestMesh.create(t, {
     nodes: {
       one: { 'web-0': {}, stranger: { member: false } },
-      two: { 'feed-0': {}, 'reader-0': {} },
+      two: { 'feed-0': {}, 'reader-0': {}, 'late-0': {} },
       three: { 'page-0': {} },
     },
     services: {
@@ -23,12 +23,14 @@ test('a mesh of three nodes with parts that fail', { skip }, async (t) => {
       page: [{ port: 80, targetPort: 8080, protocol: 'http' }],
       // Nobody asks for it until nobody can tell what it is.
       news: [{ port: 80, targetPort: 8080, protocol: 'http' }],
+      late: [{ port: 80, targetPort: 8080, protocol: 'http' }],
     },
   });
   const http = { port: 8080, kind: 'http' } as const;
   await Promise.all([
     startApp(mesh.at('feed-0'), 'feed-0', http, { port: 7000, kind: 'banner' }),
     startApp(mesh.at('page-0'), 'page-0', http),
+    startApp(mesh.at('late-0'), 'late-0', http),
     startApp(mesh.at('stranger'), 'stranger', http),
   ]);
   const { clients } = mesh;
@@ -98,6 +100,16 @@ test('a mesh of three nodes with parts that fail', { skip }, async (t) => {
       await mesh.node(node).start();
       await works('feed');
     }
+  });
+
+  await t.test('a control plane that hangs: what is known goes on, and the rest once it does', async () => {
+    mesh.control.kill('SIGSTOP');
+    assert.equal(await ask('feed'), 'feed-0');
+    assert.equal(await outcome(clients.exchange(web, mesh.vip('late'), 80, '')), 'ECONNRESET');
+    const { requests } = JSON.parse(await mesh.node('one').page('/requests?limit=1'));
+    assert.equal(requests[0].reason, Reason.NO_ROUTE);
+    mesh.control.kill('SIGCONT');
+    await works('late');
   });
 
   await t.test('without the control plane all goes on, also with a proxy that starts meanwhile', async () => {
