@@ -93,7 +93,7 @@ const HOPS: readonly Hop[] = [
   {
     name: 'latency',
     title: 'HTTP/1.1, about 1,000 requests a second',
-    what: 'The same requests, due at random moments and sent on whichever of 16 connections is free. A latency is from the moment at which a request was due to its whole answer.',
+    what: 'The same requests, due at random moments and sent on one of 16 connections that is free. A latency is from the moment at which a request was due to its whole answer.',
     kind: 'http',
     shortRounds: 4,
     async warm(side) {

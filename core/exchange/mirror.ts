@@ -4,10 +4,11 @@
 //                                              \--> body too long, client gone, ...: dropped, counted
 //
 // A mirrored request is an exchange of its own, whose client is a connection without a socket. It begins when the
-// request is complete, in a batch after the one that has sent it, so that it never goes before it, and at a quiet moment:
-// when no request is under way in this worker and no event waits, one at a time, so that it is not in the way of an
-// answer or of requests that come in bunches. Under load there is no such moment, and each waits QUIET_WAIT_MS. Whatever becomes of it, the request that it is a copy of does not notice. It is
-// retried by nobody, is in no access log, and counts in no number of requests but its own.
+// request is complete, in a batch after the one that has sent it, so that it never goes before it, and at a quiet
+// moment: when no request is under way in this worker and no event waits, one at a time, so that it is not in the way
+// of an answer or of requests that come in bunches. Where there is no such moment (load, a slow backend, a long answer)
+// it goes QUIET_WAIT_MS after its request, or when many wait. Whatever becomes of it, the request that it is a copy of
+// does not notice. It is retried by nobody, is in no access log, and counts in no number of requests but its own.
 // The head is the one that goes upstream, edits of the rule and X-Request-Id included. Bodies come from the
 // request buffer, which both hold.
 // Owned by one worker. Hot module: no allocation, exception, promise, closure or log line per request.
@@ -33,8 +34,11 @@ const { MIRRORS_DROPPED_BODY, MIRRORS_DROPPED_INCOMPLETE, MIRRORS_DROPPED_LIMIT,
 /** Most mirrored requests of one worker at a time, those that wait for their body included. */
 export const MIRRORS_MAX = 256;
 
-/** Longest time of a complete copy without a quiet moment. */
+/** Longest time of a complete copy without a quiet moment, from the batch of its request; looked at after batches. */
 const QUIET_WAIT_MS = 2;
+
+/** Most copies that wait for one: under full load they must not take the places of those under way. */
+const QUIET_WAITING_MAX = MIRRORS_MAX / 4;
 
 export class Mirrors extends VirtualClient {
   /** Mirrored requests that wait or are under way. */
@@ -143,8 +147,10 @@ export class Mirrors extends VirtualClient {
     }
   }
 
+  /** Lets a complete copy wait for a quiet moment. */
   private launch(mirror: Exchange): void {
     mirror.requestComplete = true;
+    // Those that have ended keep their place in the ring until its turn.
     if (this.launchedCount === MIRRORS_MAX) this.sendNext();
     const place = (this.launchedFirst + this.launchedCount++) % MIRRORS_MAX;
     const connection = mirror.downstream!;
@@ -164,9 +170,10 @@ export class Mirrors extends VirtualClient {
     return Math.max(0, Math.ceil(this.launchMs[this.launchedFirst] - this.context.reactor.nowMs));
   }
 
-  /** A batch with so many events is over: sends what has waited for long enough, and one copy if the moment is quiet. */
+  /** A batch with so many events is over: sends what has waited for long enough or is too much, and one copy if the moment is quiet. */
   batchDone(events: number): void {
     const { reactor } = this.context;
+    while (this.launchedCount > QUIET_WAITING_MAX) this.sendNext();
     while (this.launchedCount > 0 && reactor.nowMs >= this.launchMs[this.launchedFirst]) this.sendNext();
     if (events === 0 && this.launchedCount > 0 && !reactor.hasReady && !this.isRequestUnderWay) this.sendNext();
   }

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer, type RequestListener } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { runPaced } from '../../../bench/lib/paced.ts';
 
@@ -58,6 +58,21 @@ test('error statuses and lost connections are counted', async (t) => {
   assert.equal(figures.errors.status, 40);
   assert.equal(figures.errors.read, 2);
   assert.ok(figures.errors.timeout > 0, 'the requests that found no connection are not missed');
+});
+
+test('a connection that ends while it is idle is an error, and the others take its requests', async (t) => {
+  const sockets: Socket[] = [];
+  let served = 0;
+  const port = await serve(t, ({ socket }, response) => {
+    if (!sockets.includes(socket)) sockets.push(socket);
+    response.setHeader('Content-Length', 0).end();
+    // Its answer has been taken when the next one is asked for.
+    if (++served === 20) for (const other of sockets) if (other !== socket) other.destroy();
+  });
+  const figures = await runPaced({ ...load, port, connections: 2, requestsPerSecond: 40 });
+  assert.equal(figures.requests, served);
+  assert.ok(served > 30, `${served} requests`);
+  assert.deepEqual(figures.errors, { connect: 0, read: 1, write: 0, timeout: 0, status: 0 });
 });
 
 test('a server that is not there is an error', async () => {
