@@ -75,7 +75,14 @@ export async function measureNodeMemory(lifetime: Lifetime, scope: 'all' | 'used
     },
     targets:
       scope === 'all'
-        ? [atMost(`most resident memory, settled, ${WORKLOADS} workloads, ${SERVICES} services`, most, LIMIT_MIB, ' MiB')]
+        ? [
+            atMost(
+              `most resident memory, settled, ${WORKLOADS} workloads, ${SERVICES} services`,
+              most,
+              LIMIT_MIB,
+              ' MiB',
+            ),
+          ]
         : [],
     problems,
   };
