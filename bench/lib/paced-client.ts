@@ -26,7 +26,9 @@ const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 const PR_SET_TIMERSLACK = 29;
 const EVENTS_MAX = 64;
+/** struct epoll_event, which is packed on x64 only: its size, and where its data is. */
 const EVENT_BYTES = process.arch === 'x64' ? 12 : 16;
+const EVENT_DATA = EVENT_BYTES - 8;
 const ANSWER_BYTES_MAX = 65_536;
 const WARM_NS = 1e9;
 /** After the last request, its answer is waited for at most this long. */
@@ -72,7 +74,7 @@ function open(): Lane {
   if (connect(fd, address, address.length) !== 0) throw new Error(`cannot connect to ${host}:${portText}`);
   const event = Buffer.alloc(EVENT_BYTES);
   event.writeUInt32LE(EPOLLIN, 0);
-  event.writeInt32LE(fd, EVENT_BYTES === 12 ? 4 : 8);
+  event.writeInt32LE(fd, EVENT_DATA);
   epollCtl(epoll, EPOLL_CTL_ADD, fd, event);
   return { fd, dueNs: 0, received: '' };
 }
@@ -144,7 +146,7 @@ for (;;) {
   timeout.writeBigInt64LE(BigInt(Math.floor(waitNs % 1e9)), 8);
   const count = epollPwait2(epoll, events, EVENTS_MAX, timeout, null);
   for (let i = 0; i < count; i++) {
-    const lane = lanes.get(events.readInt32LE(i * EVENT_BYTES + (EVENT_BYTES === 12 ? 4 : 8)))!;
+    const lane = lanes.get(events.readInt32LE(i * EVENT_BYTES + EVENT_DATA))!;
     if (!take(lane)) continue;
     answered++;
     if (lane.dueNs >= countedNs) latenciesUs.push((nowNs() - lane.dueNs) / 1000);

@@ -203,8 +203,8 @@ function placed(
 }
 
 /**
- * Gives the group of a process the least share of a core: with the kernel's automatic groups every process that leads
- * a session counts as much as any other, whatever its own policy. Where there are none, its policy is enough.
+ * Gives the group of a process the least share of a core: with the kernel's automatic groups all processes that
+ * lead a session count alike, whatever their own policy. Where there are none, its policy is enough.
  */
 function yieldAsGroup(pid: number): void {
   try {

@@ -3,7 +3,8 @@
 //   scripts/node bench/mesh/fairness.ts [SECONDS] [ROUNDS]     default 5 and 3; needs root
 //
 //   core 0: the proxies            core 1: applications and clients, those of the flood at the lowest priority
-//   quiet-0, 180 requests/s at random moments on 4 connections, asks page-0; flood-0, wrk with 256, asks well-0: an nginx each
+//   quiet-0, 180 requests/s at random moments on 4 connections, asks page-0, an nginx
+//   flood-0, wrk with 256 connections, asks well-0, another one
 //
 // Within one node all four are its workloads: nothing but the proxy and the machine is shared, and the goal counts.
 // Between two nodes the applications are on the other one. Its proxy has to be on the same core here, so that the

@@ -170,7 +170,7 @@ export class Mirrors extends VirtualClient {
     return Math.max(0, Math.ceil(this.launchMs[this.launchedFirst] - this.context.reactor.nowMs));
   }
 
-  /** A batch with so many events is over: sends what has waited for long enough or is too much, and one copy if the moment is quiet. */
+  /** A batch with so many events is over: sends what waits for too long or is too much, or one copy if all is quiet. */
   batchDone(events: number): void {
     const { reactor } = this.context;
     while (this.launchedCount > QUIET_WAITING_MAX) this.sendNext();
