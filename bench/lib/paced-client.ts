@@ -1,8 +1,9 @@
-// A load of independent arrivals, as a process of its own: `paced-client.ts HOST PORT PATH CONNECTIONS RATE SECONDS`.
+// A load that does not wait for answers, as a process of its own:
+// `paced-client.ts HOST PORT PATH CONNECTIONS RATE SECONDS even|random`.
 //
-// GETs are due at random moments, RATE a second on average (a Poisson process, always the same one), and go out on
-// that of CONNECTIONS kept-alive connections that has been free for longest, or as soon as one is. A latency is from the
-// moment at which the request was due to its whole answer, so a generator or a server that is late cannot hide it. wrk
+// GETs are due RATE times a second, one as long after the other as the next (even: as wrk2, fortio and Nighthawk have it)
+// or at random moments (a Poisson process, always the same one), and go out on that of CONNECTIONS kept-alive
+// connections that has been free for longest, or as soon as one is. A latency is from the moment at which the request was due to its whole answer, so a generator or a server that is late cannot hide it. wrk
 // cannot do this: its pauses are whole milliseconds, which makes bunches of requests, and it spins through the last.
 // Waits in epoll_pwait2, whose timeout has nanoseconds. Runs for a second more than asked for, whose latencies are left
 // out: the program itself has to become fast. Prints one line of JSON, LoadFigures.
@@ -11,7 +12,7 @@ import koffi from 'koffi';
 import { BROWSER_HEADERS, type LoadFigures, noErrors } from './figures.ts';
 import { percentile } from './stats.ts';
 
-const [host, portText, path, connectionsText, rateText, secondsText] = process.argv.slice(2);
+const [host, portText, path, connectionsText, rateText, secondsText, arrivals] = process.argv.slice(2);
 const rate = Number(rateText);
 const durationNs = Number(secondsText) * 1e9;
 const fields = Object.entries({ Host: host, ...BROWSER_HEADERS }).map(([name, value]) => `${name}: ${value}\r\n`);
@@ -137,7 +138,7 @@ for (;;) {
     if (lane === undefined) waiting.push(dueNs);
     else ask(lane, dueNs);
     unanswered++;
-    dueNs += (-Math.log(1 - random()) / rate) * 1e9;
+    dueNs += ((arrivals === 'even' ? 1 : -Math.log(1 - random())) / rate) * 1e9;
     now = nowNs();
   }
   if (dueNs >= endNs && (unanswered === 0 || now > endNs + GRACE_NS)) break;

@@ -1,4 +1,4 @@
-// Runs the load of independent arrivals (paced-client.ts).
+// Runs the load that does not wait for answers (paced-client.ts).
 
 import { join } from 'node:path';
 import type { LoadFigures } from './figures.ts';
@@ -12,6 +12,8 @@ export interface PacedOptions {
   path: string;
   connections: number;
   requestsPerSecond: number;
+  /** At equal distances, or at random moments. */
+  arrivals: 'even' | 'random';
   /** Time whose latencies count; a second more goes before it. */
   durationSeconds: number;
   /** Core of the client; null: not pinned. */
@@ -20,12 +22,12 @@ export interface PacedOptions {
   namespace?: string;
 }
 
-/** GETs at random moments, whatever becomes of earlier ones; rejects when the client fails. */
+/** GETs at their moments, whatever becomes of earlier ones; rejects when the client fails. */
 export async function runPaced(options: PacedOptions): Promise<LoadFigures> {
   const script = join(import.meta.dirname, 'paced-client.ts');
-  const { host, port, path, connections, requestsPerSecond, durationSeconds, core, namespace } = options;
+  const { host, port, path, connections, requestsPerSecond, durationSeconds, core, namespace, arrivals } = options;
   const numbers = [connections, requestsPerSecond, durationSeconds].map(String);
-  const args = [script, host, String(port), path, ...numbers];
+  const args = [script, host, String(port), path, ...numbers, arrivals];
   const { code, stdout, stderr } = await runCommand(process.execPath, args, { core, namespace });
   if (code !== 0) throw new Error(`the client of paced requests failed: ${stderr.trim().slice(-500)}`);
   return JSON.parse(stdout) as LoadFigures;

@@ -81,6 +81,7 @@ async function pin(mesh: TestMesh, pid: number, core: number): Promise<void> {
 function quiet(mesh: TestMesh): Promise<LoadFigures> {
   return runPaced({
     ...{ host: mesh.vip('page'), port: 80, path: '/', connections: 4, requestsPerSecond: QUIET_PER_SECOND },
+    arrivals: 'random',
     ...{ namespace: mesh.at('quiet-0').path, durationSeconds: seconds, core: CLIENT_CORE },
   });
 }

@@ -1,4 +1,4 @@
-// The load of independent arrivals: how many there are, where they go, and what their latencies are counted from.
+// The load that does not wait for answers: how many there are, where they go, and what their latencies are counted from.
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -15,7 +15,7 @@ async function serve(t: TestContext, handler: RequestListener): Promise<number> 
   return (server.address() as AddressInfo).port;
 }
 
-const load = { host: '127.0.0.1', path: '/some/path', durationSeconds: 0.5, core: null };
+const load = { host: '127.0.0.1', path: '/some/path', durationSeconds: 0.5, core: null, arrivals: 'random' as const };
 
 test('paced requests come at the rate that was asked for, on so many connections, and are all answered', async (t) => {
   const paths = new Set<string>();
