@@ -20,6 +20,7 @@ import { startNginx } from '../../test/support/mesh/apps.ts';
 import { meshSkipReason, TestMesh } from '../../test/support/mesh/mesh.ts';
 import type { LoadFigures } from '../lib/figures.ts';
 import { runPaced } from '../lib/paced.ts';
+import { describeStalls, measureStalls } from '../lib/stalls.ts';
 
 const GOAL = 2;
 const PROXY_CORE = 0;
@@ -142,6 +143,7 @@ async function end(): Promise<void> {
 }
 
 withoutAutomaticGroups();
+console.log(describeStalls(PROXY_CORE, await measureStalls(PROXY_CORE, seconds)));
 try {
   for (const topology of topologies) {
     console.log(`\n${topology.title}`);

@@ -11,7 +11,7 @@
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { meshSkipReason } from '../../test/support/mesh/mesh.ts';
-import { LOAD_CORE } from '../lib/context.ts';
+import { LOAD_CORE, PROXY_CORE } from '../lib/context.ts';
 import { cpuBetweenNs, machineBusyNs, ownCpuNs, readCpu } from '../lib/cpu.ts';
 import { describeErrors, errorCount, type LoadFigures } from '../lib/figures.ts';
 import { runH2load } from '../lib/h2load.ts';
@@ -19,6 +19,7 @@ import { BUSY_LOAD, describeMachine, firstLine } from '../lib/machine.ts';
 import { runPaced } from '../lib/paced.ts';
 import { pause } from '../lib/processes.ts';
 import { atMost, grouped, renderScenario, renderTargets, type ScenarioResult, type Target } from '../lib/report.ts';
+import { describeStalls, measureStalls } from '../lib/stalls.ts';
 import { median, spread } from '../lib/stats.ts';
 import { runWrk } from '../lib/wrk.ts';
 import { envoy } from '../peers/envoy.ts';
@@ -43,6 +44,8 @@ const WARM_SECONDS = 1.5;
 const LONG_WARM_SECONDS = 10;
 const REQUESTS_PER_SECOND = 1000;
 const SETTLE_MS = 60;
+/** The core of the proxies is watched for this long before the run. */
+const STALLS_SECONDS = 5;
 /** Share of a core that foreign processes and the hypervisor may take, or a round is done again. */
 const OTHER_CORES_MAX = 0.15;
 /** A round is done again so often at most; then the last one counts, and is called doubtful. */
@@ -362,6 +365,7 @@ async function main(options: Options): Promise<number> {
     `- Date: ${new Date().toISOString()}`,
     `- Machine: ${machine.cpu}, ${machine.cores} cores, ${machine.memoryGiB} GiB; ${machine.kernel}`,
     `- Load average before the run: ${machine.load.toFixed(2)}`,
+    describeStalls(PROXY_CORE, await measureStalls(PROXY_CORE, STALLS_SECONDS)),
     `- Rounds: ${options.rounds} of ${options.seconds} s for each side, interleaved; medians`,
     `- Both proxies on core 0, load generator and server (nginx) on core 1. Node ${machine.node}`,
     `- ${portcullis.version()}; ${envoyVersion ?? 'Envoy: not found, not measured'}`,
