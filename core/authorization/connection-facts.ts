@@ -69,7 +69,7 @@ function isIn(text: Uint8Array, list: TextList, lenient: boolean): boolean {
 }
 
 /** An identity as policies write it: `cluster.local/ns/shop/sa/cart`. */
-export function withoutScheme(identity: string): string {
+function withoutScheme(identity: string): string {
   return identity.startsWith(SCHEME) ? identity.slice(SCHEME.length) : identity;
 }
 

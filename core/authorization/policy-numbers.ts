@@ -10,7 +10,7 @@ import type { AuthorizationSettings, PolicySettings } from './settings.ts';
 export const POLICY_SLOTS = 512;
 
 /** Decisions that have a name. */
-export const POLICY_DETAILS_MAX = 65_536;
+const POLICY_DETAILS_MAX = 65_536;
 
 /** Most policies that the name of a decision lists. */
 const LISTED_MAX = 3;

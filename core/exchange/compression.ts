@@ -28,9 +28,6 @@ export const CompressorResult = { READY: 0, MORE: 1, ENDED: 2, FAILED: 3 } as co
 
 const { ENDED, FAILED, MORE } = CompressorResult;
 
-/** Most bytes of output that a compressor may hold ready at a time: they are sent from scratch memory. */
-export const COMPRESSOR_OUTPUT_BYTES_MAX: number = 56 * 1024;
-
 /** What compresses, in slots, one body in each. A slot belongs to either side in turn. */
 export interface Compressor {
   /** Slots are 0 to this. */
@@ -79,16 +76,6 @@ export class CompressedBody {
   constructor(slot: number) {
     this.slot = slot;
   }
-}
-
-/** What compression needs of the client's side. */
-export interface CompressedSink {
-  /** Sends compressed bytes. Returns false when the exchange is over. */
-  sendCompressed(exchange: Exchange, piece: BodyPiece): boolean;
-  /** The last compressed byte has been sent. */
-  compressionComplete(exchange: Exchange): void;
-  /** The compressor has failed. */
-  compressionFailed(exchange: Exchange): void;
 }
 
 export class Compression {

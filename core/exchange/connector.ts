@@ -9,7 +9,8 @@
 import { Errno } from '../ffi/errno.ts';
 import type { Connection, PeerAddress, Protocol } from '../io/connection.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
-import { writeProxyV1, writeProxyV2 } from '../tcp/proxy-protocol.ts';
+import { writeProxyV1 } from '../tcp/proxy-v1.ts';
+import { writeProxyV2 } from '../tcp/proxy-v2.ts';
 import { Counter } from '../telemetry/metrics.ts';
 import { Alpn, sessionAlpn } from '../tls/alpn.ts';
 import type { TlsContext } from '../tls/context.ts';

@@ -6,6 +6,8 @@ import { RequestHead, ResponseHead } from '../http1/message.ts';
 import { Http2Engine } from '../http2/engine.ts';
 import { noBytes } from '../io/bytes.ts';
 import type { Connection } from '../io/connection.ts';
+import type { Input } from '../io/input.ts';
+import type { Output } from '../io/output.ts';
 import type { Reactor } from '../io/reactor.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
 import { RouteRequest } from '../routing/route-request.ts';
@@ -68,6 +70,9 @@ export type EndpointListener = (endpoint: Endpoint, backend: string, detail: num
 
 export class ProxyContext {
   readonly reactor: Reactor;
+  /** The reactor's: what connections receive and send. */
+  readonly input: Input;
+  readonly output: Output;
   readonly memory: Uint8Array;
   readonly metrics: WorkerMetrics;
   readonly counters: Float64Array;
@@ -152,6 +157,8 @@ export class ProxyContext {
     this.local = new LocalAnswers(reactor, this.acme);
     this.tlsTransport = tlsSessions === null ? null : new TlsTransport(tlsSessions, reactor.kernel);
     this.reactor = reactor;
+    this.input = reactor.input;
+    this.output = reactor.output;
     this.limitGate = new LimitGate(this);
     this.memory = reactor.memory;
     this.routeRequest = new RouteRequest(reactor.memory, this.requestHead);

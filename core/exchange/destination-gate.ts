@@ -36,11 +36,15 @@ export const ASKED_PER_SECOND = 100;
 const OUTSIDE_MAX = 16_384;
 const USED_MAX = 16_384;
 
-/** States of a connection: it waits; its destination is known; it is not, and the control plane away; no answer. */
+/**
+ * States of a connection: it waits; its destination is known; it is not, and the control plane away; no answer; its
+ * workload has too many destinations.
+ */
 const HELD = 0;
 const KNOWN = 1;
 const AWAY = 2;
 const UNANSWERED = 3;
+const LIMITED = 4;
 
 /** What a workload may ask, as of a time. */
 interface Allowance {
@@ -87,13 +91,16 @@ export class DestinationGate implements Protocol {
 
   /** Takes answers of the control thread in. Between batches only. */
   receive(answers: readonly DestinationAnswer[]): void {
-    for (const { host, verdict } of answers) {
+    for (const answer of answers) {
+      const { host, verdict } = answer;
       if (verdict === 'outside') {
         if (this.outside.size >= OUTSIDE_MAX) this.outside.clear();
         this.outside.add(host);
         this.wake(host, KNOWN);
       } else if (verdict === 'forgotten') {
         this.outside.delete(host);
+      } else if (verdict === 'limit') {
+        this.wake(host, LIMITED, answer.workload);
       } else {
         this.wake(host, verdict === 'away' ? AWAY : UNANSWERED);
       }
@@ -159,6 +166,8 @@ export class DestinationGate implements Protocol {
       this.refuse(connection, Reason.NO_ROUTE, Detail.DISCOVERY_AWAY);
     } else if (state === UNANSWERED) {
       this.refuse(connection, Reason.NO_ROUTE, Detail.DISCOVERY_TIMEOUT);
+    } else if (state === LIMITED) {
+      this.refuse(connection, Reason.OVERLOAD, Detail.DISCOVERY_LIMIT);
     } else {
       mesh.leave(connection);
       // What it has sent meanwhile has had its event.
@@ -244,10 +253,11 @@ export class DestinationGate implements Protocol {
     return false;
   }
 
-  /** Has the connections that wait for an address go on, each in its turn. */
-  private wake(host: string, state: number): void {
+  /** Has the connections that wait for an address go on, each in its turn; `workload`: those of one with this uid. */
+  private wake(host: string, state: number, workload?: string): void {
     for (const connection of this.waiting.get(host) ?? []) {
       if (connection.state !== HELD) continue;
+      if (workload !== undefined && connection.workload!.settings.uid !== workload) continue;
       connection.state = state;
       this.context.reactor.enqueue(connection);
     }

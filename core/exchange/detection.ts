@@ -14,7 +14,7 @@
 // Owned by one worker. Works per connection, nothing per request.
 
 import type { Connection, Protocol } from '../io/connection.ts';
-import { FILL_AGAIN, FILL_END } from '../io/reactor.ts';
+import { FILL_AGAIN, FILL_END } from '../io/input.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
 import { looksLikeHttp } from '../tls/client-hello.ts';
 import type { ProxyContext } from './context.ts';
@@ -151,28 +151,28 @@ export class Detection implements Protocol {
 
   /** The server of an exchange speaks before its client, or leaves. */
   serverReadable(upstream: Connection): void {
-    const { reactor, memory, counters, upstream: attempts, downstreamTcp, tunnel } = this.context;
+    const { counters, downstreamTcp, input, memory, tunnel, upstream: attempts } = this.context;
     const exchange = upstream.exchange!;
     const before = upstream.inputLength;
     if (!upstream.readReady) return;
-    const status = reactor.fill(upstream);
+    const status = input.fill(upstream);
     if (status === FILL_AGAIN) return;
     if (status > 0) {
-      const { inputOffset, inputLength } = reactor;
+      const { offset, length } = input;
       if (upstream.http2Stream === null) counters[Counter.UPSTREAM_BYTES_IN] += status - before;
-      if (!reactor.keepInput(upstream, inputOffset, inputLength)) {
+      if (!input.keep(upstream, offset, length)) {
         exchange.detecting = false;
         attempts.cancel(exchange);
         downstreamTcp.fail(exchange, 0, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
         return;
       }
       const { destination } = exchange.downstream!;
-      if (beginsLikeHttp2(memory, inputOffset, inputLength)) {
+      if (beginsLikeHttp2(memory, offset, length)) {
         // Its SETTINGS may be here before the preface of the client, which decides.
         this.remember(destination!, CLIENT);
         return;
       }
-      if (!beginsLikeHttp1(memory, inputOffset, inputLength)) this.remember(destination!, SERVER);
+      if (!beginsLikeHttp1(memory, offset, length)) this.remember(destination!, SERVER);
     } else {
       // The tunnel sees the end as well.
       upstream.readReady = true;
@@ -209,10 +209,10 @@ export class Detection implements Protocol {
 
   /** Reads the first bytes, keeps them, and says what they are. */
   private read(connection: Connection): number {
-    const { reactor, memory, counters } = this.context;
+    const { counters, input, memory } = this.context;
     const before = connection.inputLength;
     if (!connection.readReady) return UNDECIDED;
-    const status = reactor.fill(connection);
+    const status = input.fill(connection);
     if (status === FILL_AGAIN) return UNDECIDED;
     if (status <= 0) {
       if (status !== FILL_END) return FAILED;
@@ -222,9 +222,9 @@ export class Detection implements Protocol {
       return ENDED;
     }
     if (connection.http2Stream === null) counters[Counter.DOWNSTREAM_BYTES_IN] += status - before;
-    const { inputOffset, inputLength } = reactor;
-    const kind = looksLikeHttp(memory, inputOffset, inputLength);
-    if (!reactor.keepInput(connection, inputOffset, inputLength)) return FAILED;
+    const { offset, length } = input;
+    const kind = looksLikeHttp(memory, offset, length);
+    if (!input.keep(connection, offset, length)) return FAILED;
     this.remember(connection.destination!, CLIENT);
     return kind < 0 ? OTHER : kind > 0 ? HTTP : UNDECIDED;
   }

@@ -19,7 +19,7 @@ import { Method, type ResponseHead } from '../http1/message.ts';
 import { parseRequestHead } from '../http1/request-parser.ts';
 import { matchPreface, PREFACE_BYTES as prefaceBytes } from '../http2/frames.ts';
 import type { Connection } from '../io/connection.ts';
-import { FILL_AGAIN, FILL_END, FILL_ERROR, FILL_FULL, FILL_NO_BUFFER } from '../io/reactor.ts';
+import { FILL_AGAIN, FILL_END, FILL_ERROR, FILL_FULL, FILL_NO_BUFFER } from '../io/input.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
 import { type BodyPiece, startRequestChunks } from './body.ts';
 import type { ProxyContext } from './context.ts';
@@ -27,6 +27,7 @@ import { Downstream } from './downstream.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
 import { valueEquals } from './fields.ts';
 import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
+import { prepareRequest } from './request-preparation.ts';
 import { ResponseWriter } from './response-writer.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
@@ -96,9 +97,9 @@ export class DownstreamHttp1 extends Downstream {
 
   writable(connection: Connection): void {
     if (connection.outputBytes === 0) return;
-    const { reactor } = this.context;
+    const { output, reactor } = this.context;
     const before = connection.outputBytes;
-    if (!reactor.flush(connection)) {
+    if (!output.flush(connection)) {
       this.writeFailed(connection);
       return;
     }
@@ -136,7 +137,7 @@ export class DownstreamHttp1 extends Downstream {
   // -- request head ---------------------------------------------------------------
 
   private readHead(connection: Connection): void {
-    const { reactor, memory, runtime, requestHead } = this.context;
+    const { input, memory, requestHead, runtime } = this.context;
     const limits = runtime.requestLimits;
     // A pipelined request may already be here whole.
     let fresh = connection.state === IDLE && connection.inputLength > 0;
@@ -147,14 +148,14 @@ export class DownstreamHttp1 extends Downstream {
         fresh = false;
       } else {
         if (!connection.readReady) return;
-        const status = reactor.fill(connection);
+        const status = input.fill(connection);
         if (status <= 0) {
           this.headFillFailed(connection, status);
           return;
         }
         this.context.counters[DOWNSTREAM_BYTES_IN] += status - length;
-        offset = reactor.inputOffset;
-        length = reactor.inputLength;
+        offset = input.offset;
+        length = input.length;
       }
       if (connection.exchanges === 0 && connection.listener!.settings.http2 && connection.tls === 0) {
         const matched = matchPreface(memory, offset, length);
@@ -193,8 +194,8 @@ export class DownstreamHttp1 extends Downstream {
 
   /** Keeps part of a head. Returns false when it cannot be kept, and the request has been refused. */
   private waitForHead(connection: Connection, offset: number, length: number): boolean {
-    const { reactor, runtime } = this.context;
-    if (!reactor.keepInput(connection, offset, length)) {
+    const { input, reactor, runtime } = this.context;
+    if (!input.keep(connection, offset, length)) {
       this.refuseHead(connection, 503, Reason.OVERLOAD, Detail.NO_BUFFERS);
       return false;
     }
@@ -255,7 +256,7 @@ export class DownstreamHttp1 extends Downstream {
 
   /** A complete head at `offset`; `length` bytes are there, body and pipelined requests included. */
   private begin(connection: Connection, offset: number, length: number): void {
-    const { reactor, runtime, requestHead: head } = this.context;
+    const { input, requestHead: head, runtime } = this.context;
     const exchange = this.attach(connection);
     connection.state = ACTIVE;
     const http = runtime.http;
@@ -289,9 +290,9 @@ export class DownstreamHttp1 extends Downstream {
     ) {
       exchange.upgradeRequested = true;
     }
-    const status = this.prepare(exchange);
+    const status = prepareRequest(this.context, exchange);
     // Only now may the bytes behind the head move.
-    const kept = reactor.keepInput(connection, head.endOffset, offset + length - head.endOffset);
+    const kept = input.keep(connection, head.endOffset, offset + length - head.endOffset);
     connection.inputScanned = 0;
     this.dispatch(exchange, kept ? status : 503);
   }
@@ -401,10 +402,10 @@ export class DownstreamHttp1 extends Downstream {
 
   /** Ends a connection after its last response, without destroying what is on its way to the client. */
   private endGracefully(connection: Connection, cause: number): void {
-    const { reactor, runtime, draining, metrics } = this.context;
+    const { draining, input, metrics, output, reactor, runtime } = this.context;
     const unread = connection.inputLength > 0 || (connection.readReady && !connection.readEnded);
-    reactor.freeInput(connection);
-    if (connection.deferred && !reactor.flushOwn(connection)) {
+    input.free(connection);
+    if (connection.deferred && !output.flushOwn(connection)) {
       this.close(connection, CloseCause.CLIENT_RESET, true);
       return;
     }
@@ -431,10 +432,10 @@ export class DownstreamHttp1 extends Downstream {
   }
 
   private discard(connection: Connection): void {
-    const { reactor } = this.context;
+    const { input, reactor } = this.context;
     for (let turn = 0; turn < RECEIVES_PER_TURN; turn++) {
       if (!connection.readReady) return;
-      const status = reactor.fill(connection);
+      const status = input.fill(connection);
       if (status === FILL_AGAIN) return;
       // A client that only says that it has no more requests takes what is left for it.
       if (status === FILL_END && connection.outputBytes > 0) return;
@@ -454,9 +455,9 @@ export class DownstreamHttp1 extends Downstream {
 
   /** Closes a connection that has no exchange. */
   close(connection: Connection, cause: number, abort: boolean): void {
-    const { reactor, metrics, counters } = this.context;
+    const { counters, metrics, output, reactor } = this.context;
     // The response before may still wait for the end of the batch.
-    if (connection.deferred && !abort) reactor.flushOwn(connection);
+    if (connection.deferred && !abort) output.flushOwn(connection);
     // One that lingers has been counted by what ended it.
     if (connection.state !== LINGER) metrics.countClose(cause);
     counters[DOWNSTREAM_OPEN]--;

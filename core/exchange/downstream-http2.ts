@@ -34,6 +34,7 @@ import { BodyFraming, type Exchange, HttpVersion } from './exchange.ts';
 import { connectionNames, valueEquals } from './fields.ts';
 import { GENERATED_BYTES_MAX } from './generated.ts';
 import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
+import { prepareRequest } from './request-preparation.ts';
 import { LeftOut } from './response-head.ts';
 import { editResponseHead, hasResponseLines, ResponseEdit } from './response-lines.ts';
 import { ResponseWriter } from './response-writer.ts';
@@ -95,8 +96,8 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
 
   /** Takes over a connection from HTTP/1 with the bytes that have come, among them the preface. */
   takeOver(connection: Connection, offset: number, length: number): void {
-    const { reactor } = this.context;
-    if (!reactor.keepInput(connection, offset, length)) {
+    const { input } = this.context;
+    if (!input.keep(connection, offset, length)) {
       this.context.downstreamHttp1.close(connection, CloseCause.SHED, true);
       return;
     }
@@ -186,7 +187,7 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
       return 0;
     }
     exchange.upgradeRequested = extended;
-    this.dispatch(exchange, this.prepare(exchange));
+    this.dispatch(exchange, prepareRequest(this.context, exchange));
     return 0;
   }
 
@@ -306,9 +307,9 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
 
   writable(connection: Connection): void {
     if (connection.outputBytes === 0) return;
-    const { reactor } = this.context;
+    const { output } = this.context;
     const before = connection.outputBytes;
-    if (!reactor.flush(connection)) {
+    if (!output.flush(connection)) {
       this.writeFailed(connection);
       return;
     }
@@ -354,7 +355,7 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
   }
 
   protected writeGenerated(exchange: Exchange, status: number): boolean {
-    const { memory, reactor } = this.context;
+    const { memory, output, reactor } = this.context;
     const head = this.generatedHead;
     const start = reactor.arena.scratchOffset;
     const length = this.writer.putGenerated(exchange, status) - start;
@@ -364,7 +365,7 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     if (bodyLength === 0) return true;
     const connection = exchange.downstream!;
     connection.http2Stream!.ending = true;
-    return reactor.send(connection, head.endOffset, bodyLength, false);
+    return output.send(connection, head.endOffset, bodyLength, false);
   }
 
   writeConnected(exchange: Exchange): boolean {
@@ -395,7 +396,7 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     if (!this.writeHead(exchange, head, 200, true, false)) return false;
     const early = offset + length - head.endOffset;
     exchange.responseBodyBytes += early;
-    return early === 0 || this.context.reactor.send(exchange.downstream!, head.endOffset, early, false);
+    return early === 0 || this.context.output.send(exchange.downstream!, head.endOffset, early, false);
   }
 
   /** Writes a final response head, with the changes and lines that somebody has for it. */
@@ -435,8 +436,8 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
 
   /** Sends a piece of the body; the stream ends with the last one. */
   private writePiece(exchange: Exchange, piece: BodyPiece): boolean {
-    const { reactor } = this.context;
-    const { output, streams } = this.engine;
+    const { output, reactor } = this.context;
+    const { streams } = this.engine;
     const connection = exchange.downstream!;
     const stream = connection.http2Stream!;
     exchange.responseBodyBytes += piece.payloadLength;
@@ -444,11 +445,11 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
       if (piece.trailers !== null && !keepTrailers(reactor, connection, piece.trailers)) return false;
       stream.ending = true;
     }
-    if (piece.payloadLength > 0 && !reactor.send(connection, piece.payloadOffset, piece.payloadLength, false))
+    if (piece.payloadLength > 0 && !output.send(connection, piece.payloadOffset, piece.payloadLength, false))
       return false;
     if (piece.end && connection.outputBytes === 0 && !stream.localEnded) {
       if (stream.tailBlock !== 0) streams.sendTail(stream);
-      else output.endStream(stream);
+      else this.engine.output.endStream(stream);
     }
     return true;
   }

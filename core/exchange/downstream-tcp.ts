@@ -6,12 +6,15 @@
 // Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
 
 import { Method } from '../http1/message.ts';
+import { ErrorCode } from '../http2/errors.ts';
 import type { Connection } from '../io/connection.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
 import { Downstream } from './downstream.ts';
 import { chooseEndpoint } from './endpoint-choice.ts';
 import type { Exchange } from './exchange.ts';
 import { Detail, Reason } from './reasons.ts';
+
+const { CONNECT_ERROR } = ErrorCode;
 
 export class DownstreamTcp extends Downstream {
   /**
@@ -103,6 +106,8 @@ export class DownstreamTcp extends Downstream {
     const { reactor, metrics, counters } = this.context;
     metrics.countClose(cause);
     counters[Counter.DOWNSTREAM_OPEN]--;
+    // The client of a tunnel is to tell a connection that failed from one that has ended (RFC 9113 §8.5).
+    if (abort && connection.http2Stream !== null) connection.http2Stream.resetCode = CONNECT_ERROR;
     reactor.close(connection, abort);
   }
 

@@ -1,34 +1,23 @@
-// The client's side of an exchange, whatever its protocol: routing a request, moving its body, the
-// deadlines, generated answers and failures. downstream-http1.ts and downstream-http2.ts add how
-// messages are read and written.
+// The client's side of an exchange, whatever its protocol: moving the body of a request, the response, deadlines,
+// generated answers and failures. What a request's head decides is in request-preparation.ts; downstream-http1.ts and
+// downstream-http2.ts add how messages are read and written.
 // Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.
 
 import { Errno } from '../ffi/errno.ts';
 import { HeaderTable } from '../http1/header-table.ts';
-import { Method, type ResponseHead, TargetForm } from '../http1/message.ts';
+import { Method, type ResponseHead } from '../http1/message.ts';
 import { parseResponseHead } from '../http1/response-parser.ts';
-import {
-  BULK_RECEIVE_BYTES_MAX,
-  LARGE_BLOCK_BYTES,
-  RECEIVE_BYTES_MAX,
-  SCRATCH_BYTES,
-  SMALL_BLOCK_BYTES,
-} from '../io/arena.ts';
-import { noBytes } from '../io/bytes.ts';
+import { BULK_RECEIVE_BYTES_MAX, RECEIVE_BYTES_MAX, SCRATCH_BYTES, SMALL_BLOCK_BYTES } from '../io/arena.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
-import { FILL_AGAIN, FILL_END, FILL_FULL, FILL_NO_BUFFER } from '../io/reactor.ts';
+import { FILL_AGAIN, FILL_END, FILL_FULL, FILL_NO_BUFFER } from '../io/input.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
 import { BodyPiece, readRequestBody } from './body.ts';
-import { negotiateCoding } from './content-coding.ts';
 import type { ProxyContext } from './context.ts';
 import { CorsState } from './cors.ts';
-import { BodyFraming, type Exchange, HttpVersion } from './exchange.ts';
+import { isDue, nextDeadlineMs } from './deadlines.ts';
+import { BodyFraming, type Exchange } from './exchange.ts';
 import { FaultState } from './faults.ts';
-import { writeFilteredHead } from './filter-stages.ts';
-import { headFiltersOf } from './filters.ts';
-import { readClientOfHead } from './forwarded-client.ts';
 import { GrpcKind, putGrpcEnd } from './grpc.ts';
-import { beginGrpc, GRPC_BITS } from './grpc-exchange.ts';
 import {
   atMessageEnd,
   decodeRequestPiece,
@@ -37,9 +26,8 @@ import {
   startResponsePiece,
   WEB_SCRATCH_BYTES,
 } from './grpc-web.ts';
-import { countShed, isShed, OverloadLevel, shedRetrySeconds } from './overload.ts';
+import { countShed, shedRetrySeconds } from './overload.ts';
 import { DETAIL_PARSE, Detail, Reason } from './reasons.ts';
-import { requestHeadBytesMax, writeRequestHead } from './request-head.ts';
 import { ResponseLines } from './response-lines.ts';
 import { LimitState } from './rule-limits.ts';
 
@@ -47,9 +35,6 @@ import { LimitState } from './rule-limits.ts';
 const { CHUNKED, CLOSE, LENGTH, NONE, STREAM } = BodyFraming;
 const { DOWNSTREAM_BYTES_IN } = Counter;
 const { WEB } = GrpcKind;
-const SHED_LEVEL = OverloadLevel.LOW;
-const { PREFLIGHT } = CorsState;
-const { HTTP_2 } = HttpVersion;
 
 /** Limits for parsing our own answers. */
 const localLimits = { headBytesMax: SCRATCH_BYTES, headerCountMax: 64, uriBytesMax: 0 };
@@ -108,73 +93,7 @@ export abstract class Downstream implements Protocol {
     return exchange;
   }
 
-  /**
-   * Routes the head being worked on, chooses an endpoint, and writes the head as it goes upstream into
-   * the exchange's block. Returns 0, or the status to refuse with. Afterwards the head's bytes may move.
-   */
-  protected prepare(exchange: Exchange): number {
-    const { reactor, runtime, requestHead: head } = this.context;
-    const connection = exchange.downstream!;
-    if (connection.access !== null) {
-      const { authorizer } = this.context;
-      exchange.detail = authorizer.ofRequest(connection);
-      exchange.allowedBy = authorizer.allowedBy;
-    }
-    const rule = this.route(connection);
-    let endpointAddress: Uint8Array = noBytes;
-    if (rule >= 0) {
-      exchange.rule = rule;
-      exchange.policy = runtime.policyOf(rule);
-      if (exchange.policy !== null && exchange.policy.compression !== null) {
-        exchange.coding = negotiateCoding(this.context.memory, head.headers, exchange.policy.compression);
-      }
-      const requestTimeoutMs = runtime.routes.requestTimeoutMs(rule);
-      if (requestTimeoutMs > 0) exchange.requestDeadlineMs = reactor.nowMs + requestTimeoutMs;
-      endpointAddress = this.context.upstream.choose(exchange);
-    }
-    if (runtime.recorder !== null) this.record(exchange);
-    const valid = (head.seen & GRPC_BITS) === 0 || beginGrpc(this.context.memory, head, exchange, reactor.nowMs);
-    const filters = headFiltersOf(exchange);
-    if (filters !== null) {
-      const status = writeFilteredHead(this.context, exchange, filters, endpointAddress);
-      if (status !== 0) return status;
-    } else {
-      const bytes = requestHeadBytesMax(head, runtime, endpointAddress.length, connection);
-      if (bytes > LARGE_BLOCK_BYTES) return 431;
-      const block = reactor.arena.allocate(bytes);
-      if (block === 0) return 503;
-      exchange.headBlock = block;
-      writeRequestHead(reactor, block, head, exchange, runtime, connection, endpointAddress, this.context.ids);
-    }
-    if (runtime.node.overload >= SHED_LEVEL) exchange.shed = isShed(exchange, runtime.node.overload);
-    if (connection.workload?.isFull) exchange.shed = true;
-    const { policy } = exchange;
-    // Neither what is shed nor a preflight, which browsers send by themselves, uses up a limit.
-    // A listener that only redirects serves nothing that a limit could be on.
-    const limited = policy !== null && policy.limits !== null && connection.listener!.settings.redirectToHttps === null;
-    if (exchange.detail !== 0) return 403;
-    if (valid && limited && !exchange.shed && (exchange.cors & PREFLIGHT) === 0) {
-      this.context.limitGate.apply(exchange, head);
-    }
-    return valid ? 0 : 400;
-  }
-
-  /** Keeps the head being worked on, as the client sent it, with what was chosen for it. */
-  private record(exchange: Exchange): void {
-    const { reactor, runtime, requestHead: head } = this.context;
-    exchange.recorded = runtime.recorder!.record(
-      this.context.memory,
-      head,
-      exchange.downstream!,
-      runtime.ruleChoice(exchange.rule),
-      exchange.backend < 0 ? noBytes : runtime.backends[exchange.backend].nameBytes,
-      exchange.httpVersion === HTTP_2 ? 20 : 10 + head.versionMinor,
-      runtime.epoch,
-      reactor.wallMs,
-    );
-  }
-
-  /** Refuses a prepared exchange (`status` as `prepare` returned it), or sends it upstream. */
+  /** Refuses a prepared exchange (`status` as `prepareRequest` returned it), or sends it upstream. */
   protected dispatch(exchange: Exchange, status: number): void {
     const { reactor, runtime } = this.context;
     const connection = exchange.downstream!;
@@ -262,30 +181,6 @@ export abstract class Downstream implements Protocol {
     this.dispatch(exchange, 0);
   }
 
-  /** Rule for the head being worked on, or -1. */
-  protected route(connection: Connection): number {
-    const { memory, reactor, runtime, requestHead: head, routeRequest: request } = this.context;
-    let pathOffset = head.pathOffset;
-    let pathLength = head.pathOnlyLength;
-    if (pathLength === 0 || head.targetForm >= TargetForm.AUTHORITY) {
-      // "*", a CONNECT authority or an absolute target without path: routed like "/".
-      pathOffset = reactor.arena.scratchOffset;
-      pathLength = 1;
-      memory[pathOffset] = 47;
-    }
-    request.listener = connection.listener!.index;
-    request.hostOffset = head.authorityOffset;
-    request.hostLength = head.hostLength;
-    request.pathOffset = pathOffset;
-    request.pathLength = pathLength;
-    request.certificate = connection.clientCertificate;
-    if (runtime.routes.needsClient) {
-      const { trustedHops } = runtime.http;
-      request.client = trustedHops > 0 ? readClientOfHead(memory, head.headers, trustedHops, connection) : connection;
-    }
-    return runtime.routes.lookup(request);
-  }
-
   /** Answers with what `context.local` has written, and reads no more of the request. */
   private answerLocally(exchange: Exchange): void {
     const { memory, responseHead: head, local } = this.context;
@@ -318,7 +213,7 @@ export abstract class Downstream implements Protocol {
   /** Moves request body bytes upstream for as long as both sides allow. Also called to resume. */
   pumpRequest(exchange: Exchange): void {
     if (exchange.replayNext >= 0 && !this.replay(exchange)) return;
-    const { reactor, memory, counters, upstream } = this.context;
+    const { counters, input, memory, reactor, upstream } = this.context;
     const connection = exchange.downstream!;
     const { piece } = this;
     // Kept bytes that did not end in progress (a partial trailer section) need more behind them.
@@ -335,12 +230,12 @@ export abstract class Downstream implements Protocol {
           reactor.enqueue(connection);
           return;
         }
-        const status = reactor.fill(connection, bulkBytes(exchange));
+        const status = input.fill(connection, bulkBytes(exchange));
         if (status > 0) {
           // Those of a stream have been counted with its frames.
           if (exchange.requestFraming !== STREAM) counters[DOWNSTREAM_BYTES_IN] += status - length;
-          offset = reactor.inputOffset;
-          length = reactor.inputLength;
+          offset = input.offset;
+          length = input.length;
         } else if (status !== FILL_END || exchange.requestFraming !== STREAM) {
           this.bodyFillFailed(exchange, status);
           return;
@@ -374,7 +269,7 @@ export abstract class Downstream implements Protocol {
       this.progress(exchange);
       const alive = upstream.sendBody(exchange, piece);
       const rest = length - piece.consumed;
-      if (!reactor.keepInput(connection, offset + piece.consumed, rest)) {
+      if (!input.keep(connection, offset + piece.consumed, rest)) {
         if (connection.exchange !== exchange) return;
         upstream.cancel(exchange);
         this.fail(exchange, 503, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
@@ -669,20 +564,7 @@ export abstract class Downstream implements Protocol {
   /** Moves the deadline of an exchange after a byte of progress. */
   progress(exchange: Exchange): void {
     const { reactor } = this.context;
-    const { policy } = exchange;
-    let delayMs =
-      policy !== null && policy.streamIdleTimeoutMs > 0
-        ? policy.streamIdleTimeoutMs
-        : exchange.runtime!.http.streamIdleTimeoutMs;
-    if (exchange.resumeMs > 0) delayMs = wholeMs(exchange.resumeMs - reactor.nowMs);
-    if (exchange.pendingDeadlineMs > 0)
-      delayMs = Math.min(delayMs, wholeMs(exchange.pendingDeadlineMs - reactor.nowMs));
-    if (exchange.requestDeadlineMs > 0)
-      delayMs = Math.min(delayMs, wholeMs(exchange.requestDeadlineMs - reactor.nowMs));
-    if (exchange.attemptDeadlineMs > 0)
-      delayMs = Math.min(delayMs, wholeMs(exchange.attemptDeadlineMs - reactor.nowMs));
-    if (exchange.hedgeAtMs > 0) delayMs = Math.min(delayMs, wholeMs(exchange.hedgeAtMs - reactor.nowMs));
-    reactor.setTimer(exchange.downstream!, delayMs);
+    reactor.setTimer(exchange.downstream!, nextDeadlineMs(exchange, reactor.nowMs));
   }
 
   protected exchangeExpired(exchange: Exchange): void {
@@ -763,17 +645,4 @@ export abstract class Downstream implements Protocol {
 function bulkBytes(exchange: Exchange): number {
   const remaining = exchange.requestFraming === LENGTH ? exchange.requestRemaining : 0;
   return Math.max(RECEIVE_BYTES_MAX, Math.min(remaining, BULK_RECEIVE_BYTES_MAX));
-}
-
-/** Whether a deadline that ends the exchange, or its attempt, has come. */
-function isDue(exchange: Exchange, nowMs: number): boolean {
-  const { requestDeadlineMs, attemptDeadlineMs, pendingDeadlineMs } = exchange;
-  if (requestDeadlineMs > 0 && requestDeadlineMs <= nowMs) return true;
-  if (attemptDeadlineMs > 0 && attemptDeadlineMs <= nowMs) return true;
-  return pendingDeadlineMs > 0 && pendingDeadlineMs <= nowMs;
-}
-
-/** Whole milliseconds until a deadline, never too few. */
-function wholeMs(ms: number): number {
-  return ms <= 0 ? 0 : Math.ceil(ms);
 }

@@ -16,14 +16,6 @@ export function valueEquals(memory: Uint8Array, offset: number, length: number, 
   return true;
 }
 
-/** First field of a name (lower case), or -1. */
-export function findFieldNamed(memory: Uint8Array, headers: HeaderTable, name: Uint8Array): number {
-  for (let field = 0; field < headers.count; field++) {
-    if (valueEquals(memory, headers.nameOffset(field), headers.nameLength(field), name)) return field;
-  }
-  return -1;
-}
-
 /** Whether two ranges are equal, ASCII case-insensitively. */
 function rangesEqual(memory: Uint8Array, a: number, b: number, length: number): boolean {
   for (let i = 0; i < length; i++) if (lower(memory[a + i]) !== lower(memory[b + i])) return false;

@@ -64,6 +64,39 @@ export const GENERATED_BYTES_MAX = 2048;
 /** What a generated response is to say of its connection. */
 export const GeneratedConnection = { DEFAULT: 0, CLOSE: 1, KEEP_ALIVE: 2 } as const;
 
+/** Writes the fields that every generated response has first: Date and Server. Spills. */
+export function putFirstFields(reactor: Reactor, at: number, runtime: Runtime, date: DateLine): number {
+  const dest = putText(reactor.view, at, date.at(reactor.wallMs));
+  return putText(reactor.view, dest, runtime.serverLine.length > 0 ? runtime.serverLine : defaultServer);
+}
+
+/** Writes those that every generated response has last (request id, reason, Connection) and the end of its head. Spills. */
+export function putLastFields(
+  reactor: Reactor,
+  at: number,
+  reason: number,
+  idOffset: number,
+  idLength: number,
+  connection: number,
+  runtime: Runtime,
+): number {
+  const { memory, view } = reactor;
+  let dest = at;
+  if (idLength > 0) {
+    dest = putText(view, dest, requestIdName);
+    dest = putRange(memory, dest, idOffset, idLength);
+    dest = putLineEnd(view, dest);
+  }
+  if (runtime.reasonName.length > 0) {
+    dest = putText(view, dest, runtime.reasonName);
+    dest = putText(view, dest, flags[reason]);
+    dest = putLineEnd(view, dest);
+  }
+  if (connection === GeneratedConnection.CLOSE) dest = putText(view, dest, closeLine);
+  else if (connection === GeneratedConnection.KEEP_ALIVE) dest = putText(view, dest, keepAliveLine);
+  return putLineEnd(view, dest);
+}
+
 /**
  * Writes a generated response at `at` (GENERATED_BYTES_MAX of room). The request id lies at
  * `idOffset`. With `withBody` false (HEAD) the fields are the same and the body is left out.
@@ -91,24 +124,11 @@ export function writeGenerated(
   const bodyLength = firstWords.length + sentence.length + parse.length + idBytes + newline.length;
   writtenBodyBytes = withBody ? bodyLength : 0;
   let dest = putText(view, at, line);
-  dest = putText(view, dest, date.at(reactor.wallMs));
-  dest = putText(view, dest, runtime.serverLine.length > 0 ? runtime.serverLine : defaultServer);
+  dest = putFirstFields(reactor, dest, runtime, date);
   dest = putText(view, dest, contentType);
   dest = putDecimal(memory, dest, bodyLength);
   dest = putLineEnd(view, dest);
-  if (idLength > 0) {
-    dest = putText(view, dest, requestIdName);
-    dest = putRange(memory, dest, idOffset, idLength);
-    dest = putLineEnd(view, dest);
-  }
-  if (runtime.reasonName.length > 0) {
-    dest = putText(view, dest, runtime.reasonName);
-    dest = putText(view, dest, flags[reason]);
-    dest = putLineEnd(view, dest);
-  }
-  if (connection === GeneratedConnection.CLOSE) dest = putText(view, dest, closeLine);
-  else if (connection === GeneratedConnection.KEEP_ALIVE) dest = putText(view, dest, keepAliveLine);
-  dest = putLineEnd(view, dest);
+  dest = putLastFields(reactor, dest, reason, idOffset, idLength, connection, runtime);
   if (!withBody) return dest;
   dest = putText(view, dest, firstWords);
   dest = putText(view, dest, sentence);

@@ -10,17 +10,16 @@ import { parseErrorSentence } from '../http1/errors.ts';
 import { HeaderId } from '../http1/header-ids.ts';
 import { FIELD_WORDS, type HeaderTable } from '../http1/header-table.ts';
 import type { RequestHead } from '../http1/message.ts';
-import { putDecimal, putLineEnd, putRange, putText, Text } from '../io/bytes.ts';
+import { putDecimal, putLineEnd, putText, Text } from '../io/bytes.ts';
 import type { Reactor } from '../io/reactor.ts';
 import { valueEquals } from './fields.ts';
-import { GeneratedConnection } from './generated.ts';
+import { putFirstFields, putLastFields } from './generated.ts';
 import { DETAIL_PARSE, DETAIL_TLS, Detail, detailSentence, REASON_COUNT, Reason, reasonText } from './reasons.ts';
 import type { DateLine } from './response-head.ts';
 import type { Runtime } from './runtime.ts';
 
 // Constants of other modules are read through a cell on every use; local copies are compiled in.
 const { KEEP_ALIVE, OTHER } = HeaderId;
-const { CLOSE, KEEP_ALIVE: KEEP_CONNECTION } = GeneratedConnection;
 
 // -- requests -------------------------------------------------------------------
 
@@ -323,7 +322,6 @@ export function grpcStatusInHead(memory: Uint8Array, headers: HeaderTable): numb
 // -- answers of this proxy --------------------------------------------------------
 
 const statusLine = new Text('HTTP/1.1 200 OK\r\n');
-const defaultServer = new Text('server: portcullis\r\n');
 /** Content-Length is for HTTP/1 clients; on a stream it agrees with what is sent (RFC 9113 §8.1.1). */
 const contentLines = [
   '',
@@ -334,15 +332,10 @@ const contentLines = [
 const statusName = new Text('grpc-status: ');
 const messageName = new Text('grpc-message: ');
 const idText = new Text(' Request id: ');
-const requestIdName = new Text('x-request-id: ');
-const closeLine = new Text('connection: close\r\n');
-const keepAliveLine = new Text('connection: keep-alive\r\n');
 
-const flags: Text[] = [];
 const sentences: Text[] = [];
 for (let reason = 0; reason < REASON_COUNT; reason++) {
   const text = reasonText(reason);
-  flags.push(new Text(text.flag));
   sentences.push(new Text(percentEncoded(`${text.flag}: ${text.sentence}`)));
 }
 
@@ -458,8 +451,7 @@ export function writeGeneratedGrpc(
 ): number {
   const { memory, view } = reactor;
   let dest = putText(view, at, statusLine);
-  dest = putText(view, dest, date.at(reactor.wallMs));
-  dest = putText(view, dest, runtime.serverLine.length > 0 ? runtime.serverLine : defaultServer);
+  dest = putFirstFields(reactor, dest, runtime, date);
   dest = putText(view, dest, contentLines[kind]);
   dest = putText(view, dest, statusName);
   dest = putDecimal(memory, dest, grpcStatusOf(status, reason));
@@ -467,19 +459,7 @@ export function writeGeneratedGrpc(
   dest = putText(view, dest, messageName);
   dest = putMessage(reactor, dest, reason, detail, idOffset, idLength);
   dest = putLineEnd(view, dest);
-  if (idLength > 0) {
-    dest = putText(view, dest, requestIdName);
-    dest = putRange(memory, dest, idOffset, idLength);
-    dest = putLineEnd(view, dest);
-  }
-  if (runtime.reasonName.length > 0) {
-    dest = putText(view, dest, runtime.reasonName);
-    dest = putText(view, dest, flags[reason]);
-    dest = putLineEnd(view, dest);
-  }
-  if (connection === CLOSE) dest = putText(view, dest, closeLine);
-  else if (connection === KEEP_CONNECTION) dest = putText(view, dest, keepAliveLine);
-  return putLineEnd(view, dest);
+  return putLastFields(reactor, dest, reason, idOffset, idLength, connection, runtime);
 }
 
 /** Whether a byte may stand for itself in grpc-message: printable ASCII without "%". */

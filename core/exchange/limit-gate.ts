@@ -23,7 +23,7 @@ const { ASK, DENIED, WAITING } = LimitState;
 const { CONNECT } = Method;
 
 /** Most exchanges of a worker that wait for Redis at a time; the failure policy decides for further ones. */
-export const LIMIT_WAITING_MAX = 20_000;
+const LIMIT_WAITING_MAX = 20_000;
 
 const ASK_MAX = 0x3fff_ffff;
 

@@ -12,7 +12,10 @@
 import { Errno } from '../ffi/errno.ts';
 import { Family } from '../ffi/sockaddr.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
-import { PROXY_V2_BYTES_MAX, ProxyHeader, parseProxyHeader } from '../tcp/proxy-protocol.ts';
+import { proxyErrorSentence } from '../tcp/proxy-errors.ts';
+import { ProxyHeader } from '../tcp/proxy-header.ts';
+import { parseProxyHeader } from '../tcp/proxy-protocol.ts';
+import { PROXY_V2_BYTES_MAX } from '../tcp/proxy-v2.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
 import { Alpn, sessionAlpn } from '../tls/alpn.ts';
 import {
@@ -106,6 +109,7 @@ export class Preamble implements Protocol {
     }
     if (bytes < 0) {
       counters[Counter.PROXY_HEADER_ERRORS]++;
+      this.context.connectionLog.tell(connection, 'PROXY header refused', proxyErrorSentence(-bytes));
       this.close(connection, CloseCause.PROTOCOL_ERROR);
       return;
     }

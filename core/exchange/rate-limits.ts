@@ -2,7 +2,7 @@
 // response is to say of it.
 //
 // Local limits are decided at once, on the shared buckets of core/limits/limit-table.ts. For global ones
-// Redis is asked (global-limits.ts); where it is away, or does not answer in time, its failure policy
+// Redis is asked (limit-gate.ts); where it is away, or does not answer in time, its failure policy
 // decides. The limits of a rule are looked at in their order, local ones first. The first that refuses ends that, and what
 // the local ones before it have taken is given back: a refused request costs nothing.
 // Owned by one worker. Hot module: no allocation, exception, promise, closure or log line.

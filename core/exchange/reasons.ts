@@ -240,7 +240,7 @@ const detailSentences: Record<number, string> = {
   [Detail.DISCOVERY_TIMEOUT]:
     'The node does not know what is at the destination, and the control plane has given no answer in time that could be used.',
   [Detail.DISCOVERY_LIMIT]:
-    'Too many connections of the workload, or of the node, wait until it is known what is at their destinations.',
+    'Too many connections of the workload, or of the node, wait until it is known what is at their destinations, or the workload has as many addresses of the mesh in use as it may.',
   [Detail.WORKLOAD_RATE]: 'The workload has got as many new connections per second as it may (limits of the node).',
   [Detail.WORKLOAD_GONE]: 'The workload has left this node, and nothing more is begun for it.',
   [Detail.COMPRESSOR_FAILED]: 'The compressor of the response body failed or was restarted.',

@@ -63,7 +63,7 @@ export function editResponseHead(
  * CORS and header modifiers far below it, but not all that come together. Nobody writes more than there is behind
  * the room in the edit area.
  */
-export function putResponseLines(context: ProxyContext, exchange: Exchange, at: number): number {
+function putResponseLines(context: ProxyContext, exchange: Exchange, at: number): number {
   const { responseLines } = exchange;
   const limit = at + RESPONSE_LINES_BYTES_MAX;
   let end = at;

@@ -55,7 +55,7 @@ export class ResponseWriter {
    */
   response(exchange: Exchange, headOffset: number, head: ResponseHead, piece: BodyPiece): boolean {
     const { context } = this;
-    const { memory, reactor, counters } = context;
+    const { counters, memory, output, reactor } = context;
     const connection = exchange.downstream!;
     let option: number = ConnectionOption.NONE;
     if (!exchange.keepAlive) option = ConnectionOption.CLOSE;
@@ -111,11 +111,11 @@ export class ResponseWriter {
     }
     counters[DOWNSTREAM_BYTES_OUT] += end - start;
     const bodyEndFollows = ended && (piece.trailers !== null || piece.payloadLength === 0);
-    if (bodyEndFollows) return reactor.send(connection, start, end - start, true) && this.bodyEnd(exchange, piece);
+    if (bodyEndFollows) return output.send(connection, start, end - start, true) && this.bodyEnd(exchange, piece);
     if (piece.end && mayDefer(exchange, connection) && end - start <= DEFERRED_BYTES_MAX) {
-      return reactor.sendDeferred(connection, start, end - start);
+      return output.sendDeferred(connection, start, end - start);
     }
-    return reactor.send(connection, start, end - start, false);
+    return output.send(connection, start, end - start, false);
   }
 
   /**
@@ -123,17 +123,17 @@ export class ResponseWriter {
    * for the room before the head.
    */
   private sendHeadPart(exchange: Exchange, start: number, headEnd: number): boolean {
-    const { reactor, counters } = this.context;
+    const { counters, output } = this.context;
     const { linesOffset, linesLength } = this.edit;
     const connection = exchange.downstream!;
     const length = headEnd - EMPTY_LINE_BYTES - start;
     counters[DOWNSTREAM_BYTES_OUT] += length + linesLength;
-    return reactor.send(connection, start, length, true) && reactor.send(connection, linesOffset, linesLength, true);
+    return output.send(connection, start, length, true) && output.send(connection, linesOffset, linesLength, true);
   }
 
   /** Writes a further piece of the response body. */
   body(exchange: Exchange, piece: BodyPiece): boolean {
-    const { memory, reactor, counters } = this.context;
+    const { counters, memory, output } = this.context;
     const connection = exchange.downstream!;
     const chunked = exchange.responseOutFraming === CHUNKED;
     const ended = piece.end && chunked;
@@ -146,7 +146,7 @@ export class ResponseWriter {
         start = framedOffset();
       }
       counters[DOWNSTREAM_BYTES_OUT] += end - start;
-      if (!reactor.send(connection, start, end - start, ended && piece.trailers !== null)) return false;
+      if (!output.send(connection, start, end - start, ended && piece.trailers !== null)) return false;
     }
     if (ended && (piece.trailers !== null || piece.payloadLength === 0)) return this.bodyEnd(exchange, piece);
     return true;
@@ -154,7 +154,7 @@ export class ResponseWriter {
 
   /** Passes a 1xx head on (not 101). */
   informational(exchange: Exchange, headOffset: number, head: ResponseHead): boolean {
-    const { reactor, counters, date } = this.context;
+    const { counters, date, output, reactor } = this.context;
     // HTTP/1.0 clients do not know 1xx (RFC 9110 §15.2).
     if (exchange.versionMinor === 0) return true;
     const start = rewriteResponseHead(
@@ -169,23 +169,23 @@ export class ResponseWriter {
     );
     const length = head.endOffset - start;
     counters[DOWNSTREAM_BYTES_OUT] += length;
-    return reactor.send(exchange.downstream!, start, length, false);
+    return output.send(exchange.downstream!, start, length, false);
   }
 
   /** Writes a response of this proxy's own; its body is left out for HEAD. */
   generated(exchange: Exchange, status: number): boolean {
-    const { reactor, counters } = this.context;
+    const { counters, output, reactor } = this.context;
     const start = reactor.arena.scratchOffset;
     const end = this.putGenerated(exchange, status);
     if (hasResponseLines(exchange)) return this.generatedWithLines(exchange, start, end);
     counters[DOWNSTREAM_BYTES_OUT] += end - start;
-    return reactor.send(exchange.downstream!, start, end - start, false);
+    return output.send(exchange.downstream!, start, end - start, false);
   }
 
   /** Sends the generated response in [start, end) with the changes and lines that somebody has for it. */
   private generatedWithLines(exchange: Exchange, start: number, end: number): boolean {
     const { context, generatedHead: head, edit } = this;
-    const { memory, reactor, counters } = context;
+    const { counters, memory, output, reactor } = context;
     const connection = exchange.downstream!;
     if (parseResponseHead(memory, start, end - start, generatedLimits, head) <= 0) return false;
     editResponseHead(context, exchange, head, edit);
@@ -211,10 +211,10 @@ export class ResponseWriter {
     if (edit.linesLength > 0) {
       if (!this.sendHeadPart(exchange, first, bodyStart)) return false;
       counters[DOWNSTREAM_BYTES_OUT] += end - bodyStart + EMPTY_LINE_BYTES;
-      return reactor.send(connection, bodyStart - EMPTY_LINE_BYTES, end - bodyStart + EMPTY_LINE_BYTES, false);
+      return output.send(connection, bodyStart - EMPTY_LINE_BYTES, end - bodyStart + EMPTY_LINE_BYTES, false);
     }
     counters[DOWNSTREAM_BYTES_OUT] += end - first;
-    return reactor.send(connection, first, end - first, false);
+    return output.send(connection, first, end - first, false);
   }
 
   /**
@@ -249,16 +249,16 @@ export class ResponseWriter {
 
   /** Answers a CONNECT whose connection is there. */
   connected(exchange: Exchange): boolean {
-    const { reactor, counters } = this.context;
+    const { counters, output, reactor } = this.context;
     const start = reactor.arena.scratchOffset;
     const end = putText(reactor.view, start, connectEstablished);
     counters[DOWNSTREAM_BYTES_OUT] += end - start;
-    return reactor.send(exchange.downstream!, start, end - start, false);
+    return output.send(exchange.downstream!, start, end - start, false);
   }
 
   /** Passes a 101 on, with what follows its head. */
   upgraded(exchange: Exchange, offset: number, length: number, head: ResponseHead): boolean {
-    const { reactor, counters, date } = this.context;
+    const { counters, date, output, reactor } = this.context;
     const start = rewriteResponseHead(
       reactor,
       offset,
@@ -271,15 +271,15 @@ export class ResponseWriter {
     );
     const bytes = offset + length - start;
     counters[DOWNSTREAM_BYTES_OUT] += bytes;
-    return reactor.send(exchange.downstream!, start, bytes, false);
+    return output.send(exchange.downstream!, start, bytes, false);
   }
 
   private bodyEnd(exchange: Exchange, piece: BodyPiece): boolean {
-    const { memory, reactor, counters } = this.context;
+    const { counters, memory, output, reactor } = this.context;
     const start = reactor.arena.scratchOffset;
     const end = putBodyEnd(memory, start, piece.trailers);
     counters[DOWNSTREAM_BYTES_OUT] += end - start;
-    return reactor.send(exchange.downstream!, start, end - start, false);
+    return output.send(exchange.downstream!, start, end - start, false);
   }
 }
 

@@ -6,9 +6,6 @@ import type { RateLimitKeyPart, RateLimitSettings, RateLimitTable } from '../lim
 import { LimitTable } from '../limits/limit-table.ts';
 import { FieldName } from './field-name.ts';
 
-/** Most limits of one rule. */
-export const RULE_LIMITS_MAX = 8;
-
 /** Kinds of the parts of a key. HOST is the header of that name, for which HTTP/2 has the authority. */
 export const KeyPart = { SOURCE_ADDRESS: 0, PATH: 1, HEADER: 2, CLAIM: 3, HOST: 4 } as const;
 
@@ -60,7 +57,7 @@ export class RateLimit {
     this.global = settings.global;
     this.dryRun = settings.dryRun;
     this.shown = settings.headers && !settings.dryRun;
-    this.itemStart = new Text(`"${settings.name}";r=`);
+    this.itemStart = new Text(`"${shownName(settings)}";r=`);
   }
 }
 
@@ -95,11 +92,16 @@ export function ruleLimits(
   );
 }
 
+function shownName({ name, shownAs }: RateLimitSettings): string {
+  return shownAs ?? name;
+}
+
 /** Quota and window of a limit; windows are whole seconds there. */
-function policyItem({ name, requests, periodMs }: RateLimitSettings): string {
+function policyItem(settings: RateLimitSettings): string {
+  const { requests, periodMs } = settings;
   const windowS = Math.ceil(periodMs / 1000);
   const quota = Math.floor((requests * windowS * 1000) / periodMs);
-  return `"${name}";q=${quota};w=${windowS}`;
+  return `"${shownName(settings)}";q=${quota};w=${windowS}`;
 }
 
 /** What became of one limit of an exchange. */

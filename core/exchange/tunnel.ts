@@ -10,7 +10,7 @@
 import type { ResponseHead } from '../http1/message.ts';
 import { BULK_RECEIVE_BYTES_MAX } from '../io/arena.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
-import { FILL_AGAIN, FILL_END } from '../io/reactor.ts';
+import { FILL_AGAIN, FILL_END } from '../io/input.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
 import type { ProxyContext } from './context.ts';
 import { BodyFraming, type Exchange } from './exchange.ts';
@@ -31,7 +31,7 @@ export class Tunnel implements Protocol {
 
   /** The upstream answered 101: passes its head on and joins the connections. */
   startUpgrade(exchange: Exchange, offset: number, length: number, head: ResponseHead): void {
-    const { reactor } = this.context;
+    const { input } = this.context;
     const side = exchange.downstreamSide!;
     exchange.status = 101;
     exchange.responseStarted = true;
@@ -40,7 +40,7 @@ export class Tunnel implements Protocol {
       side.writeFailed(exchange.downstream!);
       return;
     }
-    reactor.freeInput(exchange.upstream!);
+    input.free(exchange.upstream!);
     this.join(exchange);
   }
 
@@ -81,7 +81,7 @@ export class Tunnel implements Protocol {
   }
 
   readable(connection: Connection): void {
-    const { reactor } = this.context;
+    const { input, reactor } = this.context;
     const peer = connection.tunnelPeer;
     if (peer === null) {
       this.drain(connection);
@@ -92,7 +92,7 @@ export class Tunnel implements Protocol {
     if (connection.inputLength > 0) {
       if (peer.outputBytes > 0) return;
       if (!this.pass(exchange, fromClient, peer, connection.inputOffset, connection.inputLength)) return;
-      reactor.freeInput(connection);
+      input.free(connection);
     }
     for (let turn = 0; ; turn++) {
       if (peer.outputBytes > 0 || !connection.readReady) return;
@@ -100,13 +100,13 @@ export class Tunnel implements Protocol {
         reactor.enqueue(connection);
         return;
       }
-      const status = reactor.fill(connection, BULK_BYTES_MAX);
+      const status = input.fill(connection, BULK_BYTES_MAX);
       if (status > 0) {
         // Bytes of streams have been counted with their frames.
         if (connection.http2Stream === null) {
           this.count(fromClient ? Counter.DOWNSTREAM_BYTES_IN : Counter.UPSTREAM_BYTES_IN, status);
         }
-        if (!this.pass(exchange, fromClient, peer, reactor.inputOffset, reactor.inputLength)) return;
+        if (!this.pass(exchange, fromClient, peer, input.offset, input.length)) return;
       } else if (status === FILL_END) {
         this.finishWriting(exchange, peer);
         return;
@@ -119,10 +119,10 @@ export class Tunnel implements Protocol {
 
   writable(connection: Connection): void {
     if (connection.outputBytes === 0) return;
-    const { reactor } = this.context;
+    const { output, reactor } = this.context;
     const peer = connection.tunnelPeer;
     const exchange = (connection.exchange ?? peer!.exchange)!;
-    if (!reactor.flush(connection)) {
+    if (!output.flush(connection)) {
       this.failed(exchange, connection);
       return;
     }
@@ -143,23 +143,23 @@ export class Tunnel implements Protocol {
    * client's all the same, however slowly that takes it.
    */
   upstreamOver(connection: Connection): void {
-    const { reactor } = this.context;
+    const { input, output, reactor } = this.context;
     const client = connection.tunnelPeer!;
     const exchange = client.exchange!;
     if (connection.inputLength > 0) {
       if (!this.pass(exchange, false, client, connection.inputOffset, connection.inputLength)) return;
-      reactor.freeInput(connection);
+      input.free(connection);
     }
     for (;;) {
-      const status = reactor.fill(connection);
+      const status = input.fill(connection);
       if (status === FILL_END) break;
       if (status <= 0) {
         this.failed(exchange, connection);
         return;
       }
-      if (!this.pass(exchange, false, client, reactor.inputOffset, reactor.inputLength)) return;
+      if (!this.pass(exchange, false, client, input.offset, input.length)) return;
     }
-    if (!reactor.flushGather(client)) {
+    if (!output.flushGather(client)) {
       this.failed(exchange, client);
       return;
     }
@@ -172,10 +172,10 @@ export class Tunnel implements Protocol {
 
   /** What a client says whose upstream has gone reaches nobody; only its leaving matters. */
   private drain(client: Connection): void {
-    const { reactor } = this.context;
-    reactor.freeInput(client);
+    const { input } = this.context;
+    input.free(client);
     while (client.readReady) {
-      const status = reactor.fill(client);
+      const status = input.fill(client);
       if (status > 0 || status === FILL_AGAIN) continue;
       if (status !== FILL_END) this.failed(client.exchange!, client);
       return;
@@ -206,7 +206,7 @@ export class Tunnel implements Protocol {
   }
 
   private pass(exchange: Exchange, fromClient: boolean, to: Connection, offset: number, length: number): boolean {
-    const { reactor } = this.context;
+    const { output } = this.context;
     if (fromClient) exchange.requestBodyBytes += length;
     else exchange.responseBodyBytes += length;
     const client = exchange.downstream!;
@@ -215,15 +215,15 @@ export class Tunnel implements Protocol {
       this.count(fromClient ? Counter.UPSTREAM_BYTES_OUT : Counter.DOWNSTREAM_BYTES_OUT, length);
     }
     this.progress(exchange);
-    if (reactor.sendGathered(to, offset, length)) return true;
+    if (output.sendGathered(to, offset, length)) return true;
     this.failed(exchange, to);
     return false;
   }
 
   /** The other side of `connection` has ended: ends our sending too, once everything has gone. */
   private finishWriting(exchange: Exchange, connection: Connection): void {
-    const { reactor } = this.context;
-    if (!reactor.flushGather(connection)) {
+    const { output, reactor } = this.context;
+    if (!output.flushGather(connection)) {
       this.failed(exchange, connection);
       return;
     }

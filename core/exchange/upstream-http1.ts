@@ -16,7 +16,7 @@ import { Method } from '../http1/message.ts';
 import { parseResponseHead } from '../http1/response-parser.ts';
 import { BULK_RECEIVE_BYTES_MAX, RECEIVE_BYTES_MAX } from '../io/arena.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
-import { FILL_AGAIN, FILL_END, FILL_ERROR } from '../io/reactor.ts';
+import { FILL_AGAIN, FILL_END, FILL_ERROR } from '../io/input.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
 import { Counter } from '../telemetry/metrics.ts';
 import { BodyPiece, frameChunk, framedOffset, putBodyEnd, readResponseBody, startResponseChunks } from './body.ts';
@@ -106,12 +106,12 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
    * idempotent request without body a retry, but any other its answer: for those it is looked at once more.
    */
   private takeKept(exchange: Exchange, endpoint: Endpoint): Connection | null {
-    const { reactor } = this.context;
+    const { input } = this.context;
     for (;;) {
       const kept = endpoint.idle;
       if (kept === null) return null;
       if (exchange.requestComplete && isIdempotent(exchange.method)) break;
-      if (reactor.isSilent(kept)) break;
+      if (input.isSilent(kept)) break;
       this.closeIdle(kept);
     }
     return endpoint.takeIdle();
@@ -164,7 +164,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     switch (connection.state) {
       case IDLE:
         // The end of a kept connection, or bytes that nobody asked for: either way of no more use.
-        if (this.context.reactor.fill(connection) !== FILL_AGAIN) this.closeIdle(connection);
+        if (this.context.input.fill(connection) !== FILL_AGAIN) this.closeIdle(connection);
         return;
       default:
         this.pumpResponse(connection);
@@ -174,8 +174,8 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
   writable(connection: Connection): void {
     const exchange = connection.exchange;
     if (connection.outputBytes === 0 || exchange === null) return;
-    const { reactor } = this.context;
-    if (!reactor.flush(connection)) {
+    const { output } = this.context;
+    if (!output.flush(connection)) {
       this.writeFailed(exchange);
       return;
     }
@@ -209,7 +209,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
 
   /** Puts an exchange on a connection that is ready, and sends its head. */
   private use(exchange: Exchange, connection: Connection): void {
-    const { reactor, counters } = this.context;
+    const { counters, output, reactor } = this.context;
     const downstream = exchange.downstreamSide!;
     connection.state = HEAD;
     connection.exchange = exchange;
@@ -229,9 +229,9 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     } else {
       counters[UPSTREAM_BYTES_OUT] += exchange.headLength;
       if (exchange.requestComplete && exchange.replayNext < 0) {
-        sent = reactor.sendDeferred(connection, exchange.headOffset, exchange.headLength);
+        sent = output.sendDeferred(connection, exchange.headOffset, exchange.headLength);
       } else {
-        sent = reactor.send(connection, exchange.headOffset, exchange.headLength, false);
+        sent = output.send(connection, exchange.headOffset, exchange.headLength, false);
       }
     }
     if (!sent) {
@@ -245,11 +245,11 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
 
   /** A small body usually comes with its head: both leave with one system call. */
   private sendHeadWithBody(exchange: Exchange, connection: Connection): boolean {
-    const { reactor, counters } = this.context;
+    const { counters, input, output } = this.context;
     const client = exchange.downstream!;
     const count = Math.min(client.inputLength, exchange.requestRemaining);
     const offset = client.inputOffset;
-    if (!reactor.sendPair(connection, exchange.headOffset, exchange.headLength, offset, count)) return false;
+    if (!output.sendPair(connection, exchange.headOffset, exchange.headLength, offset, count)) return false;
     counters[UPSTREAM_BYTES_OUT] += exchange.headLength + count;
     exchange.requestRemaining -= count;
     exchange.requestBodyBytes += count;
@@ -260,7 +260,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     exchange.requestComplete = exchange.requestRemaining === 0;
     if (exchange.requestComplete && exchange.mirrorNext !== null) this.context.mirrors.requestComplete(exchange);
     exchange.clientFinished = client.readHangup;
-    reactor.keepInput(client, offset + count, client.inputLength - count);
+    input.keep(client, offset + count, client.inputLength - count);
     return true;
   }
 
@@ -274,7 +274,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
 
   /** Sends a piece of the request body. Returns false when the connection has failed. */
   sendBody(exchange: Exchange, piece: BodyPiece): boolean {
-    const { memory, reactor, counters } = this.context;
+    const { counters, memory, output, reactor } = this.context;
     const connection = exchange.upstream!;
     // The body of a stream without Content-Length: see request-fields.ts.
     const chunked =
@@ -289,13 +289,13 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
         start = framedOffset();
       }
       counters[UPSTREAM_BYTES_OUT] += end - start;
-      if (!reactor.send(connection, start, end - start, ended && piece.trailers !== null)) return false;
+      if (!output.send(connection, start, end - start, ended && piece.trailers !== null)) return false;
     }
     if (ended && (piece.trailers !== null || piece.payloadLength === 0)) {
       const start = reactor.arena.scratchOffset;
       const end = putBodyEnd(memory, start, piece.trailers);
       counters[UPSTREAM_BYTES_OUT] += end - start;
-      return reactor.send(connection, start, end - start, false);
+      return output.send(connection, start, end - start, false);
     }
     return true;
   }
@@ -305,9 +305,9 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
    * its response may be waiting, so it is read before anything is decided.
    */
   writeFailed(exchange: Exchange): void {
-    const { reactor } = this.context;
+    const { output } = this.context;
     const connection = exchange.upstream!;
-    reactor.freeOutput(connection);
+    output.free(connection);
     if (connection.errno === Errno.ENOBUFS) {
       this.close(connection, true);
       this.context.upstream.failed(exchange, 503, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
@@ -327,13 +327,13 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
 
   /** Moves response bytes to the client for as long as it takes them; with `all`, those that are here in any case. */
   private pumpResponse(connection: Connection, all = false): void {
-    const { reactor, counters } = this.context;
+    const { counters, input, reactor } = this.context;
     const exchange = connection.exchange!;
     const downstream = exchange.downstreamSide!;
     const client = exchange.downstream!;
     if (connection.deferred) {
       // If it has ended, or spoken, that was before the request was sent on it.
-      if (reactor.fill(connection) === FILL_AGAIN) return;
+      if (input.fill(connection) === FILL_AGAIN) return;
       this.fault(exchange, Reason.UPSTREAM_CONNECTION_TERMINATION, Detail.UPSTREAM_FIN, 0);
       return;
     }
@@ -346,7 +346,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
       }
       const kept = connection.inputLength;
       const bytesMax = connection.state === BODY ? BULK_RECEIVE_BYTES_MAX : RECEIVE_BYTES_MAX;
-      const status = reactor.fill(connection, bytesMax);
+      const status = input.fill(connection, bytesMax);
       if (status <= 0) {
         if (status !== FILL_AGAIN) this.responseFillFailed(connection, exchange, status);
         return;
@@ -356,15 +356,15 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
       downstream.progress(exchange);
       const going =
         connection.state === HEAD
-          ? this.readHead(connection, exchange, reactor.inputOffset, reactor.inputLength)
-          : this.readBody(connection, exchange, reactor.inputOffset, reactor.inputLength);
+          ? this.readHead(connection, exchange, input.offset, input.length)
+          : this.readBody(connection, exchange, input.offset, input.length);
       if (!going) return;
     }
   }
 
   /** Takes one or more heads (1xx come first) and the first body bytes. Returns whether to read on. */
   private readHead(connection: Connection, exchange: Exchange, offset: number, length: number): boolean {
-    const { reactor, memory, responseHead: head, tunnel } = this.context;
+    const { input, memory, reactor, responseHead: head, tunnel } = this.context;
     const downstream = exchange.downstreamSide!;
     const limits = exchange.runtime!.responseLimits;
     if (connection.inputScanned > 0 && length <= limits.headBytesMax) {
@@ -378,7 +378,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
     for (;;) {
       const result = parseResponseHead(memory, offset, length, limits, head);
       if (result === 0) {
-        if (reactor.keepInput(connection, offset, length)) {
+        if (input.keep(connection, offset, length)) {
           connection.inputScanned = length;
           return true;
         }
@@ -401,7 +401,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
       length -= end - offset;
       offset = end;
       if (length === 0) {
-        reactor.freeInput(connection);
+        input.free(connection);
         return true;
       }
     }
@@ -455,12 +455,12 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
   }
 
   private pieceDone(connection: Connection, exchange: Exchange, restOffset: number, rest: number): boolean {
-    const { reactor } = this.context;
+    const { input } = this.context;
     if (this.piece.end) {
       this.complete(exchange, rest > 0);
       return false;
     }
-    if (reactor.keepInput(connection, restOffset, rest)) return true;
+    if (input.keep(connection, restOffset, rest)) return true;
     this.fault(exchange, Reason.OVERLOAD, Detail.NO_BUFFERS, 0);
     return false;
   }
@@ -513,7 +513,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
 
   /** A response has come whole: keeps its connection, or closes it. */
   private release(exchange: Exchange, leftOver: boolean): void {
-    const { reactor, counters, draining, upstream } = this.context;
+    const { counters, draining, input, reactor, upstream } = this.context;
     const connection = exchange.upstream!;
     const endpoint = connection.endpoint!;
     const backend = exchange.runtime!.backends[exchange.backend];
@@ -543,7 +543,7 @@ export class UpstreamHttp1 implements Protocol, UpstreamSide, ConnectOwner {
       (usesMax === 0 || connection.exchanges < usesMax) &&
       (connection.breakerSlot < 0 || !upstream.breakers.isUnwanted(connection.breakerSlot))
     ) {
-      reactor.freeInput(connection);
+      input.free(connection);
       connection.exchange = null;
       connection.state = IDLE;
       endpoint.addIdle(connection);

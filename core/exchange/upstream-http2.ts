@@ -29,7 +29,7 @@ import {
 } from '../io/arena.ts';
 import { putRange, putText, Text } from '../io/bytes.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
-import { FILL_AGAIN, FILL_END, FILL_ERROR, FILL_FULL } from '../io/reactor.ts';
+import { FILL_AGAIN, FILL_END, FILL_ERROR, FILL_FULL } from '../io/input.ts';
 import type { Endpoint } from '../lb/endpoint.ts';
 import type { Http2Member } from '../lb/http2-pool.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
@@ -187,7 +187,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
   }
 
   sendBody(exchange: Exchange, piece: BodyPiece): boolean {
-    const { reactor, http2 } = this.context;
+    const { http2, output, reactor } = this.context;
     const connection = exchange.upstream!;
     const stream = connection.http2Stream!;
     const { payloadLength, trailers } = piece;
@@ -196,7 +196,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
       if (trailers !== null && !keepTrailers(reactor, connection, trailers)) return false;
       stream.ending = true;
     }
-    if (payloadLength > 0 && !reactor.send(connection, piece.payloadOffset, payloadLength, false)) return false;
+    if (payloadLength > 0 && !output.send(connection, piece.payloadOffset, payloadLength, false)) return false;
     if (piece.end && connection.outputBytes === 0 && !stream.localEnded) {
       if (stream.tailBlock !== 0) http2.streams.sendTail(stream);
       else http2.output.endStream(stream);
@@ -206,9 +206,9 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
 
   /** What the upstream has answered may still come; if the connection is lost, its end is told by itself. */
   writeFailed(exchange: Exchange): void {
-    const { reactor } = this.context;
+    const { output } = this.context;
     const connection = exchange.upstream!;
-    reactor.freeOutput(connection);
+    output.free(connection);
     connection.writeEnded = true;
     if (connection.errno !== Errno.ENOBUFS) return;
     this.close(connection, CANCEL);
@@ -224,9 +224,9 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
   writable(connection: Connection): void {
     const exchange = connection.exchange;
     if (connection.outputBytes === 0 || exchange === null) return;
-    const { reactor } = this.context;
+    const { output } = this.context;
     const before = connection.outputBytes;
-    if (!reactor.flush(connection)) {
+    if (!output.flush(connection)) {
       this.writeFailed(exchange);
       return;
     }
@@ -255,7 +255,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
   // -- response -------------------------------------------------------------------
 
   head(stream: Http2Stream, block: HeaderBlock): number {
-    const { reactor, memory } = this.context;
+    const { memory, output, reactor } = this.context;
     const connection = stream.connection!;
     let exchange = connection.exchange!;
     const status = responseStatus(memory, block);
@@ -296,20 +296,20 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
     const end = writeResponseHead(reactor, start, block, status, contentLength, head);
     if (status < 200) {
       const sent = exchange.downstreamSide!.sendInformational(exchange, start, head);
-      reactor.freeSent(at);
+      output.freeSent(at);
       if (sent) exchange.downstreamSide!.progress(exchange);
       return 0;
     }
     if (exchange.rival !== null) {
       const winner = this.context.upstream.hedges.answered(exchange, head);
       if (winner === null) {
-        reactor.freeSent(at);
+        output.freeSent(at);
         return 0;
       }
       exchange = winner;
     }
     if (this.context.upstream.answered(exchange, head)) {
-      reactor.freeSent(at);
+      output.freeSent(at);
       return 0;
     }
     stream.headReceived = true;
@@ -353,7 +353,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
 
   /** Moves response bytes to the client for as long as it takes them; with `all`, those that are here in any case. */
   private pump(connection: Connection, all: boolean): void {
-    const { reactor, memory } = this.context;
+    const { input, memory, reactor } = this.context;
     const exchange = connection.exchange!;
     const downstream = exchange.downstreamSide!;
     const client = exchange.downstream!;
@@ -367,12 +367,12 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
       }
       const kept = connection.state === KEPT;
       const headLength = kept ? connection.inputLength : 0;
-      const status = reactor.fill(connection, kept ? RECEIVE_BYTES_MAX : BULK_RECEIVE_BYTES_MAX);
+      const status = input.fill(connection, kept ? RECEIVE_BYTES_MAX : BULK_RECEIVE_BYTES_MAX);
       let offset = 0;
       let length = 0;
       if (status > 0) {
-        offset = reactor.inputOffset;
-        length = reactor.inputLength;
+        offset = input.offset;
+        length = input.length;
         if (kept && offset === connection.inputOffset) {
           // Received behind the head.
           offset += headLength;
@@ -448,7 +448,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
    * failed, and the exchange is over.
    */
   private sendHead(connection: Connection, exchange: Exchange): boolean {
-    const { reactor, memory } = this.context;
+    const { memory, output } = this.context;
     const { piece, responseHead: head } = this;
     const { inputBlock: block, inputOffset: start } = connection;
     const isLast =
@@ -467,13 +467,13 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
     connection.inputScanned = 0;
     this.responseOf = null;
     const sent = exchange.downstreamSide!.sendResponse(exchange, start, head, piece);
-    reactor.freeSent(block);
+    output.freeSent(block);
     return sent;
   }
 
   /** The upstream takes the WebSocket: answers as an HTTP/1.1 server would, and joins the two sides. */
   private upgraded(connection: Connection, exchange: Exchange, at: number, block: HeaderBlock): void {
-    const { reactor, memory } = this.context;
+    const { memory, output } = this.context;
     const head = this.responseHead;
     const start = at + HEADROOM_BYTES;
     this.responseOf = null;
@@ -484,7 +484,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
     connection.http2Stream!.resetCode = CANCEL;
     connection.state = BODY;
     this.context.tunnel.startUpgrade(exchange, start, end - start, head);
-    reactor.freeSent(at);
+    output.freeSent(at);
   }
 
   /** Writes the 101 that stands for the answer to an extended CONNECT. Once per WebSocket: may allocate. */
@@ -589,7 +589,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
         stream.reset = false;
         stream.localEnded = true;
         connection.readReady = true;
-        this.context.reactor.freeOutput(connection);
+        this.context.output.free(connection);
         this.context.tunnel.upstreamOver(connection);
       } else {
         connection.errno = Errno.ECONNRESET;
@@ -599,13 +599,13 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
     }
     if (!stream.remoteEnded || !stream.headReceived) return false;
     // It only says that it wants no more of the request (RFC 9113 §8.1), or goes after its last byte.
-    const { reactor } = this.context;
+    const { output } = this.context;
     const { generation } = connection;
     stream.reset = false;
     stream.localEnded = true;
     connection.writeEnded = true;
     connection.readReady = true;
-    reactor.freeOutput(connection);
+    output.free(connection);
     this.pump(connection, true);
     if (connection.generation !== generation) return true;
     stream.reset = true;

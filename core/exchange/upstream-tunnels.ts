@@ -314,7 +314,7 @@ export class UpstreamTunnels implements Protocol, ConnectOwner, Http2Role, Trans
       stream.reset = false;
       stream.localEnded = true;
       connection.readReady = true;
-      context.reactor.freeOutput(connection);
+      context.output.free(connection);
       if (connection.protocol === context.tunnel) context.tunnel.upstreamOver(connection);
       else if (connection.protocol === context.upstreamHttp1) context.upstreamHttp1.readRest(connection);
       else connection.protocol!.readable(connection);

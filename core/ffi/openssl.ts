@@ -173,10 +173,6 @@ function bindOpenSsl() {
     // What a handshake agreed on.
     SSL_session_reused: call('int SSL_session_reused(uint64 ssl)'),
     SSL_version: call('int SSL_version(uint64 ssl)'),
-    SSL_get_current_cipher: call('uint64 SSL_get_current_cipher(uint64 ssl)'),
-    SSL_CIPHER_get_name: text('str SSL_CIPHER_get_name(uint64 cipher)'),
-    SSL_get0_group_name: text('str SSL_get0_group_name(uint64 ssl)'),
-    SSL_get_servername: text('str SSL_get_servername(uint64 ssl, int type)'),
     SSL_get0_alpn_selected: mixed('void SSL_get0_alpn_selected(uint64 ssl, uint64 *protocol, uint *length)'),
     SSL_get_peer_cert_chain: call('uint64 SSL_get_peer_cert_chain(uint64 ssl)'),
     SSL_get0_peer_certificate: call('uint64 SSL_get0_peer_certificate(uint64 ssl)'),
@@ -288,7 +284,7 @@ export function release(address: number, bytes: number): void {
 }
 
 /** Copies `length` bytes at an address that OpenSSL gave. */
-export function readBytes(address: number, length: number): Uint8Array {
+function readBytes(address: number, length: number): Uint8Array {
   const bytes = new Uint8Array(length);
   if (length > 0) openSsl().copyOut(bytes, address, length);
   return bytes;

@@ -121,7 +121,7 @@ export function parseContentLength(memory: Uint8Array, offset: number, length: n
  * A well-formed list that ends in one `chunked` is a coding we do not have (501, RFC 9112 §6.1);
  * anything else leaves the length of the body open (400, RFC 9112 §6.3).
  */
-export function checkTransferEncoding(memory: Uint8Array, offset: number, length: number): number {
+function checkTransferEncoding(memory: Uint8Array, offset: number, length: number): number {
   if (equalsLower(memory, offset, length, literalChunked)) return 0;
   const end = offset + length;
   let chunkedCount = 0;

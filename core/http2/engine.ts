@@ -10,7 +10,10 @@
 
 import { Errno } from '../ffi/errno.ts';
 import type { Connection, Protocol } from '../io/connection.ts';
-import { FILL_AGAIN, FILL_END, FILL_ERROR, type Reactor } from '../io/reactor.ts';
+import { FILL_AGAIN, FILL_END, FILL_ERROR, type Input } from '../io/input.ts';
+import type { Output } from '../io/output.ts';
+import type { Reactor } from '../io/reactor.ts';
+import type { ReceiveArea } from '../io/receive-area.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
 import * as errors from './errors.ts';
 import { FloodKind, Floods } from './floods.ts';
@@ -56,6 +59,10 @@ export class Http2Engine implements Protocol {
   readonly transport: StreamTransport;
   readonly shutdowns: Shutdowns;
   private readonly reactor: Reactor;
+  private readonly receiveArea: ReceiveArea;
+  private readonly input: Input;
+  /** What leaves on sockets, whatever it is. */
+  private readonly sockets: Output;
   private readonly memory: Uint8Array;
   private readonly counters: Float64Array;
   private readonly blocks: HeaderBlocks;
@@ -65,6 +72,9 @@ export class Http2Engine implements Protocol {
 
   constructor(reactor: Reactor, counters: Float64Array) {
     this.reactor = reactor;
+    this.receiveArea = reactor.receiveArea;
+    this.input = reactor.input;
+    this.sockets = reactor.output;
     this.memory = reactor.memory;
     this.counters = counters;
     this.output = new Http2Output(reactor, counters);
@@ -80,7 +90,7 @@ export class Http2Engine implements Protocol {
   /**
    * Makes a connection an HTTP/2 connection and sends our preface: settings and the
    * connection's window. Input that has come already must have
-   * been kept (`reactor.keepInput`); `readable` is to be called for it.
+   * been kept (`input.keep`); `readable` is to be called for it.
    */
   open(connection: Connection, role: Http2Role, limits: Http2Limits): Http2Session {
     const session = new Http2Session(connection, role, limits);
@@ -127,7 +137,7 @@ export class Http2Engine implements Protocol {
 
   readable(connection: Connection): void {
     const session = connection.http2Session!;
-    const { reactor } = this;
+    const { input } = this;
     if (session.lingering) {
       this.shutdowns.discard(session);
       return;
@@ -143,17 +153,17 @@ export class Http2Engine implements Protocol {
       }
       if (!connection.readReady) return;
       if (turn >= RECEIVES_PER_TURN) {
-        reactor.enqueue(connection);
+        this.reactor.enqueue(connection);
         return;
       }
       const before = connection.inputLength;
-      const status = reactor.fill(connection, reactor.heldReceiveBytesMax);
+      const status = input.fill(connection, this.receiveArea.heldReceiveBytesMax);
       if (status <= 0) {
         if (status !== FILL_AGAIN) this.fillFailed(session, status);
         return;
       }
       this.counters[session.role.bytesInCounter] += status - before;
-      if (!this.take(session, reactor.inputOffset, reactor.inputLength)) return;
+      if (!this.take(session, input.offset, input.length)) return;
     }
   }
 
@@ -172,29 +182,29 @@ export class Http2Engine implements Protocol {
 
   /** Handles the frames in [offset, offset + length) and keeps the rest. Returns whether to read on. */
   private take(session: Http2Session, offset: number, length: number): boolean {
-    const { reactor } = this;
+    const { input, receiveArea, sockets } = this;
     const { connection } = session;
-    let before = reactor.holdInput(offset + length);
+    let before = receiveArea.hold(offset + length);
     if (before < 0) {
-      if (!reactor.keepInput(connection, offset, length)) {
+      if (!input.keep(connection, offset, length)) {
         this.output.fail(session, Errno.ENOBUFS);
         return false;
       }
       offset = connection.inputOffset;
-      before = reactor.holdInput(offset + length);
+      before = receiveArea.hold(offset + length);
     }
-    session.lastFrameMs = reactor.nowMs;
+    session.lastFrameMs = this.reactor.nowMs;
     // What belongs to one stream often lies in several frames in a row.
-    const gathering = reactor.beginGathering();
+    const gathering = sockets.beginGathering();
     const consumed = this.frames(session, offset, length);
-    reactor.endGathering(gathering);
-    reactor.releaseInput(before);
+    sockets.endGathering(gathering);
+    receiveArea.release(before);
     if (session.fatal !== 0 || session.broken) {
-      reactor.freeInput(connection);
+      input.free(connection);
       return false;
     }
     const rest = length - consumed;
-    if (!reactor.keepInput(connection, offset + consumed, rest)) {
+    if (!input.keep(connection, offset + consumed, rest)) {
       this.output.fail(session, Errno.ENOBUFS);
       return false;
     }
@@ -206,7 +216,7 @@ export class Http2Engine implements Protocol {
     const session = connection.http2Session!;
     if (connection.outputBytes > 0) {
       const before = connection.outputBytes;
-      if (!this.reactor.flush(connection)) {
+      if (!this.sockets.flush(connection)) {
         this.output.fail(session, connection.errno);
         return;
       }

@@ -78,7 +78,7 @@ const rules = {
 } as const satisfies Record<string, readonly [number, ErrorCode, string]>;
 
 /** Name of a rule, as in `FrameError`. */
-export type FrameErrorName = keyof typeof rules;
+type FrameErrorName = keyof typeof rules;
 
 /**
  * Errors with connection scope, by the rule that was broken; `| SCOPE_STREAM` where only the stream ends.
@@ -96,19 +96,9 @@ export function errorCodeOf(error: number): number {
   return error & ERROR_CODE_MASK;
 }
 
-/** Whether an error ends only its stream. */
-export function isStreamError(error: number): boolean {
-  return (error & SCOPE_STREAM) !== 0;
-}
-
 /** Name of an error code, such as `CANCEL`; `UNKNOWN` for a code that RFC 9113 does not define. */
 export function errorCodeName(code: number): ErrorCodeName | 'UNKNOWN' {
   return codeNames[code] ?? 'UNKNOWN';
-}
-
-/** Name of the rule within an error, such as `PING_LENGTH`; `UNKNOWN` when it holds none. */
-export function frameErrorName(error: number): FrameErrorName | 'UNKNOWN' {
-  return ruleNames[error >> RULE_SHIFT] ?? 'UNKNOWN';
 }
 
 /** One plain ASCII sentence for logs and for the debug data of GOAWAY. */

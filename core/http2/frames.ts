@@ -88,14 +88,6 @@ const FLAG_PRIORITY = Flag.PRIORITY;
 export const PREFACE: Uint8Array = new TextEncoder().encode('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
 export const PREFACE_BYTES = 24;
 
-const typeNames: string[] = [];
-for (const [name, type] of Object.entries(FrameType)) typeNames[type] = name;
-
-/** Name of a frame type, such as `DATA`; `UNKNOWN` for one that is ignored unseen. */
-export function frameTypeName(type: number): string {
-  return typeNames[type] ?? 'UNKNOWN';
-}
-
 // -- reading ---------------------------------------------------------------------
 
 /**
@@ -313,7 +305,7 @@ export function checkPriority(memory: Uint8Array, at: number, streamId: number):
 // -- writing ---------------------------------------------------------------------
 
 /** Writes 32 bits in network order; `value` from -2^31 to 2^32 - 1, taken modulo 2^32. */
-export function writeUint32(memory: Uint8Array, at: number, value: number): number {
+function writeUint32(memory: Uint8Array, at: number, value: number): number {
   memory[at] = value >>> 24;
   memory[at + 1] = value >>> 16;
   memory[at + 2] = value >>> 8;

@@ -12,7 +12,7 @@
 export const ENTRY_OVERHEAD_BYTES = 32;
 
 /** Largest size limit: name and value lengths are kept in 16 bits each. */
-export const TABLE_BYTES_LIMIT = 65_535;
+const TABLE_BYTES_LIMIT = 65_535;
 
 /** Bytes behind the text that may be read or written, because texts are copied eight bytes at a time. */
 const SLACK_BYTES = 8;

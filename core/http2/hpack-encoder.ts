@@ -30,7 +30,7 @@ const STATIC_COUNT = statics;
 const STATIC_RECORD_WORDS = 3;
 
 /** Largest table that an encoder uses, in bytes; also the protocol's default (RFC 9113 §6.5.2). */
-export const ENCODER_TABLE_BYTES_MAX = 4096;
+const ENCODER_TABLE_BYTES_MAX = 4096;
 
 /** Static table indices of the fields that requests nearly always have, for `putIndexed`. */
 export const StaticIndex = {

@@ -96,7 +96,7 @@ function build(): void {
 build();
 
 /** Why a Huffman string is invalid; returned negated. */
-export const HuffmanError = {
+const HuffmanError = {
   /** The string holds the EOS symbol (RFC 7541 §5.2). */
   EOS: 1,
   /** More than seven bits are left at the end, or they are not all ones. */

@@ -2,8 +2,8 @@
 //
 // Small payloads are copied behind their frame headers, so that a batch of responses leaves with one send at its
 // end; large ones go at once from where they lie. Through TLS each of those is a record of its own with its header,
-// as large as records get, and the records of a batch leave together (reactor.cork). While the socket has not taken what it was given, no stream
-// gets further: memory per connection stays bounded, whatever the number of streams.
+// as large as records get, and the records of a batch leave together (`cork`). While the socket has not taken what it
+// was given, no stream gets further: memory per connection stays bounded, whatever the number of streams.
 //
 // A stream that cannot send waits either for its own window (`windowBlocked`), or in its session's queue for
 // the connection's window or the socket. Those in the queue have turns of one frame, or of a few if they are tunnels.
@@ -14,6 +14,7 @@ import { Errno } from '../ffi/errno.ts';
 import { LARGE_BLOCK_BYTES } from '../io/arena.ts';
 import { SPILL_BYTES } from '../io/bytes.ts';
 import type { Connection } from '../io/connection.ts';
+import type { Output } from '../io/output.ts';
 import type { Reactor } from '../io/reactor.ts';
 import * as frames from './frames.ts';
 import { HpackEncoder } from './hpack-encoder.ts';
@@ -47,6 +48,8 @@ const UPDATE_CREDIT_MAX = 4096;
 
 export class Http2Output {
   private readonly reactor: Reactor;
+  /** What leaves on sockets, whatever it is. */
+  private readonly sockets: Output;
   private readonly memory: Uint8Array;
   private readonly counters: Float64Array;
   /** Where a header block is being encoded: its own block, if it may not fit into one frame; else 0. */
@@ -56,6 +59,7 @@ export class Http2Output {
   /** `counters` takes the bytes sent, at the place that a session's role names. */
   constructor(reactor: Reactor, counters: Float64Array) {
     this.reactor = reactor;
+    this.sockets = reactor.output;
     this.memory = reactor.memory;
     this.counters = counters;
   }
@@ -111,15 +115,15 @@ export class Http2Output {
   flush(session: Http2Session): boolean {
     const block = session.outBlock;
     const { connection } = session;
-    const { reactor } = this;
-    if (block === 0 && !reactor.isCorked(connection)) return !session.broken;
+    const { sockets } = this;
+    if (block === 0 && !sockets.isCorked(connection)) return !session.broken;
     let sent = true;
     if (block !== 0) {
       sent = this.sendBlock(session);
       session.outBlock = 0;
-      reactor.arena.free(block);
+      this.reactor.arena.free(block);
     }
-    if (!reactor.uncork(connection) || !sent) this.fail(session, connection.errno);
+    if (!sockets.uncork(connection) || !sent) this.fail(session, connection.errno);
     else this.checkBacklog(session);
     return !session.broken;
   }
@@ -130,7 +134,7 @@ export class Http2Output {
     session.outLength = 0;
     if (length === 0 || session.broken) return true;
     this.noteSent(session, length);
-    return this.reactor.send(session.connection, session.outBlock, length, false);
+    return this.sockets.send(session.connection, session.outBlock, length, false);
   }
 
   private noteSent(session: Http2Session, bytes: number): void {
@@ -141,7 +145,7 @@ export class Http2Output {
   /** Leaves the frames of this batch to the reactor, which sends them with those of all connections. */
   flushDeferred(session: Http2Session): void {
     const block = session.outBlock;
-    if (this.reactor.isCorked(session.connection)) {
+    if (this.sockets.isCorked(session.connection)) {
       this.flush(session);
       return;
     }
@@ -155,7 +159,7 @@ export class Http2Output {
     }
     const { connection } = session;
     this.noteSent(session, length);
-    if (!this.reactor.sendBlockDeferred(connection, block, length)) this.fail(session, connection.errno);
+    if (!this.sockets.sendBlockDeferred(connection, block, length)) this.fail(session, connection.errno);
     else this.checkBacklog(session);
   }
 
@@ -316,7 +320,7 @@ export class Http2Output {
     this.commit(session, writeFrameHeader(memory, at, count, DATA, flags, stream.id));
     const { connection, outBlock: block, outLength: length } = session;
     this.noteSent(session, length + count);
-    const sent = this.reactor.sendPair(connection, block, length, offset, count);
+    const sent = this.sockets.sendPair(connection, block, length, offset, count);
     // The block stays for what follows in this batch.
     session.outLength = 0;
     noteWritten(stream, session);
@@ -329,10 +333,10 @@ export class Http2Output {
    * since what is given to TLS in two pieces becomes two records. Whoever owns the bytes there gets them back.
    */
   private putRecord(stream: Http2Stream, session: Http2Session, offset: number, count: number, flags: number): boolean {
-    const { reactor, memory } = this;
+    const { memory, sockets } = this;
     const { connection } = session;
-    const { view } = reactor;
-    reactor.cork(connection);
+    const { view } = this.reactor;
+    sockets.cork(connection);
     this.askBatchEnd(session);
     let sent = session.outLength === 0 || this.sendBlock(session);
     if (sent) {
@@ -342,7 +346,7 @@ export class Http2Output {
       const high = view.getInt32(at + 5, true);
       writeFrameHeader(memory, at, count, DATA, flags, stream.id);
       this.noteSent(session, HEADER_BYTES + count);
-      sent = reactor.send(connection, at, HEADER_BYTES + count, false);
+      sent = sockets.send(connection, at, HEADER_BYTES + count, false);
       memory[at] = first;
       view.setInt32(at + 1, low, true);
       view.setInt32(at + 5, high, true);

@@ -47,11 +47,11 @@ const {
 export const SETTINGS_COUNT_MAX = 64;
 
 /** The largest value that is kept: larger ones mean no more than this. Also the initial "no limit". */
-export const UNLIMITED = 0x7fff_ffff;
+const UNLIMITED = 0x7fff_ffff;
 
 /** Values of RFC 9113 §6.5.2 before any SETTINGS frame. */
 export const HEADER_TABLE_BYTES_DEFAULT = 4096;
-export const INITIAL_WINDOW_BYTES_DEFAULT = 65_535;
+const INITIAL_WINDOW_BYTES_DEFAULT = 65_535;
 
 /** The settings of one peer, that is, what we may send to it. Values are at most UNLIMITED. */
 export class PeerSettings {

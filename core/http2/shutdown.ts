@@ -10,7 +10,8 @@
 // Spec: RFC 9113 §5.4.1 (connection errors), §6.8 (GOAWAY), §9.1 (connection management).
 
 import { Errno } from '../ffi/errno.ts';
-import { FILL_AGAIN, FILL_END, FILL_ERROR, type Reactor } from '../io/reactor.ts';
+import { FILL_AGAIN, FILL_END, FILL_ERROR } from '../io/input.ts';
+import type { Reactor } from '../io/reactor.ts';
 import { CloseCause, Counter } from '../telemetry/metrics.ts';
 import * as errors from './errors.ts';
 import * as frames from './frames.ts';
@@ -174,7 +175,7 @@ export class Shutdowns {
     }
     session.lingering = true;
     session.connection.state = session.role.lingerState;
-    this.reactor.freeInput(session.connection);
+    this.reactor.input.free(session.connection);
     this.reactor.setTimer(session.connection, LINGER_MS);
     this.noteStall(session);
     this.flushed(session);
@@ -197,13 +198,13 @@ export class Shutdowns {
     const { connection } = session;
     for (let turn = 0; turn < DISCARDS_PER_TURN; turn++) {
       if (!connection.readReady) return;
-      const status = reactor.fill(connection);
+      const status = reactor.input.fill(connection);
       if (status === FILL_AGAIN) return;
       if (status === FILL_END || status === FILL_ERROR) {
         this.close(session);
         return;
       }
-      reactor.freeInput(connection);
+      reactor.input.free(connection);
     }
     reactor.enqueue(connection);
   }

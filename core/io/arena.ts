@@ -33,7 +33,7 @@ export const RECEIVE_BYTES_MAX = LARGE_BLOCK_BYTES - HEADROOM_BYTES - TAILROOM_B
  */
 export const BULK_RECEIVE_BYTES_MAX = 128 * 1024 - HEADROOM_BYTES - TAILROOM_BYTES;
 
-/** Most bytes that are received ahead for one connection (see Reactor.receiveAhead). */
+/** Most bytes that are received ahead for one connection (see Input.receiveAhead). */
 export const AHEAD_BYTES_MAX = 2 * 1024 - TAILROOM_BYTES;
 
 /** Distance between messages received ahead: each has room around it. */
@@ -131,6 +131,11 @@ export class Arena {
   /** From now on the bytes of each block count for whoever is `party` when it is taken. */
   keepOwners(): void {
     this.owners ??= new Array(this.smallFree.length + this.largeFree.length).fill(null);
+  }
+
+  /** Whether `party` is asked when blocks are taken. */
+  get keepsOwners(): boolean {
+    return this.owners !== null;
   }
 
   /** Takes a block of at least `bytes` (at most LARGE_BLOCK_BYTES); 0 when none is left. */

@@ -27,7 +27,7 @@ export interface Protocol {
   writable(connection: Connection): void;
   /** The timer set with `reactor.setTimer` has run out. */
   expired(connection: Connection): void;
-  /** Bytes given to `reactor.sendDeferred` could not be sent; `connection.errno` says why. */
+  /** Bytes given to `output.sendDeferred` could not be sent; `connection.errno` says why. */
   sendFailed(connection: Connection): void;
   /** The end of a batch, where `reactor.atBatchEnd` was asked for it. */
   batchEnd?(connection: Connection): void;
@@ -99,7 +99,7 @@ export class Connection implements PeerAddress {
   /** How far the search for the end of a partial head has come, relative to inputOffset. */
   inputScanned = 0;
 
-  // -- input received ahead of its turn (reactor.receiveAhead) ------------------
+  // -- input received ahead of its turn (Input.receiveAhead) --------------------
   /** Result of that receive, which the next `fill` gives: a count, 0 for none, or an AHEAD_ or negative error number. */
   ahead = 0;
   aheadOffset = 0;
@@ -112,7 +112,7 @@ export class Connection implements PeerAddress {
   /** The last receive brought so few bytes that the next message is worth receiving ahead. */
   smallInput = false;
 
-  /** Bytes wait for the end of the batch (see `reactor.sendDeferred`). */
+  /** Bytes wait for the end of the batch (see `output.sendDeferred`). */
   deferred = false;
 
   // -- unsent output: a chain of large blocks --------------------------------
@@ -168,5 +168,52 @@ export class Connection implements PeerAddress {
 
   constructor(slot: number) {
     this.slot = slot;
+  }
+
+  /**
+   * Makes the slot ready for another occupant: references to the one until now become stale. Buffers must have been
+   * freed; `queued` says whether the slot is in the queue, whoever is in it.
+   */
+  reset(): void {
+    this.generation = (this.generation + 1) | 0;
+    this.fd = -1;
+    this.transport = null;
+    this.tls = 0;
+    this.tlsMore = false;
+    this.serverName = null;
+    this.tlsVersion = noBytes;
+    this.serverNameBytes = noBytes;
+    this.clientCertificate = null;
+    this.workloadSide = 0;
+    this.workload = null;
+    this.destination = null;
+    this.access = null;
+    this.peer = null;
+    this.inputEnds = false;
+    this.trailers = null;
+    this.protocol = null;
+    this.state = 0;
+    this.readReady = false;
+    this.readHangup = false;
+    this.readEnded = false;
+    this.writeEnded = false;
+    this.errno = 0;
+    this.deferred = false;
+    this.smallInput = false;
+    this.inputScanned = 0;
+    this.exchanges = 0;
+    this.reusable = true;
+    this.tunnelled = false;
+    this.breakerSlot = -1;
+    this.exchange = null;
+    this.tunnelPeer = null;
+    this.http2Session = null;
+    this.http2Stream = null;
+    this.listener = null;
+    this.endpoint = null;
+    this.idleNext = null;
+    this.idlePrevious = null;
+    this.connectOwner = null;
+    this.backend = null;
   }
 }

@@ -4,7 +4,10 @@
 // The system hands over at most a few hundred events at once, in the order in which they happened: behind a workload
 // with thousands of busy connections another one would wait for all of them. So only a few are served before the
 // system is asked again, and what it reports meanwhile takes its place in the round.
-// Owned by the reactor. Hot module: no allocation, exception, promise, closure or log line.
+// Owned by the turn loop (turn-loop.ts), which serves them.
+// Hot module: no allocation, exception, promise, closure or log line.
+
+import type { Connection } from './connection.ts';
 
 /** Somebody who shares a worker with others: a workload. */
 export class Party {
@@ -29,6 +32,11 @@ export class Party {
   get bufferBytes(): number {
     return this.words[this.bufferWord]!;
   }
+}
+
+/** Whose turn it is when a connection is served; null: nobody's. */
+export function partyOf({ workload, endpoint }: Connection): Party | null {
+  return workload ?? (endpoint === null ? null : endpoint.workload);
 }
 
 /** Bit of a turn that was asked for by `Reactor.enqueue`, among those of epoll: none of those that it reports. */

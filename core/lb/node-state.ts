@@ -29,7 +29,7 @@ const Header = {
 } as const;
 
 /** Endpoints of all backends that a node can know at a time; the memory of unused slots is never touched. */
-export const NODE_ENDPOINTS_MAX = 32_768;
+const NODE_ENDPOINTS_MAX = 32_768;
 /** Backends that a node can know at a time. */
 export const NODE_BACKENDS_MAX = 8192;
 

@@ -14,6 +14,8 @@ export type RateLimitKeyPart =
 /** A limit of a rule. Rules whose limits have the same name share it, and say the same of it. */
 export interface RateLimitSettings {
   name: string;
+  /** What responses call it; absent: by its name. Names of a mesh say whose limit it is, which is no business of clients. */
+  shownAs?: string;
   /** So many requests per period in the long run. 1 to 1,000,000,000, and at most a million a second. */
   requests: number;
   periodMs: number;

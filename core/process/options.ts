@@ -14,10 +14,11 @@ export interface ParsedArguments {
 }
 
 /**
- * Parses `--name`, `--name value` and `--name=value`; `--` ends the options.
+ * Parses `--name`, `--name value` and `--name=value`; `--` ends the options. `command`: whose help knows them, such as
+ * `mesh graph`; absent: that of the program.
  * Throws an ExitError with a usage code for an unknown, repeated or incomplete option.
  */
-export function parseArguments(args: readonly string[], shapes: OptionShapes): ParsedArguments {
+export function parseArguments(args: readonly string[], shapes: OptionShapes, command?: string): ParsedArguments {
   const parsed: ParsedArguments = { options: new Map(), positional: [] };
   for (let i = 0; i < args.length; i++) {
     const argument = args[i]!;
@@ -31,7 +32,7 @@ export function parseArguments(args: readonly string[], shapes: OptionShapes): P
     }
     const [name, inline] = split(argument);
     const shape = shapes[name];
-    if (shape === undefined) throw unknown('option', name, Object.keys(shapes));
+    if (shape === undefined) throw unknown('option', name, Object.keys(shapes), command);
     if (parsed.options.has(name)) throw new ExitError(ExitCode.USAGE, `${name} is given twice.`);
     if (shape === 'flag') {
       if (inline !== undefined) throw new ExitError(ExitCode.USAGE, `${name} takes no value.`);
@@ -45,10 +46,11 @@ export function parseArguments(args: readonly string[], shapes: OptionShapes): P
   return parsed;
 }
 
-/** The error for something unknown, with the nearest known name if one is near. */
-export function unknown(what: string, given: string, known: readonly string[]): ExitError {
+/** The error for something unknown, with the nearest known name if one is near, or with the help of `command`. */
+export function unknown(what: string, given: string, known: readonly string[], command?: string): ExitError {
   const near = suggest(given, known);
-  const hint = near === undefined ? 'see `portcullis --help`.' : `did you mean ${near}?`;
+  const help = command === undefined ? 'portcullis --help' : `portcullis ${command} --help`;
+  const hint = near === undefined ? `see \`${help}\`.` : `did you mean ${near}?`;
   return new ExitError(ExitCode.USAGE, `unknown ${what} ${given}: ${hint}`);
 }
 

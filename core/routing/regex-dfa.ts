@@ -13,7 +13,7 @@ import { parseRegex, RegexError, type RegexNode } from './regex-syntax.ts';
 export const DFA_STATES_MAX = 4096;
 
 /** Most words of its table: 1 MiB. */
-export const DFA_WORDS_MAX = 256 * 1024;
+const DFA_WORDS_MAX = 256 * 1024;
 
 /** Most states before it is made deterministic. */
 const NFA_STATES_MAX = 20_000;

@@ -13,10 +13,10 @@
 export const RingWord = { HEAD: 0, TAIL: 1, WAKE: 2 } as const;
 
 /** Bytes before the data. Head and tail share a cache line; the data does not. */
-export const RING_HEADER_BYTES = 64;
+const RING_HEADER_BYTES = 64;
 
 /** Data bytes of a ring unless told otherwise: about 10,000 JSON lines. */
-export const RING_BYTES_DEFAULT = 4 * 1024 * 1024;
+const RING_BYTES_DEFAULT = 4 * 1024 * 1024;
 
 /** An empty ring of `bytes` data bytes, a power of two from 64 to 2^30 (RangeError otherwise). */
 export function createByteRing(bytes = RING_BYTES_DEFAULT): SharedArrayBuffer {

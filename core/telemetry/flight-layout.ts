@@ -8,7 +8,7 @@
 export const RECORD_BYTES = 1024;
 
 /** Records of a worker unless told otherwise: 4 MiB, touched as they are written. */
-export const RECORD_COUNT_DEFAULT = 4096;
+const RECORD_COUNT_DEFAULT = 4096;
 
 /** Bytes before the first record; the first eight hold the number of records written so far. */
 export const FLIGHT_HEADER_BYTES = 64;

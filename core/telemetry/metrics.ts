@@ -183,7 +183,7 @@ export const latencyBoundsMs: Float64Array = Float64Array.of(
 export const PARSE_ERROR_CAPACITY = 128;
 
 /** Reasons that fit the layout. */
-export const REASON_CAPACITY = 64;
+const REASON_CAPACITY = 64;
 
 /** Words of one histogram: its buckets, the one above all bounds, and the sum. */
 export const HISTOGRAM_WORDS: number = latencyBoundsMs.length + 2;

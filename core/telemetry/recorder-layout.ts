@@ -83,7 +83,7 @@ export const RecordLine = {
 export const HASHED_PREFIX = 'hashed:';
 
 /** Smallest ring of one worker. */
-export const RECORDER_BYTES_MIN = 64 * 1024;
+const RECORDER_BYTES_MIN = 64 * 1024;
 
 /** Data bytes of each worker's ring so that all together have at most `totalBytes`: a power of two. */
 export function recorderBytesPerWorker(totalBytes: number, workerCount: number): number {

@@ -27,7 +27,7 @@ const numbers = new Map<string, Alpn>([
 ]);
 
 /** Number of a protocol by its ALPN name; '' is none. */
-export function alpnNumber(name: string): Alpn {
+function alpnNumber(name: string): Alpn {
   return numbers.get(name) ?? Alpn.OTHER;
 }
 

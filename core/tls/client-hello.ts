@@ -30,13 +30,10 @@ export const ClientHelloError = {
   VERSIONS_MALFORMED: 9,
 } as const;
 
-/** Name of a ClientHello error, as in `ClientHelloError`. */
-export type ClientHelloErrorName = keyof typeof ClientHelloError;
-
 const { NOT_TLS, NOT_CLIENT_HELLO, RECORD_INVALID, TOO_LARGE, MALFORMED } = ClientHelloError;
 const { EXTENSION_DUPLICATE, SERVER_NAME_MALFORMED, ALPN_MALFORMED, VERSIONS_MALFORMED } = ClientHelloError;
 
-const sentences: Record<ClientHelloErrorName, string> = {
+const sentences: Record<keyof typeof ClientHelloError, string> = {
   NOT_TLS: 'The client does not speak TLS.',
   NOT_CLIENT_HELLO: 'The first TLS message is not a ClientHello.',
   RECORD_INVALID: 'A TLS record of the ClientHello is empty, too long or of another type.',
@@ -48,18 +45,14 @@ const sentences: Record<ClientHelloErrorName, string> = {
   VERSIONS_MALFORMED: 'The supported_versions extension is malformed.',
 };
 
-const names: ClientHelloErrorName[] = [];
-for (const name of Object.keys(sentences) as ClientHelloErrorName[]) names[ClientHelloError[name]] = name;
-
-/** Name of an error number, such as `NOT_TLS`; `UNKNOWN` for a number that is none. */
-export function clientHelloErrorName(error: number): ClientHelloErrorName | 'UNKNOWN' {
-  return names[error] ?? 'UNKNOWN';
+const byNumber: string[] = [];
+for (const name of Object.keys(sentences) as (keyof typeof sentences)[]) {
+  byNumber[ClientHelloError[name]] = sentences[name];
 }
 
 /** One plain sentence for logs. */
 export function clientHelloErrorSentence(error: number): string {
-  const name = names[error];
-  return name === undefined ? 'Unknown ClientHello error.' : sentences[name];
+  return byNumber[error] ?? 'Unknown ClientHello error.';
 }
 
 /** What a ClientHello says. Positions are in the parsed memory, and valid as long as input and scratch are. */

@@ -104,10 +104,10 @@ interface Opened {
 }
 
 /** Default TLS 1.3 cipher suites: AES-128 first, as it costs least and is not the weak part. */
-export const DEFAULT_CIPHER_SUITES = 'TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256';
+const DEFAULT_CIPHER_SUITES = 'TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256';
 
 /** Default TLS 1.2 ciphers: forward secrecy and authenticated encryption only (RFC 9325 §4.2). */
-export const DEFAULT_CIPHERS = [
+const DEFAULT_CIPHERS = [
   'ECDHE-ECDSA-AES128-GCM-SHA256',
   'ECDHE-RSA-AES128-GCM-SHA256',
   'ECDHE-ECDSA-AES256-GCM-SHA384',
@@ -120,10 +120,10 @@ export const DEFAULT_CIPHERS = [
  * Default groups: the post-quantum hybrid first where it exists (`?`), then the classical ones.
  * The hybrid costs about 7 KiB of memory for as long as a session lives (OpenSSL 3.5).
  */
-export const DEFAULT_SERVER_GROUPS = '?X25519MLKEM768:X25519:P-256:P-384';
+const DEFAULT_SERVER_GROUPS = '?X25519MLKEM768:X25519:P-256:P-384';
 
 /** The same for clients, which send a key share (`*`) of both kinds: no round trip more with either server. */
-export const DEFAULT_CLIENT_GROUPS = '?*X25519MLKEM768:*X25519:P-256:P-384';
+const DEFAULT_CLIENT_GROUPS = '?*X25519MLKEM768:*X25519:P-256:P-384';
 
 const versionNumbers: Record<TlsVersion, number> = { '1.2': 0x0303, '1.3': 0x0304 };
 

@@ -42,23 +42,6 @@ export function sessionVersion(ssl: number): string {
   return version === 0x0304 ? 'TLSv1.3' : version === 0x0303 ? 'TLSv1.2' : `0x${version.toString(16)}`;
 }
 
-/** OpenSSL's name of the cipher, such as `TLS_AES_128_GCM_SHA256`; '' before one was chosen. */
-export function sessionCipher(ssl: number): string {
-  const { SSL_get_current_cipher, SSL_CIPHER_get_name } = openSsl();
-  const cipher = SSL_get_current_cipher(ssl);
-  return cipher === 0 ? '' : (SSL_CIPHER_get_name(cipher) ?? '');
-}
-
-/** Name of the key exchange group, such as `X25519MLKEM768`; '' if there was none. */
-export function sessionGroup(ssl: number): string {
-  return openSsl().SSL_get0_group_name(ssl) ?? '';
-}
-
-/** The server name (SNI) that the client sent, as it wrote it; '' if it sent none. */
-export function sessionServerName(ssl: number): string {
-  return openSsl().SSL_get_servername(ssl, 0) ?? '';
-}
-
 /** Whether the handshake resumed an earlier session. */
 export function sessionResumed(ssl: number): boolean {
   return openSsl().SSL_session_reused(ssl) === 1;

@@ -12,7 +12,7 @@ import { allocate, hmacSha256Parameters, openSsl, registerTicketKey, release } f
 export const TICKET_KEY_BYTES = 80;
 
 /** Most keys of one context: a rotation every half lifetime needs three. */
-export const TICKET_KEYS_MAX = 16;
+const TICKET_KEYS_MAX = 16;
 
 /** Ticket keys, newest first; each has TICKET_KEY_BYTES. */
 export type TicketKeys = readonly Uint8Array[];

@@ -2,13 +2,10 @@
 // through OpenSSL, and whoever handles the connection does not notice.
 // Owned by one worker. Hot module: no allocation.
 
-import { Errno } from '../ffi/errno.ts';
 import { type Kernel, Shutdown } from '../ffi/kernel.ts';
 import type { Connection } from '../io/connection.ts';
 import type { Transport } from '../io/transport.ts';
 import type { TlsSessions } from './session.ts';
-
-const { ECONNABORTED } = Errno;
 
 export class TlsTransport implements Transport {
   private readonly sessions: TlsSessions;
@@ -60,9 +57,4 @@ export class TlsTransport implements Transport {
     if (abort) this.kernel.abortOnClose(connection.fd);
     this.kernel.close(connection.fd);
   }
-}
-
-/** Whether a failed receive is a TCP end without close_notify (see TLS_TRUNCATED). */
-export function isTruncation(errno: number): boolean {
-  return errno === ECONNABORTED;
 }

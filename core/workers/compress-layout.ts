@@ -9,7 +9,7 @@
 /** Bodies of one worker that are compressed at a time; further ones pass as they are. */
 export const SLOT_COUNT = 128;
 
-/** Input that a slot takes at once, and output that it gives at once. */
+/** Input that a slot takes at once, and output that it gives at once: it is sent from the worker's scratch area. */
 export const SLOT_INPUT_BYTES: number = 48 * 1024;
 export const SLOT_OUTPUT_BYTES: number = 56 * 1024;
 

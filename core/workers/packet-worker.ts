@@ -204,7 +204,8 @@ export class PacketWorker {
       if (compression.hasAnswers) waitMs = 0;
     }
     const sampled = ++this.batchNumber % BUSY_SAMPLE === 0;
-    this.reactor.measured = sampled;
+    const { turnLoop } = this.reactor;
+    if (turnLoop !== null) turnLoop.measured = sampled;
     const events = this.reactor.runBatch(waitMs);
     if (mirrors.hasLaunched) mirrors.batchDone(events);
     const { counters } = this.metrics;
@@ -212,7 +213,7 @@ export class PacketWorker {
       const busyMs = this.reactor.kernel.nowMs() - this.reactor.nowMs;
       if (sampled) {
         counters[Counter.LOOP_BUSY_MS] += busyMs * BUSY_SAMPLE;
-        if (this.reactor.turns !== null) this.context.mesh.shareTime(this.reactor.turns, busyMs * BUSY_SAMPLE);
+        if (turnLoop !== null) this.context.mesh.shareTime(turnLoop.turns, busyMs * BUSY_SAMPLE);
       }
       this.noteLag(busyMs);
     }

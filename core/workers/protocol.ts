@@ -70,13 +70,13 @@ export interface DestinationQuestion {
 
 /**
  * What is known of an address: it is not of the mesh (`outside`), until that is taken back (`forgotten`); or nothing,
- * since the control plane is `away`, or has given no answer that could be used (`unanswered`). What is of the mesh comes
- * in a snapshot.
+ * since the control plane is `away`, or has given no answer that could be used (`unanswered`), or since the workload has
+ * as many addresses of the mesh in use as it may (`limit`; for others this is no answer). What is of the mesh comes in a
+ * snapshot.
  */
-export interface DestinationAnswer {
-  host: string;
-  verdict: 'outside' | 'forgotten' | 'away' | 'unanswered';
-}
+export type DestinationAnswer =
+  | { host: string; verdict: 'outside' | 'forgotten' | 'away' | 'unanswered' }
+  | { host: string; verdict: 'limit' /** Uid of the workload. */; workload: string };
 
 /** Destinations that are in use. */
 export interface UsedDestinations {

@@ -4,9 +4,9 @@
 // Owned by the control thread. Pure: times come from the caller.
 
 /** Second restart waits this long; each further one twice as long. */
-export const RESTART_DELAY_FIRST_MS = 250;
+const RESTART_DELAY_FIRST_MS = 250;
 /** Longest wait before a restart. */
-export const RESTART_DELAY_MAX_MS = 10_000;
+const RESTART_DELAY_MAX_MS = 10_000;
 /** A worker that lived this long starts again without delay. */
 export const HEALTHY_AFTER_MS = 60_000;
 

@@ -34,7 +34,7 @@ import type { Snapshot } from './snapshot.ts';
 import { SnapshotDeltas } from './snapshot-delta.ts';
 
 /** A ping without an answer for this long makes a worker unhealthy. */
-export const UNHEALTHY_AFTER_MS = 10_000;
+const UNHEALTHY_AFTER_MS = 10_000;
 
 /** How long a stopping worker may take before its thread is ended from outside. */
 const STOP_GRACE_MS = 1000;

@@ -14,10 +14,11 @@ import { knownHeaderId } from '../../core/http1/header-hash.ts';
 import { HeaderTable } from '../../core/http1/header-table.ts';
 import { HpackDecoder, isSensitive, OUTPUT_SPARE_BYTES } from '../../core/http2/hpack-decoder.ts';
 import { HpackEncoder, hpackBytesMax } from '../../core/http2/hpack-encoder.ts';
-import { hpackErrorName, malformedName } from '../../core/http2/hpack-errors.ts';
+import { HpackError, Malformed } from '../../core/http2/hpack-errors.ts';
 import { idOfName } from '../../core/http2/hpack-static.ts';
 import { PSEUDO_FIRST, pseudoNames } from '../../core/http2/pseudo-ids.ts';
 import { Random } from '../sim/random.ts';
+import { nameOf } from '../support/name-of.ts';
 import { huffmanString, mutate, randomBlock, validFields } from './hpack-generate.ts';
 import { Deflater, Inflater, type SeenField } from './hpack-nghttp2.ts';
 
@@ -150,8 +151,8 @@ function expectTables(what: string, ours: { tableCount: number; tableBytes: numb
 }
 
 function expectClean(what: string, reading: Reading): void {
-  if (reading.error !== 0) throw new Error(`${what}: ${hpackErrorName(reading.error)}`);
-  if (reading.malformed !== 0) throw new Error(`${what}: ${malformedName(reading.malformed)}`);
+  if (reading.error !== 0) throw new Error(`${what}: ${nameOf(HpackError, reading.error)}`);
+  if (reading.malformed !== 0) throw new Error(`${what}: ${nameOf(Malformed, reading.malformed)}`);
   if (reading.tooLarge) throw new Error(`${what}: too large`);
 }
 
@@ -273,17 +274,17 @@ function hostile(random: Random, report: FuzzReport): void {
       report.blocks++;
 
       const hex = bytes.toString('hex');
-      if (tightReading.error !== reading.error && hpackErrorName(tightReading.error) !== 'TABLE_FLOODED') {
+      if (tightReading.error !== reading.error && tightReading.error !== HpackError.TABLE_FLOODED) {
         throw new Error(
-          `tight limits say ${hpackErrorName(tightReading.error)}, wide ones ${hpackErrorName(reading.error)}: ${hex}`,
+          `tight limits say ${nameOf(HpackError, tightReading.error)}, wide ones ${nameOf(HpackError, reading.error)}: ${hex}`,
         );
       }
       if (reading.error !== 0) {
         report.refused++;
         if (theirs === null) return;
         // We stop at a length that no sensible integer has; nghttp2 at the value.
-        if (hpackErrorName(reading.error) === 'INTEGER_OVERFLOW') return;
-        throw new Error(`ours ${hpackErrorName(reading.error)}, theirs fine: ${hex}`);
+        if (reading.error === HpackError.INTEGER_OVERFLOW) return;
+        throw new Error(`ours ${nameOf(HpackError, reading.error)}, theirs fine: ${hex}`);
       }
       if (theirs === null) throw new Error(`ours fine, theirs not: ${hex}`);
       // Beyond its count our table is full: then the comparison is of the start.
@@ -293,12 +294,12 @@ function hostile(random: Random, report: FuzzReport): void {
         expectFields('hostile', reading.fields, expected);
         if ((reading.malformed !== 0) !== (expected.length !== theirs.length)) {
           throw new Error(
-            `malformed ${malformedName(reading.malformed)}, ${theirs.length - expected.length} left out: ${hex}`,
+            `malformed ${nameOf(Malformed, reading.malformed)}, ${theirs.length - expected.length} left out: ${hex}`,
           );
         }
       }
       expectTables('hostile', decoder, inflater);
-      if (hpackErrorName(tightReading.error) === 'TABLE_FLOODED') return;
+      if (tightReading.error === HpackError.TABLE_FLOODED) return;
       expectFields('tight', tightReading.fields, reading.fields.slice(0, tightReading.fields.length));
       const listBytes = theirs.reduce((sum, { name, value }) => sum + name.length + value.length + 32, 0);
       if (listBytes > limits.list && !tightReading.tooLarge) throw new Error('a list over the limit passed');

@@ -7,7 +7,7 @@ import { type AddressInfo, connect, isIP } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { createServer } from 'node:tls';
 import { encodeSockaddr } from '../../core/ffi/sockaddr.ts';
-import { errorCodeName, errorCodeOf, frameErrorName } from '../../core/http2/errors.ts';
+import { errorCodeName, errorCodeOf, FrameError, SCOPE_STREAM } from '../../core/http2/errors.ts';
 import {
   checkFrame,
   Flag,
@@ -21,24 +21,20 @@ import {
 } from '../../core/http2/frames.ts';
 import { applySettings, PeerSettings } from '../../core/http2/settings.ts';
 import type { PeerAddress } from '../../core/io/connection.ts';
-import {
-  type ByteRange,
-  ProxyHeader,
-  ProxyTlvs,
-  parseProxyHeader,
-  proxyErrorName,
-  proxyV2BytesMax,
-  writeProxyV1,
-  writeProxyV2,
-} from '../../core/tcp/proxy-protocol.ts';
+import { ProxyError } from '../../core/tcp/proxy-errors.ts';
+import { type ByteRange, ProxyHeader, ProxyTlvs } from '../../core/tcp/proxy-header.ts';
+import { parseProxyHeader } from '../../core/tcp/proxy-protocol.ts';
+import { writeProxyV1 } from '../../core/tcp/proxy-v1.ts';
+import { proxyV2BytesMax, writeProxyV2 } from '../../core/tcp/proxy-v2.ts';
 import {
   CLIENT_HELLO_SCRATCH_BYTES,
   ClientHello,
-  clientHelloErrorName,
+  ClientHelloError,
   looksLikeHttp,
   parseClientHello,
 } from '../../core/tls/client-hello.ts';
 import { Random } from '../sim/random.ts';
+import { nameOf } from '../support/name-of.ts';
 import { record, records } from '../unit/core/tls/hello-fixture.ts';
 import {
   damage,
@@ -159,7 +155,7 @@ test('a ClientHello is read within its bytes, and the same however it arrives', 
   for (let i = 0; i < 3000; i++) {
     const input = generateHelloStream(random);
     const answer = checkGrowth(readHello, random, input, `${label} case ${i} ${hex(input)}`);
-    outcomes.add(answer > 0 ? 'hello' : answer === 0 ? 'more' : clientHelloErrorName(-answer));
+    outcomes.add(answer > 0 ? 'hello' : answer === 0 ? 'more' : nameOf(ClientHelloError, -answer));
   }
   for (const expected of ['hello', 'more', 'MALFORMED', 'SERVER_NAME_MALFORMED', 'ALPN_MALFORMED', 'RECORD_INVALID']) {
     assert.ok(outcomes.has(expected), `no case of ${expected} among ${[...outcomes]}`);
@@ -229,7 +225,7 @@ test('no server name is read where OpenSSL reads another', { timeout: 120_000 },
     // Names beyond ASCII come decoded as UTF-8, and are no hostnames.
     if (name === undefined || name === '') continue;
     const where = `${label} case ${i}: OpenSSL has ${JSON.stringify(name)} in ${hex(input)}`;
-    assert.ok(answer > 0, `${where}, and we ${clientHelloErrorName(-answer)}`);
+    assert.ok(answer > 0, `${where}, and we ${nameOf(ClientHelloError, -answer)}`);
     if (ours.serverNameInvalid) continue;
     const expected = name.toLowerCase().replace(/\.$/, '');
     assert.equal(text(memory, ours.serverNameOffset, ours.serverNameLength), expected, where);
@@ -244,7 +240,7 @@ test('a PROXY header is read within its bytes, and the same however it arrives',
   for (let i = 0; i < 6000; i++) {
     const input = generateProxyStream(random);
     const answer = checkGrowth(readProxy, random, input, `${label} case ${i} ${hex(input)}`);
-    outcomes.add(answer > 0 ? 'header' : answer === 0 ? 'more' : proxyErrorName(-answer));
+    outcomes.add(answer > 0 ? 'header' : answer === 0 ? 'more' : nameOf(ProxyError, -answer));
   }
   for (const expected of ['header', 'more', 'ADDRESS_INVALID', 'TLV_MALFORMED', 'CHECKSUM_WRONG', 'FAMILY_UNKNOWN']) {
     assert.ok(outcomes.has(expected), `no case of ${expected} among ${[...outcomes]}`);
@@ -415,8 +411,9 @@ test('no header of a frame is too strange to be judged', (t) => {
     const error = checkFrame(length, type, random.int(0, 255), streamId, 16_384);
     const where = `${label} length ${length} type ${type} stream ${streamId}: ${error}`;
     assert.ok(Number.isInteger(error) && error >= 0, where);
-    if (length > 16_384) assert.equal(frameErrorName(error), 'FRAME_TOO_LARGE', where);
-    if (error !== 0) assert.notEqual(frameErrorName(error), 'UNKNOWN', where);
+    const name = nameOf(FrameError, error & ~SCOPE_STREAM);
+    if (length > 16_384) assert.equal(name, 'FRAME_TOO_LARGE', where);
+    if (error !== 0) assert.notEqual(name, 'UNKNOWN', where);
     // Only frames of a stream can be an error of that stream alone.
     if (streamId === 0 && error !== 0) assert.equal(error & 0x100, 0, where);
     const increment = readWindowIncrement(randomBytes(random, 4), 0, streamId);

@@ -316,8 +316,13 @@ export class MeshBench {
   }
 
   /** Tells the worker what is known of an address. */
-  answer(host: string, verdict: DestinationAnswer['verdict']): void {
+  answer(host: string, verdict: Exclude<DestinationAnswer['verdict'], 'limit'>): void {
     this.worker.handle({ type: 'destinationAnswers', answers: [{ host, verdict }] });
+  }
+
+  /** Tells the worker that a workload may know no further address. */
+  answerLimit(host: string, workload: string): void {
+    this.worker.handle({ type: 'destinationAnswers', answers: [{ host, verdict: 'limit', workload }] });
   }
 
   /** Destinations that the worker says are in use since this was last asked. */

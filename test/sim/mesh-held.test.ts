@@ -198,6 +198,21 @@ test('a connection that comes when others have just been told that there is no a
   assert.deepEqual(bench.takeQuestions(), [`uid-1 ${VIP}`]);
 });
 
+test('a workload that may know no further address is refused, and another that waits for the same waits on', () => {
+  const bench = newBench({ workloads: [1, 2] });
+  const [greedy, other] = [bench.leave(1, VIP, PORTS.http), bench.leave(2, VIP, PORTS.http)];
+  send(other, GET);
+  bench.run();
+  bench.answerLimit(VIP, 'uid-1');
+  bench.run();
+  assert.deepEqual([greedy.state, other.state], ['closed', 'established']);
+  assert.deepEqual([bench.gauges.downstream, bench.details.at(-1)], [1, 'discovery_limit']);
+  assert.equal(bench.counters(1)[WorkloadCounter.LIMITED], 1);
+  bench.use({ vips: [VIP] });
+  bench.run();
+  assert.match(textOf(bench.server.last), /^GET \/a /);
+});
+
 test('a client that resets its connection while it waits is let go', () => {
   const bench = newBench();
   const [gone, other] = [bench.leave(1, VIP, PORTS.http), bench.leave(1, VIP, PORTS.http)];

@@ -52,12 +52,12 @@ class Worker {
       setTimer: (connection: Connection, ms: number) => void this.timers.set(connection, ms),
       forEach: (visit: (connection: Connection) => void) =>
         this.open.filter((connection) => !this.closed.includes(connection)).forEach(visit),
-      freeInput: () => {},
       close: (connection: Connection) => this.closed.push(connection),
     };
     const downstreamSide = { progress: () => {}, responseComplete: () => {} };
     this.downstreamSide = downstreamSide as unknown as Exchange['downstreamSide'];
-    this.context = { reactor, counters: new Int32Array(1024), draining: false } as unknown as ProxyContext;
+    const input = { free: () => {} };
+    this.context = { reactor, input, counters: new Int32Array(1024), draining: false } as unknown as ProxyContext;
     this.breakers = new CircuitBreakers(this.context);
     this.http1 = new UpstreamHttp1(this.context);
     this.http1.beginAdmitted = (exchange) => {

@@ -3,8 +3,9 @@
 import { HeaderTable } from '../../../../core/http1/header-table.ts';
 import { type HpackDecoder, isSensitive } from '../../../../core/http2/hpack-decoder.ts';
 import type { HpackEncoder } from '../../../../core/http2/hpack-encoder.ts';
-import { hpackErrorName, malformedName } from '../../../../core/http2/hpack-errors.ts';
+import { HpackError, Malformed } from '../../../../core/http2/hpack-errors.ts';
 import { idOfName } from '../../../../core/http2/hpack-static.ts';
+import { nameOf } from '../../../support/name-of.ts';
 
 const INPUT_AT = 5;
 export const OUTPUT_AT = 131_075;
@@ -44,8 +45,8 @@ export function decode(
   const result = decoder.decode(memory, INPUT_AT, bytes.length, OUTPUT_AT, outBytesMax, headers, countMax);
   const positions = Array.from({ length: headers.count }, (_, field) => field);
   return {
-    error: result === 0 ? '' : hpackErrorName(-result),
-    malformed: decoder.malformed === 0 ? '' : malformedName(decoder.malformed),
+    error: result === 0 ? '' : nameOf(HpackError, -result),
+    malformed: decoder.malformed === 0 ? '' : nameOf(Malformed, decoder.malformed),
     tooLarge: decoder.tooLarge,
     fields: positions.map((field) => {
       const name = latin1(headers.nameOffset(field), headers.nameLength(field));

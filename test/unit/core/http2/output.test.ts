@@ -105,7 +105,7 @@ test('the frames of a batch wait for its end, with what is written in between in
   assert.deepEqual([records.corked, records.uncorked], [1, 0]);
   reactor.runBatch(0);
   assert.deepEqual([records.corked, records.uncorked], [1, 1]);
-  assert.equal(reactor.isCorked(connection), false);
+  assert.equal(reactor.output.isCorked(connection), false);
   const bytes = Buffer.concat(records.pieces);
   const types: number[] = [];
   for (let frame = 0; frame < bytes.length; frame += 9 + bytes.readUIntBE(frame, 3)) types.push(bytes[frame + 3]!);
@@ -133,7 +133,7 @@ test('a frame that the socket takes a part of is kept with its header, and nothi
   assert.equal(sent, 2 * (RECORD_BYTES - 9));
   assert.equal(connection.outputBytes, RECORD_BYTES - 4);
   reactor.memory.fill(0xee, at, at + 50_000);
-  assert.equal(reactor.flush(connection), true);
+  assert.equal(reactor.output.flush(connection), true);
   assert.deepEqual(payloadOf(Buffer.concat(records.pieces), 1), Buffer.from(pattern(50_000)).subarray(0, sent));
 });
 

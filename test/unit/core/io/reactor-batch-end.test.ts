@@ -49,7 +49,7 @@ test('a block given away at the end of the batch leaves in the same batch, and i
   const { reactor, open } = benchWithEnds((connection) => {
     const block = reactor.arena.allocate(100);
     reactor.memory.set(pattern(100), block);
-    assert.equal(reactor.sendBlockDeferred(connection, block, 100), true);
+    assert.equal(reactor.output.sendBlockDeferred(connection, block, 100), true);
   });
   const { connection, socket } = open();
   reactor.atBatchEnd(connection);
@@ -64,7 +64,7 @@ test('a block is freed whatever becomes of its connection: refused, partly taken
   const give = (connection: Connection): boolean => {
     const block = reactor.arena.allocate(100);
     reactor.memory.set(pattern(100), block);
-    return reactor.sendBlockDeferred(connection, block, 100);
+    return reactor.output.sendBlockDeferred(connection, block, 100);
   };
   const [refused, partly, failed, closed, twice] = Array.from({ length: 5 }, () => bench.open());
   refused.socket.answers.push(-Errno.EAGAIN);
@@ -77,7 +77,7 @@ test('a block is freed whatever becomes of its connection: refused, partly taken
   assert.equal(twice.socket.takenBytes.length, 200);
   for (const { connection, socket } of [refused, partly]) {
     assert.ok(connection.outputBytes > 0);
-    assert.equal(reactor.flush(connection), true);
+    assert.equal(reactor.output.flush(connection), true);
     assert.deepEqual(socket.takenBytes, Buffer.from(pattern(100)));
   }
   reactor.close(failed.connection, true);
@@ -90,27 +90,27 @@ test('held input stays as it is while another connection receives as much as it 
   const [outer, inner] = [bench.open(), bench.open()];
   outer.socket.incoming.push(pattern(RECEIVE_BYTES_MAX));
   inner.socket.incoming.push(pattern(BULK_RECEIVE_BYTES_MAX, 7));
-  const length = reactor.fill(outer.connection);
-  const offset = reactor.inputOffset;
-  const before = reactor.holdInput(offset + length);
+  const length = reactor.input.fill(outer.connection);
+  const offset = reactor.input.offset;
+  const before = reactor.receiveArea.hold(offset + length);
   assert.ok(before >= 0);
-  assert.equal(reactor.fill(inner.connection, BULK_RECEIVE_BYTES_MAX), BULK_RECEIVE_BYTES_MAX);
-  const innerOffset = reactor.inputOffset;
+  assert.equal(reactor.input.fill(inner.connection, BULK_RECEIVE_BYTES_MAX), BULK_RECEIVE_BYTES_MAX);
+  const innerOffset = reactor.input.offset;
   assert.deepEqual(Buffer.from(reactor.memory.subarray(offset, offset + length)), Buffer.from(pattern(length)));
   assert.deepEqual(
     Buffer.from(reactor.memory.subarray(innerOffset, innerOffset + BULK_RECEIVE_BYTES_MAX)),
     Buffer.from(pattern(BULK_RECEIVE_BYTES_MAX, 7)),
   );
   assert.ok(innerOffset + BULK_RECEIVE_BYTES_MAX <= reactor.arena.scratchOffset);
-  reactor.releaseInput(before);
+  reactor.receiveArea.release(before);
   inner.socket.incoming.push(pattern(10));
-  reactor.fill(inner.connection);
-  assert.equal(reactor.inputOffset, offset, 'the place is free again');
+  reactor.input.fill(inner.connection);
+  assert.equal(reactor.input.offset, offset, 'the place is free again');
 });
 
 test('input that leaves no room behind it is not held in the receive area', () => {
   const { reactor } = openBench();
-  assert.equal(reactor.holdInput(reactor.arena.scratchOffset - 1000), -1);
+  assert.equal(reactor.receiveArea.hold(reactor.arena.scratchOffset - 1000), -1);
 });
 
 test('a deferred send in the receive area survives a hold that ends before it leaves', () => {
@@ -118,13 +118,13 @@ test('a deferred send in the receive area survives a hold that ends before it le
   const { reactor } = bench;
   const [first, second] = [bench.open(), bench.open()];
   first.socket.incoming.push(pattern(400));
-  const length = reactor.fill(first.connection);
-  const offset = reactor.inputOffset;
-  const before = reactor.holdInput(offset + length);
-  reactor.sendDeferred(second.connection, offset, length);
-  reactor.releaseInput(before);
+  const length = reactor.input.fill(first.connection);
+  const offset = reactor.input.offset;
+  const before = reactor.receiveArea.hold(offset + length);
+  reactor.output.sendDeferred(second.connection, offset, length);
+  reactor.receiveArea.release(before);
   first.socket.incoming.push(pattern(400, 99));
-  reactor.fill(first.connection);
+  reactor.input.fill(first.connection);
   reactor.runBatch(0);
   assert.deepEqual(second.socket.takenBytes, Buffer.from(pattern(400)));
 });
@@ -153,14 +153,14 @@ test('what is sent into a stream within a stream leaves in the same batch', () =
       for (const bytes of ends.get(connection)!.splice(0)) {
         const block = reactor.arena.allocate(bytes.length);
         reactor.memory.set(bytes, block);
-        reactor.sendBlockDeferred(connection, block, bytes.length);
+        reactor.output.sendBlockDeferred(connection, block, bytes.length);
       }
     },
   });
   const inner = within(within(outer.connection));
   const block = reactor.arena.allocate(100);
   reactor.memory.set(pattern(100), block);
-  reactor.sendBlockDeferred(inner, block, 100);
+  reactor.output.sendBlockDeferred(inner, block, 100);
   reactor.runBatch(0);
   assert.deepEqual(outer.socket.takenBytes, Buffer.from(pattern(100)));
   assert.equal(reactor.hasReady, false, 'the next batch need not hurry');
@@ -170,7 +170,7 @@ test('what is sent into a stream within a stream leaves in the same batch', () =
 test('a connection that asks for the end of the batch at every end does not keep the others waiting', () => {
   const { reactor, open } = benchWithEnds((connection) => {
     const block = reactor.arena.allocate(10);
-    reactor.sendBlockDeferred(connection, block, 10);
+    reactor.output.sendBlockDeferred(connection, block, 10);
   });
   const { connection } = open();
   const again = reactor.openVirtual(connection.protocol!, {

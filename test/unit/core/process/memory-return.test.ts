@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { MemoryReturn } from '../../../../core/process/memory-return.ts';
 
 test('garbage of a change is collected soon after it, though nothing asks for memory', {
-  timeout: 10_000,
+  timeout: 60_000,
 }, async (t) => {
   const memory = new MemoryReturn();
   t.after(() => memory.close());

@@ -6,14 +6,7 @@ import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
 import { Alpn, sessionAlpn } from '../../../../core/tls/alpn.ts';
 import { alertName, TlsFailure } from '../../../../core/tls/errors.ts';
-import {
-  peerCertificate,
-  sessionCipher,
-  sessionGroup,
-  sessionResumed,
-  sessionServerName,
-  sessionVersion,
-} from '../../../../core/tls/peer.ts';
+import { peerCertificate, sessionResumed, sessionVersion } from '../../../../core/tls/peer.ts';
 import { HANDSHAKE_DONE, HANDSHAKE_FAILED } from '../../../../core/tls/session.ts';
 import { makeCertificate } from './certificates.ts';
 import {
@@ -34,6 +27,9 @@ import {
   receive,
   sendAll,
   serverContext,
+  sessionCipher,
+  sessionGroup,
+  sessionServerName,
   sessions,
 } from './support.ts';
 

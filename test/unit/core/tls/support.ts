@@ -9,6 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import tls from 'node:tls';
+import koffi from 'koffi';
 import { Errno } from '../../../../core/ffi/errno.ts';
 import type { Kernel } from '../../../../core/ffi/kernel.ts';
 import { createLinuxKernel } from '../../../../core/ffi/linux.ts';
@@ -41,6 +42,27 @@ export const OUT = 2 * 1024 * 1024;
 export const kernelMemory = mapMemory(MEMORY_BYTES);
 export const kernel: Kernel = createLinuxKernel(kernelMemory, null);
 export const sessions = new TlsSessions(kernelMemory);
+
+const openSslOfNode = koffi.load(null);
+const SSL_get_current_cipher = openSslOfNode.func('uint64 SSL_get_current_cipher(uint64 ssl)');
+const SSL_CIPHER_get_name = openSslOfNode.func('str SSL_CIPHER_get_name(uint64 cipher)');
+const SSL_get0_group_name = openSslOfNode.func('str SSL_get0_group_name(uint64 ssl)');
+const SSL_get_servername = openSslOfNode.func('str SSL_get_servername(uint64 ssl, int type)');
+
+/** OpenSSL's name of the cipher that a handshake agreed on, such as `TLS_AES_128_GCM_SHA256`. */
+export function sessionCipher(ssl: number): string {
+  return SSL_CIPHER_get_name(SSL_get_current_cipher(ssl));
+}
+
+/** Name of its key exchange group, such as `X25519MLKEM768`. */
+export function sessionGroup(ssl: number): string {
+  return SSL_get0_group_name(ssl);
+}
+
+/** The server name (SNI) that the client sent, as it wrote it. */
+export function sessionServerName(ssl: number): string {
+  return SSL_get_servername(ssl, 0);
+}
 
 /** One turn of the event loop. */
 export function turn(): Promise<void> {

@@ -6,7 +6,7 @@ import { Errno } from '../../../../core/ffi/errno.ts';
 import { Epoll } from '../../../../core/ffi/kernel.ts';
 import { AHEAD_BYTES_MAX, RECEIVE_BYTES_MAX } from '../../../../core/io/arena.ts';
 import type { Connection } from '../../../../core/io/connection.ts';
-import { FILL_AGAIN, FILL_END, FILL_ERROR, FILL_NO_BUFFER } from '../../../../core/io/reactor.ts';
+import { FILL_AGAIN, FILL_END, FILL_ERROR, FILL_NO_BUFFER } from '../../../../core/io/input.ts';
 import { type Bench, type FakeSocket, openBench, pattern } from './fake-kernel.ts';
 
 type Opened = { connection: Connection; socket: FakeSocket };
@@ -16,7 +16,7 @@ function openSmall(bench: Bench, count: number): Opened[] {
   return Array.from({ length: count }, (_, index) => {
     const opened = bench.open();
     opened.socket.incoming.push(pattern(50, index));
-    assert.equal(bench.reactor.fill(opened.connection), 50);
+    assert.equal(bench.reactor.input.fill(opened.connection), 50);
     return opened;
   });
 }
@@ -28,8 +28,8 @@ function run(bench: Bench, opened: Opened[]): void {
 }
 
 function taken(bench: Bench): Buffer {
-  const { memory, inputOffset, inputLength } = bench.reactor;
-  return Buffer.from(memory.subarray(inputOffset, inputOffset + inputLength));
+  const { input, memory } = bench.reactor;
+  return Buffer.from(memory.subarray(input.offset, input.offset + input.length));
 }
 
 test('each connection reads its own message, whatever those before it do to theirs', () => {
@@ -40,14 +40,14 @@ test('each connection reads its own message, whatever those before it do to thei
     socket.incoming.push(pattern(100 + index, index));
   });
   bench.protocol.onReadable = (connection) => {
-    const length = bench.reactor.fill(connection);
+    const length = bench.reactor.input.fill(connection);
     const message = taken(bench);
     read[connection.slot] = message;
     assert.equal(length, message.length);
     // A handler rewrites in place, with room around it, and puts its answer off.
-    const { inputOffset } = bench.reactor;
-    bench.reactor.memory.fill(255, inputOffset - 1000, inputOffset);
-    bench.reactor.sendDeferred(connection, inputOffset, length);
+    const { offset } = bench.reactor.input;
+    bench.reactor.memory.fill(255, offset - 1000, offset);
+    bench.reactor.output.sendDeferred(connection, offset, length);
   };
   run(bench, all);
   all.forEach(({ socket, connection }, index) => {
@@ -69,10 +69,10 @@ test('a large receive in the middle of a group destroys no message of the group'
     if (socket !== large.socket) socket.incoming.push(pattern(300, index));
   });
   bench.protocol.onReadable = (connection) => {
-    const length = bench.reactor.fill(connection);
+    const length = bench.reactor.input.fill(connection);
     if (connection !== large.connection) {
       assert.deepEqual(taken(bench), Buffer.from(pattern(300, connection.slot)));
-      bench.reactor.sendDeferred(connection, bench.reactor.inputOffset, length);
+      bench.reactor.output.sendDeferred(connection, bench.reactor.input.offset, length);
     }
     read.push(length);
   };
@@ -88,7 +88,7 @@ test('what a paused connection does not read in its turn waits for it, at the co
   const bench = openBench();
   const [first, paused] = openSmall(bench, 2) as [Opened, Opened];
   bench.protocol.onReadable = (connection) => {
-    if (connection === first.connection) bench.reactor.fill(connection);
+    if (connection === first.connection) bench.reactor.input.fill(connection);
   };
   first.socket.incoming.push(pattern(10));
   paused.socket.incoming.push(pattern(700, 9));
@@ -98,11 +98,11 @@ test('what a paused connection does not read in its turn waits for it, at the co
   first.socket.incoming.push(pattern(500, 77));
   paused.socket.incoming.push(pattern(20, 200));
   run(bench, [first, paused]);
-  assert.equal(bench.reactor.fill(paused.connection), 700);
+  assert.equal(bench.reactor.input.fill(paused.connection), 700);
   assert.deepEqual(taken(bench), Buffer.from(pattern(700, 9)));
   assert.equal(bench.reactor.arena.used, 0);
   assert.equal(paused.connection.readReady, true, 'what came meanwhile had its event already');
-  assert.equal(bench.reactor.fill(paused.connection), 20);
+  assert.equal(bench.reactor.input.fill(paused.connection), 20);
   assert.deepEqual(taken(bench), Buffer.from(pattern(20, 200)));
 });
 
@@ -113,11 +113,11 @@ test('ends, errors and nothing at all are told at the next fill', () => {
   failed.socket.incoming.push(-Errno.ECONNRESET);
   run(bench, [ended, failed, empty]);
   assert.equal(empty.connection.readReady, false);
-  assert.equal(bench.reactor.fill(ended.connection), FILL_END);
+  assert.equal(bench.reactor.input.fill(ended.connection), FILL_END);
   assert.equal(ended.connection.readEnded, true);
-  assert.equal(bench.reactor.fill(failed.connection), FILL_ERROR);
+  assert.equal(bench.reactor.input.fill(failed.connection), FILL_ERROR);
   assert.equal(failed.connection.errno, Errno.ECONNRESET);
-  assert.equal(bench.reactor.fill(empty.connection), FILL_AGAIN);
+  assert.equal(bench.reactor.input.fill(empty.connection), FILL_AGAIN);
 });
 
 test('a message that fills its room is followed by a receive', () => {
@@ -127,7 +127,7 @@ test('a message that fills its room is followed by a receive', () => {
   first.socket.incoming.push(pattern(1));
   const lengths: number[] = [];
   bench.protocol.onReadable = (connection) => {
-    while (connection.readReady) lengths.push(bench.reactor.fill(connection));
+    while (connection.readReady) lengths.push(bench.reactor.input.fill(connection));
   };
   run(bench, [first, long]);
   assert.deepEqual(lengths, [1, AHEAD_BYTES_MAX, 100]);
@@ -141,13 +141,13 @@ test('a connection closed by a handler before its turn loses its message without
   let successor: Opened | undefined;
   bench.protocol.onReadable = (connection) => {
     if (connection !== first.connection) return;
-    bench.reactor.fill(connection);
+    bench.reactor.input.fill(connection);
     bench.reactor.close(victim.connection, false);
     successor = bench.open();
   };
   run(bench, [first, victim]);
   assert.equal(successor!.connection, victim.connection, 'the slot is in use again');
-  assert.equal(bench.reactor.fill(successor!.connection), FILL_AGAIN);
+  assert.equal(bench.reactor.input.fill(successor!.connection), FILL_AGAIN);
   assert.equal(bench.reactor.arena.used, 0);
 });
 
@@ -159,7 +159,7 @@ test('without a block to keep it, a message that waits is a failure, not a loss 
   for (let block = arena.allocate(10); block !== 0; block = arena.allocate(10)) blocks.push(block);
   paused.socket.incoming.push(pattern(30));
   run(bench, [first, paused]);
-  assert.equal(bench.reactor.fill(paused.connection), FILL_NO_BUFFER);
+  assert.equal(bench.reactor.input.fill(paused.connection), FILL_NO_BUFFER);
   for (const block of blocks) arena.free(block);
 });
 
@@ -168,8 +168,8 @@ test('an idle connection is silent only if nothing has come, ahead or not', () =
   const [idle, spoken, other] = openSmall(bench, 3) as [Opened, Opened, Opened];
   spoken.socket.incoming.push(pattern(3));
   run(bench, [spoken, other]);
-  assert.equal(bench.reactor.isSilent(idle.connection), true);
-  assert.equal(bench.reactor.isSilent(spoken.connection), false);
+  assert.equal(bench.reactor.input.isSilent(idle.connection), true);
+  assert.equal(bench.reactor.input.isSilent(spoken.connection), false);
   idle.socket.incoming.push(pattern(3));
-  assert.equal(bench.reactor.isSilent(idle.connection), false);
+  assert.equal(bench.reactor.input.isSilent(idle.connection), false);
 });

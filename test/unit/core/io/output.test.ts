@@ -1,4 +1,4 @@
-// The reactor's sending side: whatever the socket takes at a time, all bytes leave once, in order.
+// The sending side: whatever the socket takes at a time, all bytes leave once, in order.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -19,7 +19,7 @@ test('what the socket takes at once needs no buffer', () => {
   const bench = openBench();
   const { connection, socket } = bench.open();
   const bytes = pattern(3000);
-  assert.equal(bench.reactor.send(connection, stage(bench, bytes), bytes.length, true), true);
+  assert.equal(bench.reactor.output.send(connection, stage(bench, bytes), bytes.length, true), true);
   assert.deepEqual(socket.takenBytes, Buffer.from(bytes));
   assert.equal(socket.more, true);
   assert.equal(connection.outputBytes, 0);
@@ -33,13 +33,13 @@ test('a send cut short at any byte keeps the rest, however little the socket tak
     const { connection, socket } = bench.open();
     const offset = stage(bench, bytes);
     socket.answers.push(cut === 0 ? -Errno.EAGAIN : cut);
-    assert.equal(bench.reactor.send(connection, offset, bytes.length, false), true);
+    assert.equal(bench.reactor.output.send(connection, offset, bytes.length, false), true);
     assert.equal(connection.outputBytes, bytes.length - cut);
     // The scratch memory is somebody else's by the time that the socket takes more.
     bench.reactor.memory.fill(0xee, offset, offset + bytes.length);
     while (connection.outputBytes > 0) {
       socket.answers.push(3, -Errno.EAGAIN);
-      assert.equal(bench.reactor.flush(connection), true);
+      assert.equal(bench.reactor.output.flush(connection), true);
     }
     assert.deepEqual(socket.takenBytes, Buffer.from(bytes), `cut at ${cut}`);
     assert.equal(bench.reactor.arena.used, 0);
@@ -55,10 +55,10 @@ test('a pair cut short at any byte leaves in order', () => {
     const at1 = stage(bench, first);
     const at2 = stage(bench, second, 500);
     socket.answers.push(cut === 0 ? -Errno.EAGAIN : cut);
-    assert.equal(bench.reactor.sendPair(connection, at1, first.length, at2, second.length), true);
+    assert.equal(bench.reactor.output.sendPair(connection, at1, first.length, at2, second.length), true);
     assert.equal(connection.outputBytes, first.length + second.length - cut);
     bench.reactor.memory.fill(0xee, at1, at2 + second.length);
-    assert.equal(bench.reactor.flush(connection), true);
+    assert.equal(bench.reactor.output.flush(connection), true);
     assert.deepEqual(socket.takenBytes, Buffer.concat([first, second]), `cut at ${cut}`);
     assert.equal(bench.reactor.arena.used, 0);
   }
@@ -69,12 +69,12 @@ test('bytes sent while others wait are queued behind them, without a system call
   const { connection, socket } = bench.open();
   socket.answers.push(-Errno.EAGAIN);
   const { reactor } = bench;
-  reactor.send(connection, stage(bench, pattern(10)), 10, false);
-  reactor.send(connection, stage(bench, pattern(10, 10)), 10, false);
-  reactor.sendPair(connection, stage(bench, pattern(10, 20)), 10, stage(bench, pattern(10, 30), 100), 10);
+  reactor.output.send(connection, stage(bench, pattern(10)), 10, false);
+  reactor.output.send(connection, stage(bench, pattern(10, 10)), 10, false);
+  reactor.output.sendPair(connection, stage(bench, pattern(10, 20)), 10, stage(bench, pattern(10, 30), 100), 10);
   assert.equal(socket.sendCalls, 1);
   assert.equal(connection.outputBytes, 40);
-  assert.equal(reactor.flush(connection), true);
+  assert.equal(reactor.output.flush(connection), true);
   assert.deepEqual(socket.takenBytes, Buffer.from(pattern(40)));
 });
 
@@ -82,15 +82,15 @@ test('an interrupted send or pair goes out at once: no event would come for a so
   const bench = openBench();
   const { connection, socket } = bench.open();
   socket.answers.push(-Errno.EINTR);
-  assert.equal(bench.reactor.send(connection, stage(bench, pattern(10)), 10, false), true);
+  assert.equal(bench.reactor.output.send(connection, stage(bench, pattern(10)), 10, false), true);
   assert.equal(connection.outputBytes, 0);
   socket.answers.push(-Errno.EINTR);
   const at = stage(bench, pattern(20, 10));
-  assert.equal(bench.reactor.sendPair(connection, at, 10, at + 10, 10), true);
+  assert.equal(bench.reactor.output.sendPair(connection, at, 10, at + 10, 10), true);
   assert.equal(connection.outputBytes, 0);
   socket.answers.push(-Errno.EAGAIN, -Errno.EINTR);
-  assert.equal(bench.reactor.send(connection, stage(bench, pattern(10, 30)), 10, false), true);
-  assert.equal(bench.reactor.flush(connection), true);
+  assert.equal(bench.reactor.output.send(connection, stage(bench, pattern(10, 30)), 10, false), true);
+  assert.equal(bench.reactor.output.flush(connection), true);
   assert.deepEqual(socket.takenBytes, Buffer.from(pattern(40)));
 });
 
@@ -102,11 +102,11 @@ test('more blocks than one writev takes leave in several, all of them', () => {
   const bytes = pattern(LARGE_BLOCK_BYTES - 100);
   const sent: Uint8Array[] = [];
   for (let i = 0; i < blocks; i++) {
-    assert.equal(bench.reactor.send(connection, stage(bench, bytes), bytes.length, false), true);
+    assert.equal(bench.reactor.output.send(connection, stage(bench, bytes), bytes.length, false), true);
     sent.push(bytes);
   }
   assert.ok(bench.reactor.arena.used > SEGMENTS_MAX);
-  assert.equal(bench.reactor.flush(connection), true);
+  assert.equal(bench.reactor.output.flush(connection), true);
   assert.equal(socket.segmentsMax, SEGMENTS_MAX);
   assert.equal(Buffer.compare(socket.takenBytes, Buffer.concat(sent)), 0);
   assert.equal(bench.reactor.arena.used, 0);
@@ -121,11 +121,11 @@ test('a failed send says how, and closing frees what was kept', () => {
     if (failing === 'flush') socket.answers.push(5);
     socket.answers.push(-Errno.ECONNRESET);
     let result = true;
-    if (failing === 'pair') result = reactor.sendPair(connection, at, 10, at + 10, 20);
-    else result = reactor.send(connection, at, 30, false);
+    if (failing === 'pair') result = reactor.output.sendPair(connection, at, 10, at + 10, 20);
+    else result = reactor.output.send(connection, at, 30, false);
     if (failing === 'flush') {
       assert.equal(result, true);
-      result = reactor.flush(connection);
+      result = reactor.output.flush(connection);
     }
     assert.equal(result, false, failing);
     assert.equal(connection.errno, Errno.ECONNRESET);
@@ -142,7 +142,7 @@ test('without a free block a send fails with ENOBUFS instead of losing bytes', (
   while (arena.allocate(LARGE_BLOCK_BYTES) !== 0);
   const used = arena.used;
   socket.answers.push(4);
-  assert.equal(bench.reactor.send(connection, stage(bench, pattern(10)), 10, false), false);
+  assert.equal(bench.reactor.output.send(connection, stage(bench, pattern(10)), 10, false), false);
   assert.equal(connection.errno, Errno.ENOBUFS);
   assert.equal(arena.used, used);
 });
@@ -151,10 +151,10 @@ test('dropping unsent output leaves a connection that can send again', () => {
   const bench = openBench();
   const { connection, socket } = bench.open();
   socket.answers.push(-Errno.EAGAIN);
-  bench.reactor.send(connection, stage(bench, pattern(10)), 10, false);
-  bench.reactor.freeOutput(connection);
+  bench.reactor.output.send(connection, stage(bench, pattern(10)), 10, false);
+  bench.reactor.output.free(connection);
   assert.equal(bench.reactor.arena.used, 0);
-  assert.equal(bench.reactor.send(connection, stage(bench, pattern(10, 50)), 10, false), true);
+  assert.equal(bench.reactor.output.send(connection, stage(bench, pattern(10, 50)), 10, false), true);
   assert.deepEqual(socket.takenBytes, Buffer.from(pattern(10, 50)));
 });
 
@@ -164,7 +164,7 @@ test('random sends to a moody socket arrive whole and in order', (t) => {
   const { reactor } = bench;
   for (let round = 0; round < 20; round++) {
     const { connection, socket } = bench.open();
-    bench.protocol.onWritable = (each) => assert.equal(reactor.flush(each), true, label);
+    bench.protocol.onWritable = (each) => assert.equal(reactor.output.flush(each), true, label);
     const expected: Uint8Array[] = [];
     let total = 0;
     for (let step = 0; step < 60; step++) {
@@ -177,8 +177,8 @@ test('random sends to a moody socket arrive whole and in order', (t) => {
         const split = random.int(1, bytes.length);
         const pair = split < bytes.length && random.chance(0.5);
         const result = pair
-          ? reactor.sendPair(connection, at, split, at + split, bytes.length - split)
-          : reactor.send(connection, at, bytes.length, random.chance(0.5));
+          ? reactor.output.sendPair(connection, at, split, at + split, bytes.length - split)
+          : reactor.output.send(connection, at, bytes.length, random.chance(0.5));
         assert.equal(result, true, label);
         reactor.memory.fill(0xee, at, at + bytes.length);
         expected.push(bytes);
@@ -189,7 +189,7 @@ test('random sends to a moody socket arrive whole and in order', (t) => {
       }
     }
     socket.answers.length = 0;
-    assert.equal(reactor.flush(connection), true, label);
+    assert.equal(reactor.output.flush(connection), true, label);
     assert.equal(Buffer.compare(socket.takenBytes, Buffer.concat(expected)), 0, label);
     reactor.close(connection, false);
     assert.equal(reactor.arena.used, 0, label);

@@ -1,4 +1,4 @@
-// The reactor's receiving side: `fill`, what a connection keeps between receives, and how it grows.
+// The receiving side: `fill`, what a connection keeps between receives, and how it grows.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -12,29 +12,29 @@ import {
   TAILROOM_BYTES,
 } from '../../../../core/io/arena.ts';
 import type { Connection } from '../../../../core/io/connection.ts';
-import { FILL_AGAIN, FILL_END, FILL_ERROR, FILL_FULL, FILL_NO_BUFFER } from '../../../../core/io/reactor.ts';
+import { FILL_AGAIN, FILL_END, FILL_ERROR, FILL_FULL, FILL_NO_BUFFER } from '../../../../core/io/input.ts';
 import { type Bench, openBench, pattern } from './fake-kernel.ts';
 import { seededRandom } from './seed.ts';
 
 /** The bytes that the last fill made available. */
 function available(bench: Bench): Buffer {
-  const { memory, inputOffset, inputLength } = bench.reactor;
-  return Buffer.from(memory.subarray(inputOffset, inputOffset + inputLength));
+  const { input, memory } = bench.reactor;
+  return Buffer.from(memory.subarray(input.offset, input.offset + input.length));
 }
 
 /** Keeps everything available except the first `used` bytes. */
 function keepAfter(bench: Bench, connection: Connection, used: number): boolean {
-  const { inputOffset, inputLength } = bench.reactor;
-  return bench.reactor.keepInput(connection, inputOffset + used, inputLength - used);
+  const { input } = bench.reactor;
+  return input.keep(connection, input.offset + used, input.length - used);
 }
 
 test('received bytes lie in the shared area and cost no block', () => {
   const bench = openBench();
   const { connection, socket } = bench.open();
   socket.incoming.push(pattern(100));
-  assert.equal(bench.reactor.fill(connection), 100);
+  assert.equal(bench.reactor.input.fill(connection), 100);
   assert.deepEqual(available(bench), Buffer.from(pattern(100)));
-  assert.equal(bench.reactor.inputOffset, bench.reactor.arena.receiveOffset);
+  assert.equal(bench.reactor.input.offset, bench.reactor.arena.receiveOffset);
   assert.equal(socket.receiveAskedMax, RECEIVE_BYTES_MAX);
   assert.equal(bench.reactor.arena.used, 0);
 });
@@ -43,17 +43,17 @@ test('says what a receive came to: nothing yet, the end, an error', () => {
   const bench = openBench();
   const { connection, socket } = bench.open();
   connection.readReady = true;
-  assert.equal(bench.reactor.fill(connection), FILL_AGAIN);
+  assert.equal(bench.reactor.input.fill(connection), FILL_AGAIN);
   assert.equal(connection.readReady, false);
   assert.equal(connection.readEnded, false);
   socket.finished = true;
-  assert.equal(bench.reactor.fill(connection), FILL_END);
+  assert.equal(bench.reactor.input.fill(connection), FILL_END);
   assert.equal(connection.readEnded, true);
   assert.equal(connection.errno, 0);
 
   const other = bench.open();
   other.socket.incoming.push(-Errno.ECONNRESET);
-  assert.equal(bench.reactor.fill(other.connection), FILL_ERROR);
+  assert.equal(bench.reactor.input.fill(other.connection), FILL_ERROR);
   assert.equal(other.connection.errno, Errno.ECONNRESET);
   assert.equal(other.connection.readEnded, true);
 });
@@ -63,9 +63,9 @@ test('an interrupted receive is tried again without a new event', () => {
   const { connection, socket } = bench.open();
   connection.readReady = true;
   socket.incoming.push(-Errno.EINTR, pattern(5));
-  assert.equal(bench.reactor.fill(connection), FILL_AGAIN);
+  assert.equal(bench.reactor.input.fill(connection), FILL_AGAIN);
   assert.equal(bench.reactor.hasReady, true);
-  bench.protocol.onReadable = (each) => assert.equal(bench.reactor.fill(each), 5);
+  bench.protocol.onReadable = (each) => assert.equal(bench.reactor.input.fill(each), 5);
   bench.reactor.runBatch(-1);
   assert.deepEqual(bench.protocol.calls, ['readable 0']);
 });
@@ -75,13 +75,13 @@ test('a short receive has emptied the socket, unless the end of the stream is wa
   const { connection, socket } = bench.open();
   connection.readReady = true;
   socket.incoming.push(pattern(10), pattern(RECEIVE_BYTES_MAX), pattern(10));
-  bench.reactor.fill(connection);
+  bench.reactor.input.fill(connection);
   assert.equal(connection.readReady, false);
   connection.readReady = true;
-  bench.reactor.fill(connection);
+  bench.reactor.input.fill(connection);
   assert.equal(connection.readReady, true, 'a full receive may have left something');
   connection.readHangup = true;
-  bench.reactor.fill(connection);
+  bench.reactor.input.fill(connection);
   assert.equal(connection.readReady, true, 'the end is still to be read');
 });
 
@@ -89,14 +89,14 @@ test('a partial message is kept, and its rest is appended to it', () => {
   const bench = openBench();
   const { connection, socket } = bench.open();
   socket.incoming.push(pattern(100), pattern(50, 100));
-  bench.reactor.fill(connection);
+  bench.reactor.input.fill(connection);
   assert.equal(keepAfter(bench, connection, 30), true);
   assert.equal(bench.reactor.arena.usedBytes, SMALL_BLOCK_BYTES);
   // Another connection uses the receive area meanwhile.
   const other = bench.open();
   other.socket.incoming.push(pattern(3000, 7));
-  bench.reactor.fill(other.connection);
-  assert.equal(bench.reactor.fill(connection), 120);
+  bench.reactor.input.fill(other.connection);
+  assert.equal(bench.reactor.input.fill(connection), 120);
   assert.deepEqual(available(bench), Buffer.from(pattern(120, 30)));
   assert.equal(keepAfter(bench, connection, 120), true);
   assert.equal(connection.inputLength, 0);
@@ -108,12 +108,12 @@ test('kept input has room for a rewritten head before it and a chunk end after i
   const { connection, socket } = bench.open();
   for (const length of [1, 959, 960, 961, 5000, RECEIVE_BYTES_MAX]) {
     socket.incoming.push(pattern(length));
-    bench.reactor.fill(connection);
+    bench.reactor.input.fill(connection);
     assert.equal(keepAfter(bench, connection, 0), true);
     const { inputBlock, inputOffset, inputLength } = connection;
     assert.ok(inputOffset - inputBlock >= HEADROOM_BYTES);
     assert.ok(inputBlock + bench.reactor.arena.sizeOf(inputBlock) - inputOffset - inputLength >= TAILROOM_BYTES);
-    bench.reactor.freeInput(connection);
+    bench.reactor.input.free(connection);
   }
 });
 
@@ -122,9 +122,9 @@ test('a receive behind kept input leaves the same room after it', () => {
   for (const kept of [1, 448, 449, 5000]) {
     const { connection, socket } = bench.open();
     socket.incoming.push(pattern(kept), pattern(RECEIVE_BYTES_MAX, kept));
-    bench.reactor.fill(connection);
+    bench.reactor.input.fill(connection);
     keepAfter(bench, connection, 0);
-    assert.ok(bench.reactor.fill(connection) > kept);
+    assert.ok(bench.reactor.input.fill(connection) > kept);
     const { inputBlock, inputOffset, inputLength } = connection;
     assert.ok(inputBlock + bench.reactor.arena.sizeOf(inputBlock) - inputOffset - inputLength >= TAILROOM_BYTES);
     bench.reactor.close(connection, false);
@@ -138,7 +138,7 @@ test('input that comes byte by byte grows from a small to a large block and ends
   let sawSmall = false;
   for (let at = 0; at < all.length; at += 97) {
     socket.incoming.push(all.subarray(at, Math.min(at + 97, all.length)));
-    assert.equal(bench.reactor.fill(connection), Math.min(at + 97, all.length));
+    assert.equal(bench.reactor.input.fill(connection), Math.min(at + 97, all.length));
     assert.equal(keepAfter(bench, connection, 0), true);
     sawSmall ||= bench.reactor.arena.usedBytes === SMALL_BLOCK_BYTES;
     assert.equal(bench.reactor.arena.used, 1);
@@ -146,7 +146,7 @@ test('input that comes byte by byte grows from a small to a large block and ends
   assert.equal(sawSmall, true);
   assert.equal(bench.reactor.arena.usedBytes, LARGE_BLOCK_BYTES);
   socket.incoming.push(pattern(1));
-  assert.equal(bench.reactor.fill(connection), FILL_FULL);
+  assert.equal(bench.reactor.input.fill(connection), FILL_FULL);
   const kept = bench.reactor.memory.subarray(connection.inputOffset, connection.inputOffset + connection.inputLength);
   assert.equal(Buffer.compare(kept, all), 0);
   assert.equal(socket.incoming.length, 1, 'nothing was received that could not be kept');
@@ -157,16 +157,16 @@ test('without a free block the input stays in the socket, or where it is', () =>
   const { arena } = bench.reactor;
   const { connection, socket } = bench.open();
   socket.incoming.push(pattern(900));
-  bench.reactor.fill(connection);
+  bench.reactor.input.fill(connection);
   assert.equal(keepAfter(bench, connection, 0), true);
   while (arena.allocate(LARGE_BLOCK_BYTES) !== 0);
   socket.incoming.push(pattern(900));
-  assert.equal(bench.reactor.fill(connection), FILL_NO_BUFFER);
+  assert.equal(bench.reactor.input.fill(connection), FILL_NO_BUFFER);
   assert.equal(connection.inputLength, 900);
   while (arena.allocate(1) !== 0);
   const other = bench.open();
   other.socket.incoming.push(pattern(10));
-  assert.equal(bench.reactor.fill(other.connection), 10);
+  assert.equal(bench.reactor.input.fill(other.connection), 10);
   assert.equal(keepAfter(bench, other.connection, 0), false);
   assert.equal(other.connection.inputBlock, 0);
 });
@@ -184,7 +184,7 @@ test('a random mix of receiving, using and keeping loses and repeats nothing', (
       stream.sent += bytes.length;
     }
     connection.readReady = true;
-    const result = bench.reactor.fill(connection);
+    const result = bench.reactor.input.fill(connection);
     if (result === FILL_FULL) {
       // A full buffer: its owner uses everything.
       const kept = bench.reactor.memory.subarray(
@@ -193,7 +193,7 @@ test('a random mix of receiving, using and keeping loses and repeats nothing', (
       );
       assert.equal(Buffer.compare(kept, pattern(kept.length, stream.used)), 0, label);
       stream.used += kept.length;
-      bench.reactor.freeInput(connection);
+      bench.reactor.input.free(connection);
       continue;
     }
     if (result === FILL_AGAIN) continue;
@@ -211,7 +211,7 @@ test('closing a connection frees its kept input', () => {
   const bench = openBench();
   const { connection, socket } = bench.open();
   socket.incoming.push(pattern(10));
-  bench.reactor.fill(connection);
+  bench.reactor.input.fill(connection);
   keepAfter(bench, connection, 0);
   bench.reactor.close(connection, false);
   assert.equal(bench.reactor.arena.used, 0);
