@@ -1,12 +1,13 @@
-// The chart, the plain manifests and the systemd units: complete, consistent, with no more rights than are needed.
+// The chart and the plain manifests: complete, consistent, with no more rights than are needed.
 
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { Compile } from 'typebox/schema';
 import { parseAllDocuments } from 'yaml';
 import { type ControlConfig, loadControl } from '../../../mesh-agent/commands/control-config.ts';
 import { podRecord } from '../../../mesh-agent/kubernetes/records.ts';
@@ -20,9 +21,10 @@ import { portcullis, temporaryDirectory } from '../support.ts';
 const deploy = fileURLToPath(new URL('../../../deploy', import.meta.url));
 const manifests = join(deploy, 'manifests');
 const chart = join(deploy, 'helm/portcullis');
+/** What the chart renders with every option, for machines without helm; `values.yaml` beside it has the options. */
+const everyOption = fileURLToPath(new URL('../../data/chart/every-option.yaml', import.meta.url));
 const helm = process.env.HELM ?? 'helm';
 const noHelm = spawnSync(helm, ['version', '--short']).status === 0 ? false : 'helm is not installed';
-const noSystemd = spawnSync('systemd-analyze', ['--version']).status === 0 ? false : 'systemd-analyze is not installed';
 
 /** Any object of Kubernetes; only tests that know its kind look inside. */
 // biome-ignore lint/suspicious/noExplicitAny: manifests are data here
@@ -51,7 +53,9 @@ const workloads = [
   find('Deployment', 'portcullis-gateway'),
 ];
 
-test('the plain manifests are what the chart renders', { skip: noHelm }, (t) => {
+test('the plain manifests, and what is committed of every option, are what the chart renders', {
+  skip: noHelm,
+}, (t) => {
   const fresh = temporaryDirectory(t);
   const run = spawnSync(join(manifests, 'render.sh'), [fresh], {
     encoding: 'utf8',
@@ -59,7 +63,8 @@ test('the plain manifests are what the chart renders', { skip: noHelm }, (t) => 
   });
   assert.equal(run.status, 0, run.stderr);
   for (const name of readdirSync(fresh)) {
-    assert.equal(readFileSync(join(fresh, name), 'utf8'), readFileSync(join(manifests, name), 'utf8'), name);
+    const committed = name === basename(everyOption) ? everyOption : join(manifests, name);
+    assert.equal(readFileSync(join(fresh, name), 'utf8'), readFileSync(committed, 'utf8'), name);
   }
 });
 
@@ -75,27 +80,29 @@ test('every object has the fields that its type has, and those that it must have
   assert.equal(problemsOf({ ...broken, apiVersion: 'extensions/v1' }).length, 4);
 });
 
-test('with every option the chart renders valid objects', { skip: noHelm }, () => {
-  const options = [
-    'image=registry.example/portcullis:1',
-    'control.caSecret=mesh-ca',
-    'control.storage.enabled=true',
-    'control.storage.storageClass=fast',
-    'gateway.serviceType=LoadBalancer',
-    'imagePullSecrets[0].name=pull',
-    'networkPolicy.adminFrom[0].namespaceSelector.matchLabels.name=monitoring',
-    'gateway.volumes[0].name=tls,gateway.volumes[0].secret.secretName=site',
-    'gateway.volumeMounts[0].name=tls,gateway.volumeMounts[0].mountPath=/etc/tls',
-    'control.nodeSelector.role=infra',
-    'node.enabled=true',
-  ];
-  const run = render(...options.flatMap((option) => ['--set', option]));
-  assert.equal(run.status, 0, run.stderr);
-  const objects = objectsIn(run.stdout);
+test('with every option all objects have the fields of their types, and the configuration fits the pod', () => {
+  const objects = objectsIn(readFileSync(everyOption, 'utf8'));
   for (const object of objects) assert.deepEqual(problemsOf(object), [], object.metadata.name);
   for (const kind of ['PersistentVolumeClaim', 'DaemonSet']) assert.ok(objects.some((object) => object.kind === kind));
-  const { files } = loadedControl(objects).ca;
-  assert.deepEqual(Object.values(files ?? {}).map(dirname), Array(3).fill('/etc/portcullis/ca'));
+  const { ca, source } = loadedControl(objects);
+  assert.deepEqual(Object.values(ca.files ?? {}).map(dirname), Array(3).fill('/etc/portcullis/ca'));
+  assert.ok(source.kind === 'kubernetes' && source.policies?.directory === '/etc/portcullis/mesh');
+  assert.equal(source.policies.lastGoodDirectory, '/var/lib/portcullis/last-good', 'a place that can be written to');
+  const { spec } = objects.find(({ kind, metadata }) => kind === 'Deployment' && /-control$/.test(metadata.name));
+  const { containers, volumes } = spec.template.spec;
+  for (const [name, path, volume] of [
+    ['ca', '/etc/portcullis/ca', { secret: { secretName: 'mesh-ca', defaultMode: 0o400 } }],
+    // Not optional: a pod without it would have a mesh without policies.
+    ['policies', '/etc/portcullis/mesh', { configMap: { name: 'mesh-policies' } }],
+  ] as const) {
+    const mount = containers[0].volumeMounts.find((one: Manifest) => one.name === name);
+    assert.deepEqual(mount, { name, mountPath: path, readOnly: true }, 'no subPath, which would never change');
+    const found = volumes.find((one: Manifest) => one.name === name);
+    assert.deepEqual(found, { name, ...volume });
+  }
+});
+
+test('parts that are not wanted are not rendered', { skip: noHelm }, () => {
   const plainObjects = objectsIn(render('--set', 'image=x').stdout);
   assert.ok(!plainObjects.some(({ kind }) => kind === 'DaemonSet'), 'the node proxy is a trial');
   const only = render('--set', 'image=x,control.enabled=false,networkPolicy.enabled=false');
@@ -110,16 +117,39 @@ test('without an image nothing is rendered, and the error says what to do', { sk
   assert.equal(run.stdout, '');
 });
 
+const WRONG_VALUES = [
+  ['gateway.replica=3', /replica/],
+  ['gateway.adminPort=70000', /adminPort/],
+  ['mesh.trustDomain=Not A Domain', /trustDomain/],
+  ['control.replicas=2', /replicas/],
+  ['control.policiesConfigMaps=policies', /policiesConfigMaps/],
+] as const;
+
 test('values that do not exist or make no sense are refused', { skip: noHelm }, () => {
-  for (const [value, complaint] of [
-    ['gateway.replica=3', /replica/],
-    ['gateway.adminPort=70000', /adminPort/],
-    ['mesh.trustDomain=Not A Domain', /trustDomain/],
-    ['control.replicas=2', /replicas/],
-  ] as const) {
+  for (const [value, complaint] of WRONG_VALUES) {
     const run = render('--set', 'image=x', '--set', value);
     assert.notEqual(run.status, 0, value);
     assert.match(run.stderr, complaint);
+  }
+});
+
+test('the schema of the values allows the defaults and every option, names each default, and refuses what is wrong', () => {
+  const schema = Compile(JSON.parse(readFileSync(join(chart, 'values.schema.json'), 'utf8')));
+  const valuesIn = (file: string): Manifest => objectsIn(readFileSync(file, 'utf8'))[0];
+  const problems = (values: Manifest): string => JSON.stringify(schema.Errors(values)[1]);
+  const defaults = valuesIn(join(chart, 'values.yaml'));
+  const all = valuesIn(join(dirname(everyOption), 'values.yaml'));
+  assert.equal(problems(defaults), '[]');
+  assert.equal(problems(all), '[]');
+  for (const [part, values] of Object.entries(all)) {
+    assert.ok(part in defaults);
+    if (typeof values !== 'object' || Array.isArray(values)) continue;
+    for (const key of Object.keys(values as object)) assert.ok(key in defaults[part], `${part}.${key}`);
+  }
+  for (const [value, complaint] of WRONG_VALUES) {
+    const [, part, key, text] = /^(\w+)\.(\w+)=(.*)$/.exec(value)!;
+    const changed = { ...defaults[part!], [key!]: /^\d+$/.test(text!) ? Number(text) : text };
+    assert.match(problems({ ...defaults, [part!]: changed }), complaint);
   }
 });
 
@@ -247,19 +277,18 @@ test('the gateway’s configuration is valid, and listens where probes and servi
   assert.deepEqual(ports, listened);
 });
 
-/** The control plane's configuration among some objects, as the program reads it; files of the pod need not be here. */
+/** The control plane's configuration among some objects, as the program reads it in a pod with all that is mounted. */
 function loadedControl(objects: readonly Manifest[]): ControlConfig {
   const map = objects.find(({ kind, metadata }) => kind === 'ConfigMap' && metadata.name === 'portcullis-control');
   const directory = mkdtempSync(join(tmpdir(), 'portcullis-chart-'));
+  for (const name of ['ca', 'mesh']) mkdirSync(join(directory, name));
+  for (const name of ['root', 'intermediate', 'intermediate-key']) writeFileSync(join(directory, `ca/${name}.pem`), '');
   const file = join(directory, 'control.yaml');
-  writeFileSync(file, map.data['control.yaml']);
+  writeFileSync(file, map.data['control.yaml'].replaceAll('/etc/portcullis', directory));
   const loaded = loadControl(file, {});
   rmSync(directory, { recursive: true });
-  if ('config' in loaded) return loaded.config;
-  // The Secret is mounted in the pod only.
-  const errors = loaded.errors.filter(({ problem }) => !/"\/etc\/portcullis\/ca\/\S+" is not a file/.test(problem));
-  assert.deepEqual(errors, []);
-  return { ca: { files: parseAllDocuments(map.data['control.yaml'])[0]!.toJS().ca.files } } as ControlConfig;
+  assert.ok('config' in loaded, 'errors' in loaded ? JSON.stringify(loaded.errors) : '');
+  return JSON.parse(JSON.stringify(loaded.config).replaceAll(directory, '/etc/portcullis')) as ControlConfig;
 }
 
 /** The node proxy's configuration, valid but for the roots, which are mounted in the pod only. */
@@ -345,18 +374,4 @@ test('the sidecar of the example has what its configuration asks for, one right,
   assert.ok(control.serverNames.includes(config.controlPlane.address.split(':')[0]!));
   const token = podSpec.volumes.find(({ name }: { name: string }) => name === mounts.get(dirname(config.token.file)));
   assert.equal(token.projected.sources[0].serviceAccountToken.audience, control.attestation.kubernetes?.audience);
-});
-
-test('the systemd units are sound', { skip: noSystemd }, (t) => {
-  for (const name of readdirSync(join(deploy, 'systemd'))) {
-    const text = readFileSync(join(deploy, 'systemd', name), 'utf8');
-    assert.match(text, /^ExecStart=\/opt\/portcullis\/portcullis /m);
-    const file = join(temporaryDirectory(t), name);
-    // The program need not be installed here.
-    writeFileSync(file, text.replaceAll('/opt/portcullis/portcullis', portcullis));
-    const run = spawnSync('systemd-analyze', ['verify', file], { encoding: 'utf8' });
-    assert.equal(run.status, 0, run.stderr);
-    const about = run.stderr.split('\n').filter((line) => line.includes(name));
-    assert.deepEqual(about, []);
-  }
 });

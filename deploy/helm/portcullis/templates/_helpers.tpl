@@ -80,6 +80,9 @@ ca:
   {{- end }}
 source:
   kubernetes: {clusterId: {{ .Values.mesh.clusterId | quote }}}
+  {{- if .Values.control.policiesConfigMap }}
+  directory: /etc/portcullis/mesh
+  {{- end }}
 attestation:
   joinTokens: off
   kubernetes:
