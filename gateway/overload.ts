@@ -185,7 +185,11 @@ export class OverloadMonitor implements OverloadState {
   private memory(nowMs: number): number {
     if (nowMs - this.memoryReadMs >= MEMORY_INTERVAL_MS) {
       this.memoryReadMs = nowMs;
-      this.memoryShare = process.memoryUsage.rss() / memoryMax();
+      try {
+        this.memoryShare = process.memoryUsage.rss() / memoryMax();
+      } catch {
+        // It is read from a file, and there is no descriptor left: what was true a second ago has to do.
+      }
     }
     return this.memoryShare;
   }

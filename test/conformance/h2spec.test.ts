@@ -55,6 +55,7 @@ async function run(t: TestContext, tls: boolean): Promise<void> {
   const gateway = startGateway(
     t,
     `workers: 1
+admin: off
 listeners: [{name: main, address: "127.0.0.1:0"${tls ? `, tls: {certificates: ${certificates}}` : ', protocols: [h2c]'}}]
 routes: [{name: all, rules: [{backendRefs: [{name: one}]}]}]
 backends: [{name: one, endpoints: ["127.0.0.1:${upstream}"]}]

@@ -18,7 +18,7 @@ import type { DeliveredCertificate } from '../../gateway/acme/manager.ts';
 import { buildCertificate, generateKey, keyToPem, toPem } from '../../gateway/acme/x509.ts';
 import { pebblePrograms } from '../support/go-programs.ts';
 import { DAY_MS, leafOf, makeManager, temporaryDirectory } from '../unit/gateway/acme-support.ts';
-import { startGateway } from './support.ts';
+import { freePort, OWN_HOST, startGateway } from './support.ts';
 
 /** Folder with the programs, kept from run to run; or why there is none. */
 const programs = pebblePrograms();
@@ -84,7 +84,7 @@ async function startPrograms(
   const dns = spawn(
     join(path, 'pebble-challtestsrv'),
     [
-      ['-defaultIPv4', '127.0.0.1'],
+      ['-defaultIPv4', OWN_HOST],
       ['-defaultIPv6', ''],
       ['-dnsserver', `127.0.0.1:${dnsPort}`],
       ['-management', `127.0.0.1:${dnsManagementPort}`],
@@ -162,7 +162,7 @@ function tlsAlpnResponder(answers: Set<ChallengeAnswer>): Server {
 }
 
 async function listen(t: TestContext, server: Server): Promise<number> {
-  server.listen(0, '127.0.0.1');
+  server.listen(0, OWN_HOST);
   await once(server, 'listening');
   t.after(() => server.close());
   return (server.address() as AddressInfo).port;
@@ -218,7 +218,7 @@ async function accepted(t: TestContext, pair: DeliveredCertificate, servername: 
     t,
     createTlsServer({ cert: pair.chainPem, key: pair.keyPem }, (socket) => socket.end()),
   );
-  const socket = connect({ port, host: '127.0.0.1', servername, ca });
+  const socket = connect({ port, host: OWN_HOST, servername, ca });
   try {
     await once(socket, 'secureConnect');
     return socket.authorized;
@@ -323,25 +323,26 @@ test('an external account binding is signed with the key of the CA', { skip }, a
 
 for (const challenge of ['http-01', 'tls-alpn-01'] as const) {
   test(`a gateway serves with a certificate that it has obtained by ${challenge}`, { skip }, async (t) => {
-    const [httpPort, httpsPort] = (await freePorts(2)) as [number, number];
+    const [httpPort, httpsPort] = [await freePort(), await freePort()];
     const { directoryUrl, caPem, rootPem } = await startPebble(t, { httpPort, tlsPort: httpsPort });
     const directory = temporaryDirectory(t);
     writeFileSync(join(directory, 'ca.pem'), caPem);
     const gateway = startGateway(
       t,
       `workers: 2
+admin: off
 acme: {directory: "${directoryUrl}", caCertificates: ${directory}/ca.pem, storage: ${directory}/acme, termsOfServiceAgreed: true}
 listeners:
-  - {name: http, address: "127.0.0.1:${httpPort}", redirectToHttps: {port: ${httpsPort}}}
+  - {name: http, address: "${OWN_HOST}:${httpPort}", redirectToHttps: {port: ${httpsPort}}}
   - name: https
-    address: "127.0.0.1:${httpsPort}"
+    address: "${OWN_HOST}:${httpsPort}"
     tls: {acme: {hostnames: [gateway.example.com], challenge: ${challenge}}}
 routes: []
 backends: []
 `,
     );
     await gateway.log(/info certificates reloaded /);
-    const socket = connect({ port: httpsPort, host: '127.0.0.1', servername: 'gateway.example.com', ca: rootPem });
+    const socket = connect({ port: httpsPort, host: OWN_HOST, servername: 'gateway.example.com', ca: rootPem });
     await once(socket, 'secureConnect');
     assert.equal(socket.authorized, true);
     socket.destroy();

@@ -114,6 +114,7 @@ test('Chromium loads a page with many resources, uploads, and talks over a WebSo
   const gateway = startGateway(
     t,
     `workers: 2
+admin: off
 listeners:
   - {name: main, address: "127.0.0.1:0", tls: {certificates: [{certificate: ${directory}/cert.pem, key: ${directory}/key.pem}]}}
 routes: [{name: all, rules: [{backendRefs: [{name: site}]}]}]

@@ -10,12 +10,12 @@ import {
   type IncomingHttpHeaders,
   type ServerHttp2Stream,
 } from 'node:http2';
-import { type AddressInfo, connect, createServer } from 'node:net';
+import { type AddressInfo, connect } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
 import { fileLifetime, type PartPlan, SharedGateway } from './shared-gateway.ts';
-import { type Lifetime, runToEnd, startUpstream, temporaryDirectory } from './support.ts';
+import { CLOSED_PORTS, type Lifetime, runToEnd, startUpstream, temporaryDirectory } from './support.ts';
 
 /** What an upstream got. */
 interface Seen {
@@ -334,7 +334,7 @@ const gone = shared.part(async (name) => ({
           - {type: CORS, cors: {allowOrigins: ["https://a.test"]}}
         backendRefs: [{name: gone}]
 `,
-  backends: `  - {name: gone, endpoints: ["127.0.0.1:${await closedPort()}"]}`,
+  backends: `  - {name: gone, endpoints: ["127.0.0.1:${CLOSED_PORTS[0]}"]}`,
 }));
 
 test('responses that the gateway generates for a matched rule get the fields of its filters', async () => {
@@ -488,12 +488,3 @@ backends: []
   assert.match(text, /:7:69: .*bodyFile: .*\/large has 65537 bytes/);
   assert.match(text, /:8:69: .*bodyFile: .* is not a file/);
 });
-
-/** A port on which nothing listens. */
-async function closedPort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}

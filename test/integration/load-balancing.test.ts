@@ -8,7 +8,15 @@ import type { AddressInfo } from 'node:net';
 import { connect, createServer } from 'node:net';
 import { test } from 'node:test';
 import { SharedGateway } from './shared-gateway.ts';
-import { type Gateway, get, type Lifetime, namedUpstream, startGateway, startUpstream } from './support.ts';
+import {
+  CLOSED_PORTS,
+  type Gateway,
+  get,
+  type Lifetime,
+  namedUpstream,
+  startGateway,
+  startUpstream,
+} from './support.ts';
 
 /** Starts upstreams that answer with their names, and gives their ports. */
 function upstreams(t: Lifetime, names: string): Promise<number[]> {
@@ -310,18 +318,9 @@ test('priorities: the next level gets requests only when the first is gone', asy
   assert.deepEqual([...new Set(await bodies(port, 4))], ['b']);
 });
 
-/** A port on which nothing listens. */
-async function deadPort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
-
 test('panic: with too few healthy endpoints all are used, which log and metrics say; without it, none', async (t) => {
   const [alive] = await upstreams(t, 'a');
-  const dead = [await deadPort(), await deadPort()];
+  const dead = [...CLOSED_PORTS];
   const config = (ports: number[], panicThreshold: number): string =>
     `${configOf({
       endpoints: quoted(ports),

@@ -1,6 +1,7 @@
 // Overload of the gateway itself, with real processes: what it does without, and that it recovers.
 
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { type Gateway, get, namedUpstream, startGateway } from './support.ts';
@@ -26,7 +27,14 @@ backends: [{name: app, endpoints: ["127.0.0.1:${upstream}"]}]
   return { gateway, port: await gateway.port() };
 }
 
-/** Connections that are open and say nothing; each is accepted before the next. */
+/** From now on, connections are watched. */
+function watchConnections(gateway: Gateway, percent: number): void {
+  const text = readFileSync(gateway.configFile, 'utf8');
+  gateway.configure(text.replace('overload: {}', `overload: {connections: ${percent}}`));
+  gateway.kill('SIGHUP');
+}
+
+/** Connections that are open and say nothing; the gateway need not have accepted them yet. */
 async function idle(t: TestContext, port: number, count: number): Promise<Socket[]> {
   const sockets = await Promise.all(
     Array.from(
@@ -63,9 +71,12 @@ function ask(socket: Socket, path: string): Promise<string> {
 }
 
 test('with too many connections, new ones wait, then low and default requests are refused, never high ones', async (t) => {
-  const { gateway, port } = await gatewayWith(t, '{connections: 40}');
-  // They are all in before anybody looks: 70 of 80 is beyond the last level (80 %).
+  const { gateway, port } = await gatewayWith(t, '{}');
+  // They are all in before anybody looks, or the first level would keep the others out: 70 of 80 is beyond the last one.
   const [low, other, high, ...rest] = await idle(t, port, 70);
+  const admin = await gateway.adminPort();
+  while (!(await get(admin, '/metrics')).body.includes('portcullis_downstream_connections_open 70\n'));
+  watchConnections(gateway, 40);
   await gateway.log(/warn overloaded: .*priority low and default are refused level=3 trigger=connections/);
   const refused = await ask(low!, '/low');
   assert.match(refused, /^HTTP\/1\.1 503 Service Unavailable\r\n/);
@@ -78,7 +89,7 @@ test('with too many connections, new ones wait, then low and default requests ar
   assert.match(served, /\r\nconnection: close\r\n/i, 'connections are scarce');
   // A new client waits; it is not refused.
   const waiting = get(port, '/high');
-  const metrics = (await get(await gateway.adminPort(), '/metrics')).body;
+  const metrics = (await get(admin, '/metrics')).body;
   assert.match(metrics, /portcullis_overload_level 3\n/);
   assert.match(metrics, /portcullis_overload_shed_requests_total\{priority="low"\} 1\n/);
   assert.match(metrics, /portcullis_overload_shed_requests_total\{priority="default"\} 1\n/);
@@ -95,8 +106,6 @@ test('descriptors are watched unless told otherwise, and a reload changes what i
   const page = async (): Promise<string> => (await get(admin, '/metrics')).body;
   while (!(await page()).includes('portcullis_overload_pressure{trigger="descriptors"}'));
   assert.ok(!(await page()).includes('{trigger="connections"}'));
-  const { readFileSync } = await import('node:fs');
-  gateway.configure(readFileSync(gateway.configFile, 'utf8').replace('overload: {}', 'overload: {connections: 60}'));
-  gateway.kill('SIGHUP');
+  watchConnections(gateway, 60);
   await gateway.log(/warn overloaded: .*trigger=connections/);
 });

@@ -9,10 +9,12 @@ import { test } from 'node:test';
 import { becomes } from './http/support.ts';
 import { fileLifetime } from './shared-gateway.ts';
 import {
+  freePort,
   type Gateway,
   get,
   Load,
   namedUpstream,
+  OWN_HOST,
   simpleConfig,
   startGateway,
   startUpstream,
@@ -50,8 +52,8 @@ async function reloaded(config: string): Promise<{ gateway: Gateway; port: numbe
 const ports = { port: 0, admin: 0 };
 
 /** Whether a new connection to the port is accepted. */
-async function accepts(port: number): Promise<boolean> {
-  return get(port).then(
+async function accepts(port: number, host = '127.0.0.1'): Promise<boolean> {
+  return get(port, '/', false, {}, host).then(
     () => true,
     (error: NodeJS.ErrnoException) => {
       assert.equal(error.code, 'ECONNREFUSED');
@@ -198,15 +200,12 @@ test('a reload with one taken port changes nothing at all', async (t) => {
 });
 
 test('sockets that a refused reload has opened are closed again', async (t) => {
-  const probe = createServer();
-  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve));
-  const { port: freePort } = probe.address() as { port: number };
-  await new Promise((resolve) => probe.close(resolve));
+  const free = await freePort();
   const upstream = await namedUpstream(t, 'old');
   const { gateway, port } = await reloaded(simpleConfig(upstream));
 
   // The listener can be had; the access log, tried after it, cannot.
-  const listeners = { http: '127.0.0.1:0', free: `127.0.0.1:${freePort}` };
+  const listeners = { http: '127.0.0.1:0', free: `${OWN_HOST}:${free}` };
   const link = join(temporaryDirectory(t), 'access.log');
   symlinkSync('/nonexistent/access.log', link);
   gateway.configure(withListeners(upstream, listeners, `accessLog: {path: ${link}}`));
@@ -215,7 +214,7 @@ test('sockets that a refused reload has opened are closed again', async (t) => {
     /error cannot write the access log \S+: it is a symbolic link into a directory that does not exist\.$/,
   );
   await gateway.log(/error reload refused/);
-  assert.equal(await accepts(freePort), false);
+  assert.equal(await accepts(free, OWN_HOST), false);
   assert.equal((await get(port)).body, 'old');
 });
 

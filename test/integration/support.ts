@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { Agent, createServer, type IncomingMessage, type RequestListener, request, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -16,7 +16,7 @@ import { fileURLToPath } from 'node:url';
 export const portcullis = fileURLToPath(new URL('../../portcullis', import.meta.url));
 
 /** A safety net only: no test waits this long for anything that works. */
-const WAIT_LIMIT_MS = 30_000;
+const WAIT_LIMIT_MS = 60_000;
 
 /** What a finished process left behind. */
 export interface Finished {
@@ -131,6 +131,31 @@ export class Gateway extends Running {
   configure(text: string): void {
     writeFileSync(this.configFile, text);
   }
+}
+
+/**
+ * Ports of loopback on which nobody listens, and that nobody gets who asks for a free one: unlike those that were given
+ * back a moment ago.
+ */
+export const CLOSED_PORTS = [1, 2] as const;
+
+/**
+ * An address of loopback of this process alone. A port that was given back there stays free until it is taken again, as
+ * others ask for ports of other addresses.
+ */
+export const OWN_HOST = `127.${64 + (process.pid >> 16)}.${(process.pid >> 8) & 255}.${process.pid & 255}`;
+
+const given = new Set<number>();
+
+/** A free port of `OWN_HOST`, for programs that cannot say which one they took. */
+export async function freePort(): Promise<number> {
+  const server = createTcpServer();
+  await new Promise<void>((resolve) => server.listen(0, OWN_HOST, resolve));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  if (given.has(port)) return freePort();
+  given.add(port);
+  return port;
 }
 
 /** Whatever something belongs to until it is over: a test, or a whole file (`fileLifetime`). */

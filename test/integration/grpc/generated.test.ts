@@ -6,7 +6,7 @@ import { createServer, type Socket } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { status as Code } from '@grpc/grpc-js';
 import { SharedGateway } from '../shared-gateway.ts';
-import type { Lifetime } from '../support.ts';
+import { CLOSED_PORTS, type Lifetime } from '../support.ts';
 import { assertGenerated, EchoClient, grpcGateway, limited, service, startServer } from './support.ts';
 
 const message = Buffer.from('hello');
@@ -29,16 +29,6 @@ async function silentPort(t: Lifetime): Promise<number> {
   return address.port;
 }
 
-/** A port that nobody listens on. */
-async function closedPort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  assert.ok(typeof address === 'object' && address !== null);
-  return address.port;
-}
-
 /** The gateway of the tests whose backend is not there, or says nothing. */
 const shared = new SharedGateway('responseReasonHeader: x-reason\naccessLog: {path: "-", format: json}', 1);
 
@@ -55,7 +45,7 @@ function serving(port: (file: Lifetime) => Promise<number>, rule = ''): ReturnTy
   }));
 }
 
-const closed = serving(closedPort);
+const closed = serving(async () => CLOSED_PORTS[0]);
 const silent = serving(silentPort);
 const impatient = serving(silentPort, ', timeouts: {request: 150ms}');
 const patient = serving(silentPort, ', timeouts: {request: 60s}');

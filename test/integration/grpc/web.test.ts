@@ -375,7 +375,11 @@ test('a time limit that ends a stream which has begun is told in its trailers', 
   const serverPort = await startEndlessServer(t, () => {});
   const port = await startWorker(t, serverPort, ', timeouts: {request: 300ms}');
   for (const form of forms) {
-    const reply = await call(t, port, form, service.expand.path, Buffer.from('m'));
+    let reply = await call(t, port, form, service.expand.path, Buffer.from('m'));
+    // On a busy machine the time may be over before the stream has begun; that is another case.
+    for (let tries = 0; reply.messages.length === 0 && tries < 20; tries++) {
+      reply = await call(t, port, form, service.expand.path, Buffer.from('m'));
+    }
     assert.deepEqual(reply.messages.map(String), ['m']);
     assert.equal(reply.trailers?.get('grpc-status'), '4', name(form));
     assert.match(reply.trailers?.get('grpc-message') ?? '', /^UT: /);

@@ -16,7 +16,7 @@ import { Gateway, get, portcullis } from '../support.ts';
 import { type Message, openWire, Wire } from './wire.ts';
 
 /** A safety net only. */
-const WAIT_LIMIT_MS = 20_000;
+const WAIT_LIMIT_MS = 60_000;
 
 /** Settings of a laboratory; texts are YAML in flow style, each ending without a comma. */
 export interface LabOptions {

@@ -7,7 +7,7 @@ import { test } from 'node:test';
 import { becomes, normal, ok, request, startLab, type Upstream } from './support.ts';
 import type { Wire } from './wire.ts';
 
-const lab = await startLab({ upstreams: 12, top: 'timeouts: {tunnelIdle: 1500ms}' });
+const lab = await startLab({ upstreams: 12, top: 'timeouts: {tunnelIdle: 2500ms}' });
 
 const offer = ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=='];
 const switching = 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n';
@@ -155,7 +155,7 @@ test('a tunnel in which no byte passes ends after tunnelIdle, on both sides', as
 
 test('a tunnel in which bytes pass now and then stays open', async () => {
   const { client, wire } = await tunnel(lab.upstream());
-  const endMs = Date.now() + 3000;
+  const endMs = Date.now() + 5000;
   await becomes('twice the idle time', async () => {
     await client.send('.');
     assert.equal((await wire.bytes(1)).toString(), '.');

@@ -5,21 +5,11 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import type { AddressInfo } from 'node:net';
 import { connect } from 'node:net';
 import { after, test } from 'node:test';
-import { get } from '../support.ts';
-import { becomes, listen, ok, request, startLab } from './support.ts';
+import { CLOSED_PORTS, get } from '../support.ts';
+import { becomes, ok, request, startLab } from './support.ts';
 import type { Message } from './wire.ts';
-
-/** A port on which nobody listens. */
-async function closedPort(): Promise<number> {
-  const server = await listen();
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
-}
 
 /** A port whose accept queue is full: the system drops further attempts to connect. */
 async function fullPort(): Promise<number> {
@@ -43,8 +33,11 @@ async function fullPort(): Promise<number> {
 }
 
 const lab = await startLab({
-  upstreams: 8,
-  rule: 'timeouts: {backendRequest: 700ms}',
+  kinds: {
+    t: { upstreams: 8, rule: 'timeouts: {backendRequest: 700ms}' },
+    // Those that have to answer in time.
+    prompt: { upstreams: 4, rule: 'timeouts: {backendRequest: 3s}' },
+  },
   routes: [
     '{name: refused, hostnames: [refused.test], rules: [{backendRefs: [{name: refused}]}]}',
     '{name: full, hostnames: [full.test], rules: [{backendRefs: [{name: full}]}]}',
@@ -52,7 +45,7 @@ const lab = await startLab({
     '{name: whole, hostnames: [whole.test], rules: [{timeouts: {request: 700ms}, backendRefs: [{name: t0.test}]}]}',
   ],
   backends: [
-    `{name: refused, endpoints: ["127.0.0.1:${await closedPort()}"]}`,
+    `{name: refused, endpoints: ["127.0.0.1:${CLOSED_PORTS[0]}"]}`,
     `{name: full, endpoints: ["127.0.0.1:${await fullPort()}"], connectTimeout: 400ms}`,
     '{name: unresolved, endpoints: ["no-such-host.invalid:80"]}',
   ],
@@ -116,7 +109,7 @@ test('an upstream that does not answer within timeouts.request gives 504 UT', as
 });
 
 test('a response that is not complete in time is cut, so that it does not look complete', async () => {
-  const upstream = lab.upstream();
+  const upstream = lab.upstream('prompt');
   const client = await lab.client();
   await client.send(request('GET /', upstream.host));
   const wire = await upstream.connection();
@@ -128,7 +121,7 @@ test('a response that is not complete in time is cut, so that it does not look c
 });
 
 test('a timeout of one request does not outlive it', async () => {
-  const upstream = lab.upstream();
+  const upstream = lab.upstream('prompt');
   upstream.serve(() => ok('x'));
   const client = await lab.client();
   await client.send(request('GET /', upstream.host));
@@ -136,7 +129,7 @@ test('a timeout of one request does not outlive it', async () => {
   // A request that begins now and runs out of its time shows that the time of the first one is over too;
   // the connection and its upstream must still be there.
   const witness = await lab.client();
-  await witness.send(request('GET /', lab.upstream().host));
+  await witness.send(request('GET /', lab.upstream('prompt').host));
   assert.equal((await witness.response()).status, 504);
   await client.send(request('GET /', upstream.host));
   assert.equal((await client.response()).body, 'x');

@@ -13,8 +13,9 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { promisify } from 'node:util';
 import { makeCertificate } from '../../unit/core/tls/certificates.ts';
-import { becomes, listen, request, startLab } from '../http/support.ts';
+import { becomes, request, startLab } from '../http/support.ts';
 import type { Wire } from '../http/wire.ts';
+import { freePort, OWN_HOST } from '../support.ts';
 
 const run = promisify(execFile);
 const MIB = 1024 * 1024;
@@ -97,13 +98,6 @@ writeFileSync(join(directory, 'up.key'), certificate.keyPem);
 const secure = http2.createSecureServer({ maxSessionMemory: 100, cert: certificate.pem, key: certificate.keyPem });
 const securePort = await start(secure);
 
-async function freePort(): Promise<number> {
-  const server = await listen();
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
-}
 const nghttpdPort = await freePort();
 const nginxPort = await freePort();
 
@@ -118,8 +112,8 @@ const lab = await startLab({
   backends: [
     `{name: plain, endpoints: ["127.0.0.1:${plainPort}"], protocol: h2c}`,
     `{name: tls, endpoints: ["127.0.0.1:${securePort}"], protocol: h2, tls: {serverName: up.test, caCertificates: ${directory}/ca.crt}}`,
-    `{name: nghttpd, endpoints: ["127.0.0.1:${nghttpdPort}"], protocol: h2c}`,
-    `{name: nginx, endpoints: ["127.0.0.1:${nginxPort}"], protocol: h2c}`,
+    `{name: nghttpd, endpoints: ["${OWN_HOST}:${nghttpdPort}"], protocol: h2c}`,
+    `{name: nginx, endpoints: ["${OWN_HOST}:${nginxPort}"], protocol: h2c}`,
   ],
 });
 lab.beforeClose(() => {
@@ -245,12 +239,12 @@ test('TLS sessions are resumed on later connections', async () => {
   const client = await lab.client();
   await client.send(request('GET /count', 'tls.test'));
   assert.equal((await client.response()).status, 200);
-  assert.equal(await lab.metric('portcullis_upstream_tls_resumed_handshakes_total'), resumed + 1);
+  await lab.metricBecomes('portcullis_upstream_tls_resumed_handshakes_total', resumed + 1);
 });
 
 test('nghttpd serves files, refuses what is not there, and takes uploads', { skip: noNghttpd }, async () => {
   writeFileSync(join(directory, 'large.bin'), body);
-  const server = spawn('nghttpd', ['--no-tls', '-a', '127.0.0.1', '-d', directory, String(nghttpdPort)], {
+  const server = spawn('nghttpd', ['--no-tls', '-a', OWN_HOST, '-d', directory, String(nghttpdPort)], {
     stdio: 'ignore',
   });
   lab.beforeClose(async () => {
@@ -299,7 +293,7 @@ test('nginx ends its connections after ten requests each, and not one request is
 ${process.getuid?.() === 0 ? 'user root;' : ''}
 events {}
 http { access_log off; keepalive_requests 10; ${temporary}
-  server { listen 127.0.0.1:${nginxPort} http2; root ${www};
+  server { listen ${OWN_HOST}:${nginxPort} http2; root ${www};
     location = /empty { return 204; } } }
 `,
   );

@@ -9,7 +9,7 @@ import { block, Code, connectHttp2, Flag, type Frame, frame, get, post, Type, wo
 const INITIAL_WINDOW_SIZE = 4;
 const lab = await startLab({
   upstreams: 8,
-  top: 'timeouts: {streamIdle: 1s}\nhttp2: {streamWindow: 64KiB, connectionWindow: 128KiB}',
+  top: 'timeouts: {streamIdle: 4s}\nhttp2: {streamWindow: 64KiB, connectionWindow: 128KiB}',
 });
 
 function windowUpdate(stream: number, bytes: number): Buffer {

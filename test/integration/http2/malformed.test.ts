@@ -78,7 +78,7 @@ for (const [name, fields] of Object.entries(cases)) {
     assert.equal(await client.reset(1), Code.PROTOCOL_ERROR);
     await client.headers(3, get(host));
     assert.equal((await client.answer(3)).body, 'fine');
-    assert.equal((await lab.metric('portcullis_http2_malformed_total')) - before, 1);
+    await lab.metricBecomes('portcullis_http2_malformed_total', before + 1);
     client.wire.close();
   });
 }

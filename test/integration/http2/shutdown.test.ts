@@ -13,7 +13,7 @@ import { Client, Code, connectHttp2, get, greet, Type } from './frames.ts';
 const GOAWAY_NOTICE = 0x7fff_ffff;
 
 test('a connection without requests is told to go after timeouts.idle', async () => {
-  const lab = await startLab({ upstreams: 1, top: 'timeouts: {idle: 300ms}' });
+  const lab = await startLab({ upstreams: 1, top: 'timeouts: {idle: 1s}' });
   const client = await connectHttp2(lab);
   const goaway = await client.goaway();
   assert.deepEqual(goaway, { code: Code.NO_ERROR, lastStream: 0, text: '' });
@@ -21,7 +21,7 @@ test('a connection without requests is told to go after timeouts.idle', async ()
 });
 
 test('a client that sends half a frame is told to go after timeouts.requestHead', async () => {
-  const lab = await startLab({ upstreams: 1, top: 'timeouts: {requestHead: 300ms}' });
+  const lab = await startLab({ upstreams: 1, top: 'timeouts: {requestHead: 1s}' });
   const client = await connectHttp2(lab);
   await client.send(Buffer.from([0, 0, 10, Type.HEADERS]));
   await client.send(Buffer.from([4, 0, 0, 0, 1, 0x82]));

@@ -34,7 +34,7 @@ function cgroupRoot(): string | undefined {
 /** curl as some user. */
 async function curlAs(at: TestNamespace, uid: number, url: string): Promise<string> {
   const as = ['--reuid', String(uid), '--regid', String(uid), '--clear-groups'];
-  const result = await at.run('setpriv', [...as, 'curl', '--silent', '--globoff', '--max-time', '5', url]);
+  const result = await at.run('setpriv', [...as, 'curl', '--silent', '--globoff', '--max-time', '30', url]);
   return result.code === 0 ? result.stdout : `curl ${result.code}`;
 }
 

@@ -80,7 +80,7 @@ test('with failOpen traffic goes past a dead proxy', { skip }, async (t) => {
   assert.equal(await curl(client, url), 'proxy');
   await kill(proxy);
   await until(async () => (await curl(client, url)) === `application from ${client.address}`);
-  assert.equal(await rulesOf(client), '');
+  await until(async () => (await rulesOf(client)) === '');
   await startProxy(t, client.path, 'open');
   assert.equal(await curl(client, url), 'proxy');
 });

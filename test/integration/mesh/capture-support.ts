@@ -105,6 +105,6 @@ export function serveCapture(
 
 /** What curl gets from inside a namespace: the body, or `curl` and its exit code (7: refused, 28: no answer). */
 export async function curl(at: TestNamespace, url: string, ...options: string[]): Promise<string> {
-  const result = await at.run('curl', ['--silent', '--globoff', '--max-time', '5', ...options, url]);
+  const result = await at.run('curl', ['--silent', '--globoff', '--max-time', '30', ...options, url]);
   return result.code === 0 ? result.stdout : `curl ${result.code}`;
 }

@@ -1,7 +1,7 @@
 // `portcullis control` and `portcullis mesh` as an operator and a node meet them: the real process, the real clients.
 
 import assert from 'node:assert/strict';
-import { readdirSync, writeFileSync } from 'node:fs';
+import { readdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { configFor, startApi } from '../../support/kube-api/harness.ts';
@@ -174,6 +174,79 @@ test('a second control plane on the same CA is refused, and one that was killed 
   third.process.kill('SIGTERM');
   assert.equal((await third.process.finished).code, 0);
   assert.deepEqual(readdirSync(join(base, 'state/ca')).includes('lock'), false);
+});
+
+test('an identity that is blocked gets no certificate by its node either, until it is not', async (t) => {
+  const blocked = `${CONFIG}attestation: {blockedIdentities: ["${CART}"]}\n`;
+  const control = new Control(t, { 'cart.yaml': workload('cart', '10.1.0.5') }, blocked);
+  const host = await Host.of(t, control, await createToken(control, '--node', 'host-a'));
+  await host.join();
+  const reason = { code: 'identity-not-allowed', message: /sa\/cart is blocked \(attestation\.blockedIdentities\)/ };
+  await assert.rejects(host.request(CART), reason);
+  await control.process.log(/warn a certificate request was refused .*cause=".*sa\/cart is blocked/);
+  const reload = async (config: string, count: number): Promise<void> => {
+    writeFileSync(control.file, config);
+    control.process.kill('SIGHUP');
+    await control.process.log(/info configuration applied/, count);
+  };
+  await reload(CONFIG, 1);
+  await host.request(CART);
+  await reload(blocked, 2);
+  await assert.rejects(host.request(CART), reason);
+});
+
+test('a control plane whose source is cut off says of nothing new that it is outside, and all else', async (t) => {
+  const control = new Control(t, { 'cart.yaml': workload('cart', '10.1.0.5') });
+  const host = await Host.of(t, control, await createToken(control, '--node', 'host-a'));
+  await host.join();
+  const { xds } = await host.follow(t);
+  assert.deepEqual(await xds.lookup('/10.77.0.1', 10_000), { status: 'absent' });
+  const directory = join(control.base, 'mesh');
+  renameSync(directory, `${directory}-away`);
+  await control.process.log(/warn the source of the mesh is cut off .*nodes refuse them/);
+  assert.match(await control.mesh('status', '--admin', await control.admin()), /^ +cut off: what it does not know /m);
+  assert.deepEqual(await xds.lookup('/10.77.0.2', 100), { status: 'deadline', connected: true });
+  assert.equal((await xds.lookup('/10.1.0.5', 10_000)).status, 'found');
+  assert.deepEqual(xds.known('/10.77.0.1'), { status: 'absent' });
+  const waiting = xds.lookup('/10.77.0.3', 60_000);
+  renameSync(`${directory}-away`, directory);
+  await control.process.log(/info the source of the mesh is followed again/);
+  assert.deepEqual(await waiting, { status: 'absent' });
+});
+
+test('a mesh whose directory is empty or away at once goes on, and status, metric and log say so', async (t) => {
+  const control = new Control(t, {
+    'cart.yaml': workload('cart', '10.1.0.5'),
+    'web.yaml': workload('web', '10.1.0.6'),
+  });
+  const admin = ['--admin', await control.admin()];
+  await control.address();
+  const directory = join(control.base, 'mesh');
+  const problems = async (): Promise<string> => /source_errors (\d+)$/m.exec((await control.get('/metrics')).body)![1]!;
+  assert.equal(await problems(), '0');
+  for (const name of ['cart.yaml', 'web.yaml']) renameSync(join(directory, name), join(control.base, name));
+  await control.process.log(/error mesh directory has lost all of its files, what they held stays in use/);
+  const status = await control.mesh('status', ...admin);
+  // Two renames may be two looks: the last files that went are those that are missed.
+  assert.match(status, /^mesh .*: [12] workloads?, [12] services?,/m);
+  assert.match(status, /^source .* problems?:\n +\/\S+\/mesh: .*stays in use; bring the files back, or, if/m);
+  assert.notEqual(await problems(), '0');
+  // What is applied meanwhile would be all that is left of the mesh.
+  const refused = await runToEnd(t, 'mesh', 'apply', ...admin, join(control.base, 'cart.yaml'));
+  assert.equal(refused.code, 1);
+  assert.match(refused.stderr, /nothing was written to \S+\/mesh: .* gone, .*bring the files back/);
+  assert.deepEqual(readdirSync(directory), []);
+  for (const name of ['cart.yaml', 'web.yaml']) renameSync(join(control.base, name), join(directory, name));
+  await control.process.log(/info mesh directory has files again/);
+  assert.equal(await problems(), '0');
+  renameSync(directory, `${directory}-away`);
+  await control.process.log(/error mesh directory cannot be read/);
+  assert.match(await control.mesh('status', ...admin), /^ +\/\S+\/mesh: the directory cannot be read \(ENOENT/m);
+  assert.notEqual(await problems(), '0');
+  renameSync(`${directory}-away`, directory);
+  await control.process.log(/info mesh directory can be read again/);
+  assert.equal(await problems(), '0');
+  assert.doesNotMatch(await control.mesh('status', ...admin), /problem/);
 });
 
 test('with a Kubernetes cluster as its source it is ready when the cluster is known', async (t) => {

@@ -49,8 +49,24 @@ test('a node proxy gets what concerns its node, and asks for the rest when it is
   assert.deepEqual(await client.lookup('/10.77.0.1', 10_000), { status: 'absent' });
 });
 
+test('a control plane that is cut off from its source has no answer about what is not known, until it is not', async (t) => {
+  const control = await new ControlPlane().listen(t);
+  setState(control.discovery, web, cart, cart0);
+  const { client } = new NodeClient(t, control.port);
+  await client.start();
+  await client.synced();
+  control.discovery.setCutOff(true);
+  assert.deepEqual(await client.lookup('/10.77.0.1', 50), { status: 'deadline', connected: true });
+  const waiting = client.lookup('/10.77.0.2', 10_000);
+  assert.equal((await client.lookup('/10.9.0.1', 10_000)).status, 'found', 'nothing is held up by that');
+  assert.equal(client.known('/10.77.0.2'), null);
+  control.discovery.setCutOff(false);
+  assert.deepEqual(await waiting, { status: 'absent' });
+});
+
 test('an address that did not exist is found when it comes to be', async (t) => {
   const control = await new ControlPlane().listen(t);
+  setState(control.discovery);
   const proxy = new NodeClient(t, control.port);
   await proxy.client.start();
   await proxy.client.synced();
@@ -125,13 +141,96 @@ test('what was there and cannot be read by this version any more is not known, a
   const file = stateFile(t);
   const saved = new SavedFile(file, () => {});
   // The service of one name is missing; of the other the control plane has said that nothing has it.
-  saved.write(() => new ProxyState('cluster.local').save(['/10.9.0.1', '!/10.9.0.2']));
+  const absences = [{ name: '/10.9.0.2', confirmedS: Math.floor(Date.now() / 1000) }];
+  saved.write(() => new ProxyState('cluster.local').save({ subscriptions: ['/10.9.0.1'], absences }));
   await saved.close();
   const control = await new ControlPlane().listen(t);
   const { client } = new NodeClient(t, control.port, { stateFile: file });
   await client.start();
   assert.deepEqual([client.known('/10.9.0.1'), client.known('/10.9.0.2')], [null, { status: 'absent' }]);
   assert.deepEqual(client.names, ['/10.9.0.2']);
+});
+
+test('what was saved as nothing’s is believed for a day; then it is not known, and asked for again', async (t) => {
+  const hourMs = 60 * 60_000;
+  // Whole seconds are saved.
+  const clock = { nowMs: Math.floor(Date.now() / 1000) * 1000 };
+  const nowMs = (): number => clock.nowMs;
+  const file = stateFile(t);
+  const old: string[] = [];
+  const onOld = (names: readonly string[]): void => void old.push(...names);
+  const start = async (port: number): Promise<NodeClient> => {
+    const node = new NodeClient(t, port, { stateFile: file, nowMs, onOld });
+    await node.client.start();
+    return node;
+  };
+  const control = await new ControlPlane().listen(t);
+  setState(control.discovery, web);
+  const before = await start(control.port);
+  await before.client.synced();
+  await before.client.lookup('/10.9.0.1', 10_000);
+  // However long that goes on, the control plane would have told. What is on disk is as new as that in the end.
+  clock.nowMs += 100 * hourMs;
+  before.client.review();
+  assert.deepEqual([before.client.known('/10.9.0.1'), old], [{ status: 'absent' }, []]);
+  await before.client.close();
+  control.stop();
+
+  clock.nowMs += 20 * hourMs;
+  const within = await start(control.port);
+  assert.deepEqual(within.client.known('/10.9.0.1'), { status: 'absent' });
+  // A restart makes nothing younger, nor does time that passes while the process is there.
+  await within.client.close();
+  const again = await start(control.port);
+  clock.nowMs += 4 * hourMs;
+  again.client.review();
+  assert.deepEqual([again.client.known('/10.9.0.1'), old], [{ status: 'absent' }, []]);
+  clock.nowMs += 1000;
+  again.client.review();
+  assert.deepEqual([again.client.known('/10.9.0.1'), old, again.client.names], [null, ['/10.9.0.1'], []]);
+  assert.deepEqual(await again.client.lookup('/10.9.0.1', 20), { status: 'deadline', connected: false });
+  await again.client.close();
+
+  const saved = new SavedFile(file, () => {});
+  const confirmedS = Math.floor(clock.nowMs / 1000) - 25 * 3600;
+  // As earlier versions have written it, too: without a time.
+  const subscriptions = ['!/10.9.0.2'];
+  saved.write(() =>
+    new ProxyState('cluster.local').save({ subscriptions, absences: [{ name: '/10.9.0.1', confirmedS }] }),
+  );
+  await saved.close();
+  const late = await start(control.port);
+  assert.deepEqual(
+    [late.client.known('/10.9.0.1'), late.client.known('/10.9.0.2'), late.client.names],
+    [null, null, []],
+  );
+  const waiting = late.client.lookup('/10.9.0.2', 10_000);
+  const second = new ControlPlane();
+  setState(second.discovery, web, cart);
+  await second.listen(t, control.port);
+  assert.deepEqual(await waiting, { status: 'absent' });
+  assert.equal((await late.client.lookup('/10.9.0.1', 10_000)).status, 'found');
+});
+
+test('a process that ends without a word has written down within an hour that what was nothing’s still is', async (t) => {
+  const clock = { nowMs: Date.now() };
+  const file = stateFile(t);
+  const control = await new ControlPlane().listen(t);
+  setState(control.discovery, web);
+  const { client } = new NodeClient(t, control.port, { stateFile: file, nowMs: () => clock.nowMs });
+  await client.start();
+  await client.synced();
+  await client.lookup('/10.9.0.1', 10_000);
+  client.save();
+  const savedS = async (): Promise<number | undefined> => {
+    const bytes = await new SavedFile(file, () => {}).read();
+    return bytes && new ProxyState('cluster.local').load(bytes).absences[0]?.confirmedS;
+  };
+  const firstS = Math.floor(clock.nowMs / 1000);
+  while ((await savedS()) !== firstS) await new Promise(setImmediate);
+  clock.nowMs += 60 * 60_000;
+  client.review();
+  while ((await savedS()) !== firstS + 3600) await new Promise(setImmediate);
 });
 
 test('a saved state that is a part of the mesh is not taken for all of it', async (t) => {

@@ -48,6 +48,7 @@ interface ControlPlane {
   lines: ReturnType<typeof recordingLog>['lines'];
   /** Workloads that run on n1. */
   onNode: Set<string>;
+  blocked: Set<string>;
   server: grpc.Server;
 }
 
@@ -56,12 +57,14 @@ async function startControlPlane(t: TestContext): Promise<ControlPlane> {
   const tokens = new JoinTokens(join(temporaryDirectory(t), 'tokens'), TRUST_DOMAIN);
   const { log, lines } = recordingLog();
   const onNode = new Set([CART, WEB]);
+  const blocked = new Set<string>();
   const server = new grpc.Server();
   t.after(() => server.forceShutdown());
   const counts = await addCertificateService(server, {
     authority,
     attestors: [tokens, new CertificateAttestor(TRUST_DOMAIN)],
     runsOnNode: (node, identity) => node === 'n1' && onNode.has(identity),
+    isBlocked: (identity) => blocked.has(identity),
     log,
   });
   const names = { identity: `spiffe://${TRUST_DOMAIN}/ns/system/sa/control`, dnsNames: ['localhost'] };
@@ -71,7 +74,7 @@ async function startControlPlane(t: TestContext): Promise<ControlPlane> {
   const port = await new Promise<number>((resolve, reject) => {
     server.bindAsync('127.0.0.1:0', credentials, (error, bound) => (error ? reject(error) : resolve(bound)));
   });
-  return { authority, tokens, serverTls, counts, address: `127.0.0.1:${port}`, lines, onNode, server };
+  return { authority, tokens, serverTls, counts, address: `127.0.0.1:${port}`, lines, onNode, blocked, server };
 }
 
 interface Node {
@@ -187,6 +190,30 @@ test('who may not have an identity is refused by name, and nothing is signed or 
   assert.equal((await ask(CART)).length, 2);
   control.onNode.delete(CART);
   await assert.rejects(ask(CART), refusal('identity-not-allowed'));
+});
+
+test('a node gets no certificate of a workload that is blocked, and knows why; the others it gets', async (t) => {
+  const control = await startControlPlane(t);
+  control.blocked.add(CART);
+  const token = await control.tokens.create({ node: 'n1', expiresMs: Date.now() + 60_000, uses: null });
+  const node = await startNode(t, control, token);
+  node.store.hold(NODE);
+  await wait(node, NODE);
+  for (const identity of [CART, WEB]) node.store.hold(identity);
+  await wait(node, WEB);
+  while (node.store.errorOf(CART) === null) await new Promise((resolve) => setImmediate(resolve));
+  const { code, message } = node.store.errorOf(CART)!;
+  assert.deepEqual(
+    [code, message],
+    ['identity-not-allowed', `the CA refuses: ${CART} is blocked (attestation.blockedIdentities)`],
+  );
+  assert.equal(node.store.get(CART), null);
+  // One that the node has already stays.
+  control.blocked.add(WEB);
+  await assert.rejects(node.client.request(await requestFor(WEB), WEB, 0), refusal('identity-not-allowed', /blocked/));
+  assert.ok(node.store.get(WEB));
+  control.blocked.clear();
+  await wait(node, CART);
 });
 
 /** Asks for an identity with a certificate that an issuer has signed for another one. */

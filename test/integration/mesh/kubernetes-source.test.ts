@@ -84,6 +84,35 @@ test('the label of a pod goes before that of its namespace, and that before the 
   assert.deepEqual(protocols(), ['host none', 'in none', 'odd none', 'out none', 'plain hbone']);
 });
 
+test('with `meshByDefault` pods are in the mesh where neither they nor their namespaces say otherwise', async (t) => {
+  const api = await startApi(t);
+  api.store.put('namespaces', namespace('off', 'disabled'));
+  api.store.put('namespaces', namespace('plain'));
+  const label = (value: string) => ({ labels: { 'portcullis.dev/mesh': value } });
+  api.store.put('pods', pod('in', { ip: '10.0.0.1', namespace: 'plain' }));
+  api.store.put('pods', pod('out', { ip: '10.0.0.2', namespace: 'plain', ...label('disabled') }));
+  api.store.put('pods', pod('off', { ip: '10.0.0.3', namespace: 'off' }));
+  api.store.put('pods', pod('on', { ip: '10.0.0.4', namespace: 'off', ...label('enabled') }));
+  api.store.put('pods', pod('host', { ip: '192.168.0.1', namespace: 'plain', hostNetwork: true }));
+  const protocols = async (meshByDefault: boolean): Promise<string[]> => {
+    const { state } = await follow(t, api, { meshByDefault });
+    return [...state.workloads.values()].map(({ name, protocol }) => `${name} ${protocol}`).sort();
+  };
+  assert.deepEqual(await protocols(true), ['host none', 'in hbone', 'off none', 'on hbone', 'out none']);
+  assert.deepEqual(await protocols(false), ['host none', 'in none', 'off none', 'on hbone', 'out none']);
+});
+
+test('services are named after the domain of the cluster, and pods are endpoints by these names', async (t) => {
+  const api = await startApi(t);
+  api.store.put('services', service('cart'));
+  api.store.put('pods', pod('cart-0', { labels: { app: 'cart' } }));
+  const followed = await follow(t, api, { clusterDomain: 'mesh.internal' });
+  const key = 'shop/cart.shop.svc.mesh.internal';
+  assert.deepEqual([...followed.state.services.keys()], [key]);
+  assert.equal(followed.state.services.get(key)!.hostname, 'cart.shop.svc.mesh.internal');
+  assert.deepEqual(Object.keys(followed.pod('cart-0')!.services), [key]);
+});
+
 test('a pod says that it has a sidecar, and what becomes of plain text, unless its namespace does; a node has no right to it', async (t) => {
   const api = await startApi(t);
   const labels = (mesh?: string, mode?: string): Record<string, string> => ({

@@ -154,6 +154,55 @@ test('the last state stays while the server is away, and one line says so', asyn
   assert.equal(api.count('list', 'pods'), 1);
 });
 
+test('a source knows how long it may have missed what is new, and when it has caught up', async (t) => {
+  const api = await startApi(t);
+  api.store.put('pods', pod('one'));
+  const clock = { nowMs: 1_000_000 };
+  const followed = new Followed(async () => configFor(api), { now: () => clock.nowMs });
+  t.after(() => followed.source.close());
+  assert.equal(followed.source.behindMs, Number.POSITIVE_INFINITY);
+  await followed.start();
+  assert.equal(followed.source.behindMs, 0, 'it has just been listed');
+  const watching = async (): Promise<void> => {
+    const isOne = (plural: string): boolean => api.watches(plural).length === 1;
+    await api.until(() => ['pods', 'services', 'endpointslices'].every(isOne));
+    const { source } = followed;
+    while (!source.state.collections.every(({ phase }) => phase === 'watching')) await new Promise(setImmediate);
+  };
+  await watching();
+  // Silence is no sign of anything, but a watch that has just begun may have much to tell.
+  clock.nowMs += 4000;
+  assert.equal(followed.source.behindMs, 4000);
+  clock.nowMs += 1000;
+  assert.equal(followed.source.behindMs, 0);
+  clock.nowMs += 60_000;
+  assert.equal(followed.source.behindMs, 0);
+
+  await api.stop();
+  const isAway = (): boolean => followed.source.state.collections.every(({ lastError }) => lastError !== '');
+  await followed.until('the server is away', isAway);
+  clock.nowMs += 30_000;
+  assert.equal(followed.source.behindMs, 30_000, 'counted from the break');
+  await api.listen();
+  await watching();
+  assert.equal(followed.source.behindMs, 30_000);
+  clock.nowMs += 5000;
+  assert.equal(followed.source.behindMs, 0);
+  // One collection of those that make addresses is enough; the others make none.
+  api.refuse('watch', 'serviceaccounts', new Refusal(403, 'Forbidden', 'no'), 1_000_000);
+  api.watches('serviceaccounts')[0]!.destroy();
+  const broken = (plural: string) => (): boolean =>
+    followed.source.state.collections.find(({ resource }) => resource === plural)!.lastError !== '';
+  await followed.until('refused', broken('serviceaccounts'));
+  clock.nowMs += 20_000;
+  assert.equal(followed.source.behindMs, 0);
+  api.refuse('watch', 'services', new Refusal(403, 'Forbidden', 'no'), 1_000_000);
+  api.watches('services')[0]!.destroy();
+  await followed.until('refused', broken('services'));
+  clock.nowMs += 20_000;
+  assert.equal(followed.source.behindMs, 20_000);
+});
+
 test('lines in pieces, compressed answers and names of every script arrive whole', async (t) => {
   const api = await startApi(t);
   api.pieceBytes = 3;

@@ -41,8 +41,8 @@ spec:
 
   await t.test('a client of a tunnel needs a valid certificate of the mesh', async (t) => {
     const cart = mesh.at('cart-0').address;
-    const open = (papers: Awaited<ReturnType<Forger['issue']>> | null) =>
-      openTunnel(clients, mesh.at('thief'), cart, `${cart}:8080`, papers);
+    const open = (papers: Awaited<ReturnType<Forger['issue']>> | null, newest?: 'TLSv1.2') =>
+      openTunnel(clients, mesh.at('thief'), cart, `${cart}:8080`, papers, newest);
     const good = await open(await forger.issue(web));
     assert.ok(good.kind === 'answered', JSON.stringify(good));
     assert.deepEqual([good.status, good.peer], [200, `URI:${mesh.identity('cart-0')}`]);
@@ -63,6 +63,11 @@ spec:
         assert.match(outcome.reason, code);
       });
     }
+    await t.test('a valid certificate over TLS 1.2', async () => {
+      const outcome = await open(await forger.issue(web), 'TLSv1.2');
+      assert.ok(outcome.kind === 'refused', JSON.stringify(outcome.kind));
+      assert.match(outcome.reason, /PROTOCOL_VERSION/);
+    });
     await t.test('a valid one of somebody who may not', async () => {
       const outcome = await open(await forger.issue('spiffe://cluster.local/ns/shop/sa/thief'));
       if (outcome.kind === 'refused') return;
@@ -79,9 +84,12 @@ spec:
   });
 
   await t.test('the node that refused them counts them by reason', async () => {
-    const metrics = await mesh.node('two').page('/metrics');
     for (const failure of ['client_certificate_required', 'unknown_ca', 'certificate_expired']) {
-      assert.ok(metrics.includes(`portcullis_tls_handshake_failures_total{failure="${failure}"} 1\n`), failure);
+      await eventually(`${failure} is counted`, async () =>
+        (await mesh.node('two').page('/metrics')).includes(
+          `portcullis_tls_handshake_failures_total{failure="${failure}"} 1\n`,
+        ),
+      );
     }
   });
 

@@ -125,15 +125,18 @@ test('policies and strict mode on the nodes', { skip }, async (t) => {
   });
 
   await t.test('the graph of the node says who was denied', async () => {
-    const edges = JSON.parse(await mesh.node('two').page('/mesh/graph')) as GraphEdge[];
     for (const [account, workload] of [
       ['thief', 'cart-0'],
       ['web', 'bank-0'],
     ]) {
-      const edge = edges.find(
-        ({ source, destination }) => source.endsWith(`/sa/${account}`) && destination.endsWith(`/${workload}`),
-      );
-      assert.ok(edge !== undefined && edge.denied > 0, JSON.stringify(edges));
+      await eventually(`${account} was denied ${workload}`, async () => {
+        const edges = JSON.parse(await mesh.node('two').page('/mesh/graph')) as GraphEdge[];
+        const edge = edges.find(
+          ({ source, destination }) => source.endsWith(`/sa/${account}`) && destination.endsWith(`/${workload}`),
+        );
+        if (edge === undefined || edge.denied === 0) throw new Error(JSON.stringify(edges));
+        return true;
+      });
     }
   });
 
@@ -178,11 +181,14 @@ test('policies and strict mode on the nodes', { skip }, async (t) => {
     assert.match(String((await once(socket, 'data'))[0]), /^HTTP\/1\.1 101 /);
     await mesh.change({ policies: POLICIES.replace('/admin*', '/chat*').replace('sa/cart]', 'sa/bank]') });
     await Promise.all(closed);
-    const details = mesh
-      .node('two')
-      .accessLog()
-      .map(({ detail }) => detail);
-    assert.ok(details.includes('not_allowed_by_shop/tellers'), details.join('\n'));
+    await eventually('the log says why', () => {
+      const details = mesh
+        .node('two')
+        .accessLog()
+        .map(({ detail }) => detail);
+      if (!details.includes('not_allowed_by_shop/tellers')) throw new Error(details.join('\n'));
+      return true;
+    });
   });
 
   await t.test('a policy that changes counts at once, on connections that are open, too', async () => {

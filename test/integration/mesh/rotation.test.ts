@@ -15,7 +15,7 @@ import { temporaryDirectory } from '../../unit/mesh-agent/commands/support.ts';
 import { runToEnd } from '../support.ts';
 import { CONFIG, Control, createToken, workload } from './control-process.ts';
 
-const DEADLINE_MS = 20_000;
+const DEADLINE_MS = 60_000;
 
 /** Renewals are not spread over time. */
 const clock = { ...systemClock, random: () => 0 };

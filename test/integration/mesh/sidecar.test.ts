@@ -180,11 +180,11 @@ test('a workload with a sidecar in a mesh of node proxies', { skip: meshSkipReas
     });
     const denied = await clients.request(at('api-0'), mesh.vip('cart'), 80, { path: '/denied' });
     assert.equal(denied.status, 403);
-    const records = JSON.parse(await mesh.node('two').page('/requests?workload=shop/cart-0')).requests;
-    assert.deepEqual(
-      [records[0].path.text, records[0].peer, records[0].policy],
-      ['/denied', mesh.identity('api-0'), 'shop/cart'],
-    );
+    const record = await eventually('it is recorded', async () => {
+      const { requests } = JSON.parse(await mesh.node('two').page('/requests?workload=shop/cart-0'));
+      return requests[0]?.path.text === '/denied' && requests[0];
+    });
+    assert.deepEqual([record.peer, record.policy], [mesh.identity('api-0'), 'shop/cart']);
     assert.deepEqual(JSON.parse(await mesh.node('two').page('/requests?workload=shop/other')).requests, []);
   });
 
@@ -240,7 +240,7 @@ test('a workload with a sidecar in a mesh of node proxies', { skip: meshSkipReas
     assert.match(await done, /^HTTP\/1\.1 200 /);
     const { code, stderr } = await sidecar.finished;
     assert.equal(code, 0, stderr);
-    assert.equal(await rules('web-0'), '');
+    await eventually('its rules are gone', async () => (await rules('web-0')) === '');
     assert.equal((await clients.request(at('web-0'), at('stranger').address, 8080)).status, 200);
   });
 });

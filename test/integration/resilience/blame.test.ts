@@ -2,9 +2,9 @@
 // that last.
 
 import assert from 'node:assert/strict';
-import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { connect, createServer, type Socket } from 'node:net';
 import { type TestContext, test } from 'node:test';
-import { get, startGateway, startUpstream } from '../support.ts';
+import { freePort, get, OWN_HOST, startGateway, startUpstream } from '../support.ts';
 
 /** Ejections so far, of all causes. */
 async function ejections(admin: number): Promise<number> {
@@ -60,9 +60,9 @@ test('a connection that is passed on says that its endpoint serves', async (t) =
     socket.on('error', () => {});
     socket.pipe(socket);
   });
-  const listen = (at: number): Promise<number> =>
-    new Promise((resolve) => server.listen(at, '127.0.0.1', () => resolve((server.address() as AddressInfo).port)));
-  const upstream = await listen(0);
+  const listen = (): Promise<void> => new Promise((resolve) => server.listen(upstream, OWN_HOST, resolve));
+  const upstream = await freePort();
+  await listen();
   t.after(() => {
     if (listening) server.close();
   });
@@ -75,7 +75,7 @@ listeners: [{name: http, address: "127.0.0.1:0", protocols: [tcp]}]
 routes: [{name: all, kind: TCP, rules: [{backendRefs: [{name: app}]}]}]
 backends:
   - name: app
-    endpoints: ["127.0.0.1:${upstream}"]
+    endpoints: ["${OWN_HOST}:${upstream}"]
     outlierDetection: {consecutive5xx: 2, consecutiveGatewayFailures: 2}
 `,
   );
@@ -95,7 +95,7 @@ backends:
     await new Promise((resolve) => server.close(resolve));
     listening = false;
     await exchange(t, port, 'refused');
-    await listen(upstream);
+    await listen();
     listening = true;
     await echo();
   }

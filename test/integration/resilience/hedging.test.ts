@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { LATENCY_SAMPLES_MIN } from '../../../core/lb/latency-quantile.ts';
 import { becomes, ok, request, startLab, type Upstream } from '../http/support.ts';
 import type { Wire } from '../http/wire.ts';
 import { Type } from '../http2/frames.ts';
@@ -21,7 +22,7 @@ const lab = await startLab({
     multiplexed: { upstreams: 3, rule: RACE, backend: 'protocol: h2c' },
     learning: { upstreams: 2, rule: 'hedge: {quantile: 0.9, minDelay: 1ms, budgetPercent: 50}' },
     breaking: { upstreams: 2, rule: RACE, backend: 'circuitBreaker: {maxConnections: 1}' },
-    quick: { upstreams: 1, rule: `${RACE}, timeouts: {request: 300ms}` },
+    quick: { upstreams: 1, rule: `${RACE}, timeouts: {request: 2s}` },
     tight: { upstreams: 1, rule: 'hedge: {delay: 20ms, budgetPercent: 2}' },
   },
 });
@@ -265,7 +266,7 @@ test('with a quantile, a rule learns how long its requests take before it hedges
   await client.send(request('GET /', upstream.host));
   const wire = await upstream.connection();
   // Not one of these is hedged, however slow: nothing is known yet.
-  for (let i = 0; i < 110; i++) {
+  for (let i = 0; i < LATENCY_SAMPLES_MIN; i++) {
     if (i > 0) await client.send(request('GET /', upstream.host));
     await wire.request();
     await wire.send(ok('quick'));

@@ -2,14 +2,22 @@
 
 import assert from 'node:assert/strict';
 import { createServer as createHttp2Server, type Http2Server, type ServerHttp2Stream } from 'node:http2';
-import { type AddressInfo, createServer, type Server } from 'node:net';
+import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
 import { becomes, ok, request, startLab } from '../http/support.ts';
 import { openWire } from '../http/wire.ts';
 import { block, Flag, frame, Type } from '../http2/frames.ts';
 import { accept } from '../http2-upstream/support.ts';
 import { SharedGateway } from '../shared-gateway.ts';
-import { type Gateway, get, type Lifetime, namedUpstream, startGateway, startUpstream } from '../support.ts';
+import {
+  CLOSED_PORTS,
+  type Gateway,
+  get,
+  type Lifetime,
+  namedUpstream,
+  startGateway,
+  startUpstream,
+} from '../support.ts';
 
 const lab = await startLab({
   kinds: {
@@ -20,7 +28,7 @@ const lab = await startLab({
     },
     timeouts: {
       upstreams: 3,
-      rule: 'retry: {attempts: 1, backoff: 1ms}, timeouts: {request: 20s, backendRequest: 150ms}',
+      rule: 'retry: {attempts: 1, backoff: 1ms}, timeouts: {request: 20s, backendRequest: 1s}',
     },
   },
 });
@@ -51,15 +59,6 @@ function retrying(
 
 function listed(endpoints: (number | string)[]): string {
   return endpoints.map((one) => (typeof one === 'string' ? one : `"127.0.0.1:${one}"`)).join(', ');
-}
-
-/** A port on which nothing listens. */
-async function closedPort(): Promise<number> {
-  const server: Server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 async function send(port: number, text: string): Promise<{ status: number; body: string; reason: string | undefined }> {
@@ -261,7 +260,7 @@ const connecting = retrying(async (file) => {
     incoming.on('data', (chunk) => (body += chunk));
     incoming.on('end', () => response.end(body));
   });
-  return [await closedPort(), good];
+  return [CLOSED_PORTS[0], good];
 }, 'retry: {backoff: 1ms}');
 
 test('a request of any method that found no connection goes to another endpoint', async () => {

@@ -22,17 +22,18 @@ const upstream = await openUpstream();
 upstream.serve(named('ok'));
 const first = issue('first', ['dns:a.example']);
 const next = issue('next', ['dns:a.example']);
-const listener = (tls: string): string => `
+const listener = (tls: string, handshake = '4s'): string => `
 workers: 1
 admin: {address: "127.0.0.1:0"}
-timeouts: {tlsHandshake: 300ms}
-drainTimeout: 5s
+timeouts: {tlsHandshake: ${handshake}}
+drainTimeout: 20s
 listeners:
   - {name: https, address: "127.0.0.1:0", protocols: [http/1.1]${tls}}
 routes: [{name: all, rules: [{backendRefs: [{name: app}]}]}]
 backends: [{name: app, endpoints: ["127.0.0.1:${upstream.port}"]}]
 `;
-const secure = listener(`, tls: {certificates: [${pairOf('site')}]}`);
+const certificate = `, tls: {certificates: [${pairOf('site')}]}`;
+const secure = listener(certificate);
 const site = await startSite({ config: secure, files: filesOf({ site: first }) });
 site.beforeClose(() => upstream.close());
 
@@ -118,8 +119,9 @@ test('a reload that takes TLS off in the middle of a handshake ends that connect
   assert.equal(await shown(), 'first');
 });
 
-test('a handshake that takes too long is ended, wherever it is', () =>
-  site.leavingNothing(async () => {
+test('a handshake that takes too long is ended, wherever it is', async () => {
+  await site.reload(listener(certificate, '300ms'));
+  await site.leavingNothing(async () => {
     const before = await site.metric('tls_handshake_failures_total{failure="timeout"}');
     const hello = await clientHello();
     for (const part of [0, 30, hello.length]) {
@@ -129,7 +131,9 @@ test('a handshake that takes too long is ended, wherever it is', () =>
       wire.close();
     }
     await site.metricBecomes('tls_handshake_failures_total{failure="timeout"}', before + 3);
-  }));
+  });
+  await site.reload(secure);
+});
 
 test('when descriptors run out, clients are turned away, and served again afterwards', async () => {
   const { pid } = site.gateway;

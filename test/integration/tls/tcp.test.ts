@@ -2,10 +2,10 @@
 
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
-import { becomes, listen } from '../http/support.ts';
+import { becomes } from '../http/support.ts';
 import { openWire } from '../http/wire.ts';
+import { CLOSED_PORTS } from '../support.ts';
 import { filesOf, issue, openUpstream, pairOf, Site, startSite } from './support.ts';
 
 const MIB = 1024 * 1024;
@@ -13,15 +13,17 @@ const upstream = await openUpstream();
 const heavy = await openUpstream();
 const light = await openUpstream();
 const idle = await openUpstream();
-const gone = await listen();
-const gonePort = (gone.address() as AddressInfo).port;
-gone.close();
-const ports: Record<string, number> = { app: upstream.port, heavy: heavy.port, light: light.port, down: gonePort };
+const ports: Record<string, number> = {
+  app: upstream.port,
+  heavy: heavy.port,
+  light: light.port,
+  down: CLOSED_PORTS[0],
+};
 const config = (tunnelIdle: string): string => `
 workers: 1
 admin: {address: "127.0.0.1:0"}
 accessLog: {path: access.log}
-drainTimeout: 300ms
+drainTimeout: 3s
 timeouts: {tunnelIdle: ${tunnelIdle}}
 listeners:
   - {name: tcp, address: "127.0.0.1:0", protocols: [tcp]}

@@ -13,7 +13,7 @@ import { KubeApi } from './server.ts';
 export const QUICK = { firstMs: 5, maxMs: 40 };
 
 /** How long anything that works is waited for: a safety net. */
-const WAIT_LIMIT_MS = 20_000;
+const WAIT_LIMIT_MS = 60_000;
 
 /** A running API server. */
 export async function startApi(t: TestContext, tls?: { key: string; cert: string }): Promise<KubeApi> {

@@ -21,7 +21,7 @@ import { Watcher } from './watcher.ts';
 const GZIP_BYTES_MIN = 128 * 1024;
 
 /** A safety net only. */
-const WAIT_LIMIT_MS = 10_000;
+const WAIT_LIMIT_MS = 60_000;
 
 /** A request that has been answered. */
 export interface SeenRequest {

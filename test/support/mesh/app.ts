@@ -13,8 +13,13 @@ import type { AppPort, AppSpec } from './apps.ts';
 const spec = JSON.parse(process.argv[2]!) as AppSpec;
 const endings: (() => void)[] = [];
 let ending = false;
+/** What `/healthz` answers. */
+let healthStatus = 200;
 
-/** Says who was reached, and what arrived there. `/wait/MS`: answers later; `/bytes/N`: with so many bytes. */
+/**
+ * Says who was reached, and what arrived there. `/wait/MS`: answers later; `/bytes/N`: with so many bytes; `/healthz`:
+ * with the status that was last PUT there.
+ */
 async function answer(port: AppPort, incoming: IncomingMessage, response: ServerResponse): Promise<void> {
   const [, verb, number] = /^\/(wait|bytes|status)\/(\d+)/.exec(incoming.url!) ?? [];
   const chunks: Buffer[] = [];
@@ -24,6 +29,10 @@ async function answer(port: AppPort, incoming: IncomingMessage, response: Server
   if (verb === 'wait') await delay(Number(number));
   if (verb === 'bytes') return void response.end(Buffer.alloc(Number(number), 120));
   if (verb === 'status') response.statusCode = Number(number);
+  if (incoming.url === '/healthz') {
+    if (incoming.method === 'PUT') healthStatus = Number(Buffer.concat(chunks));
+    else response.statusCode = healthStatus;
+  }
   const called = await Promise.all((port.calls ?? []).map(call));
   const { method, url, headers, socket } = incoming;
   const body = {

@@ -32,7 +32,7 @@ const TRUST_DOMAIN = 'cluster.local';
 const TOKEN_LIFETIME_MS = 3_600_000;
 
 /** Nothing that works takes this long. */
-const WAIT_LIMIT_MS = 20_000;
+const WAIT_LIMIT_MS = 60_000;
 
 /** Why a mesh cannot be made here, as a reason to skip; false: it can. */
 export function meshSkipReason(...programs: string[]): string | false {
@@ -335,7 +335,7 @@ export class TestMesh {
 
   /** curl, as it is installed, in a workload. Fails when curl does, unless told which exit code is meant. */
   async curl(from: string, url: string, ...args: string[]): Promise<string> {
-    const { code, stdout, stderr } = await this.at(from).run('curl', ['-sS', '--max-time', '10', ...args, url]);
+    const { code, stdout, stderr } = await this.at(from).run('curl', ['-sS', '--max-time', '30', ...args, url]);
     if (code !== 0) throw new Error(`curl ${url} from ${from} ended with ${code}: ${stderr}${stdout}`);
     return stdout;
   }

@@ -40,8 +40,13 @@ export class Capture {
     return capture;
   }
 
-  /** Ends it. Throws when packets were lost. */
+  /** Ends it once it has written everything that has passed. Throws when packets were lost. */
   async stop(): Promise<Captured> {
+    for (let asked = 1, behind = true; behind; asked++) {
+      this.tcpdump.kill('SIGUSR1');
+      const [, captured, received] = await this.tcpdump.log(/(\d+) packets? captured, (\d+) packets? received/, asked);
+      behind = Number(captured) < Number(received);
+    }
     this.tcpdump.kill('SIGTERM');
     const { stderr } = await this.tcpdump.finished;
     if (!/^0 packets dropped by kernel$/m.test(stderr)) throw new Error(stderr);

@@ -81,17 +81,21 @@ export type TunnelOutcome =
     }
   | { kind: 'refused'; reason: string };
 
-/** Opens a tunnel to the proxy of a workload, from any namespace and with any papers; null: with none. */
+/**
+ * Opens a tunnel to the proxy of a workload, from any namespace and with any papers; null: with none. `newest`: the
+ * newest version of TLS that is offered.
+ */
 export async function openTunnel(
   clients: Clients,
   from: TestNamespace,
   host: string,
   authority: string,
   papers: Papers | null,
+  newest: 'TLSv1.3' | 'TLSv1.2' = 'TLSv1.3',
 ): Promise<TunnelOutcome> {
   const socket = await clients.connect(from, host, TUNNEL_PORT);
   const secure = connectTls({
-    ...{ socket, ALPNProtocols: ['h2'], rejectUnauthorized: false },
+    ...{ socket, ALPNProtocols: ['h2'], rejectUnauthorized: false, maxVersion: newest },
     ...(papers === null ? {} : { cert: papers.chainPem, key: papers.keyPem }),
   });
   return new Promise((resolve) => {

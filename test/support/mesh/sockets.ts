@@ -28,7 +28,7 @@ export interface RequestOptions {
 }
 
 /** A safety net: connections on which nothing happens for so long are given up. */
-const SILENCE_MS = 15_000;
+const SILENCE_MS = 60_000;
 
 /** Clients inside namespaces. Everything that they opened ends with `close`. */
 export class Clients {

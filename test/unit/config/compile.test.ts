@@ -5,8 +5,8 @@ import { execFile } from 'node:child_process';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { compileSnapshot, compileSnapshotOffThread, endpointNames } from '../../../config/compile.ts';
-import { RULES_ON_THREAD_MAX } from '../../../config/compile-off-thread.ts';
+import { compileSnapshot } from '../../../config/compile.ts';
+import { compileRoutesOffThread, RULES_ON_THREAD_MAX } from '../../../config/compile-off-thread.ts';
 import { compileRoutes } from '../../../config/compile-routes.ts';
 import type { Config } from '../../../config/config.ts';
 import { loadConfig } from '../../../config/load.ts';
@@ -122,9 +122,8 @@ test('a snapshot carries settings, listeners and backends in the order of the fi
   assert.deepEqual(structuredClone(snapshot).http, snapshot.http);
 });
 
-test('only DNS names need resolving, each address of a name gets its weight, and equal addresses add up', () => {
+test('each address of a name gets its weight, and equal addresses add up', () => {
   const config = load(yaml);
-  assert.deepEqual(endpointNames(config), ['cart.internal:9001', 'cart.internal:9002']);
   const resolved = new Map([
     [
       'cart.internal:9001',
@@ -170,11 +169,7 @@ function largeConfig(rules: number): Config {
 test('a large table compiled in another thread is the same as one compiled here', async () => {
   const config = largeConfig(RULES_ON_THREAD_MAX + 1);
   const here = new Uint8Array(compileRoutes(config));
-  const [one, two] = await Promise.all([
-    compileSnapshotOffThread(config, 1, new Map()),
-    compileSnapshotOffThread(config, 2, new Map()),
-  ]);
-  for (const { routes } of [one, two]) {
+  for (const routes of await Promise.all([compileRoutesOffThread(config), compileRoutesOffThread(config)])) {
     assert.ok(routes instanceof SharedArrayBuffer);
     assert.ok(Buffer.from(routes).equals(here));
   }

@@ -120,3 +120,19 @@ test('the monitor reads the workers, tells them the level, and takes it back in 
   assert.equal(node.overload, NONE);
   assert.ok(!node.connectionsScarce);
 });
+
+test('it goes on judging when no descriptor is left to read the memory with', (t) => {
+  t.mock.timers.enable({ apis: ['setInterval'] });
+  t.mock.method(process.memoryUsage, 'rss', () => {
+    throw Object.assign(new Error('EMFILE: too many open files, uv_resident_set_memory'), { code: 'EMFILE' });
+  });
+  const node = new NodeState(createNodeState(1, 1, 1), -1);
+  const metrics = [createMetricsBuffer()];
+  const sources = { metrics, connectionsMax: 100, descriptorsMax: 100, descriptorsFixed: 20, node };
+  const monitor = new OverloadMonitor(sources, () => {});
+  t.after(() => monitor.close());
+  monitor.use({ descriptors: 70, connections: 0, buffers: 0, memory: 70, loopLagMs: 0 });
+  new Float64Array(metrics[0]!)[Counter.DOWNSTREAM_OPEN] = 80;
+  t.mock.timers.tick(200);
+  assert.equal(node.overload, DEFAULT);
+});

@@ -115,6 +115,45 @@ test('results reach balancers and the log when they change what an endpoint is',
   assert.deepEqual(checks.stateOf('app', 'e:2'), { health: 'healthy', cause: '' });
 });
 
+test('a check that could not be made changes nothing that is known, and is shown with its cause', async (t) => {
+  const { use, pass, word, results, lines, checks } = harness(t);
+  results.set(1, { outcome: null, cause: 'not checked: no certificate' });
+  use([1]);
+  await pass(0);
+  assert.equal(word(1), CheckState.UNKNOWN);
+  assert.deepEqual(checks.stateOf('app', 'e:1'), { health: 'unknown', cause: 'not checked: no certificate' });
+  // The first that could be made decides alone.
+  results.set(1, bad);
+  assert.deepEqual(await pass(752), [1]);
+  assert.equal(word(1), CheckState.UNHEALTHY);
+  results.set(1, { outcome: null, cause: 'not checked: no certificate' });
+  assert.deepEqual(await pass(1050), [1]);
+  assert.equal(word(1), CheckState.UNHEALTHY);
+  assert.deepEqual(lines, ['warn endpoint unhealthy e:1 connection refused']);
+  assert.deepEqual(checks.countsOf('app'), { success: 0, refusal: 0, failure: 1, timeout: 0 });
+});
+
+test('an endpoint that is reached through a tunnel is another one to checks when its identity changes', async (t) => {
+  const { checks, pass, probed } = harness(t);
+  const endpoints = (identity: string | null) => [{ address: 'e:1', host: 'e', port: 1, slot: 1, identity }];
+  const backend = { name: 'app', slot: 1, protocol: 'http/1.1', proxyProtocol: 0, tls: null };
+  const use = (identity: string | null): void =>
+    checks.use([
+      { settings: { ...backend, endpoints: endpoints(identity) } as unknown as BackendSettings, check: base },
+    ]);
+  use('spiffe://m/a');
+  await pass(0);
+  assert.deepEqual(
+    probed.map(({ identity }) => identity),
+    ['spiffe://m/a'],
+  );
+  use('spiffe://m/a');
+  assert.deepEqual(await pass(0), []);
+  use('spiffe://m/b');
+  assert.deepEqual(await pass(0), [1], 'it is asked at once');
+  assert.equal(probed[0]!.identity, 'spiffe://m/b');
+});
+
 test('a check that takes too long is ended, and never overlaps the next', async (t) => {
   const { use, pass, results, checks, word } = harness(t);
   results.set(1, 'never');

@@ -44,7 +44,8 @@ async function portOf(t: TestContext, server: Server): Promise<number> {
 }
 
 function check(port: number, more: Partial<ProbeTarget> = {}, signal = new AbortController().signal) {
-  const target = { host: '127.0.0.1', port, proxyProtocol: 0 as const, tls: null, http2: false, check: httpCheck };
+  const plain = { host: '127.0.0.1', port, proxyProtocol: 0 as const, tls: null, identity: null };
+  const target = { ...plain, http2: false, check: httpCheck };
   return probe({ ...target, ...more }, signal);
 }
 

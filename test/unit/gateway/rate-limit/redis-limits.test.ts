@@ -275,3 +275,49 @@ test('a file of authorities that cannot be read is waited for', async (t) => {
   bench.pass(PROBE_INTERVAL_MS);
   await bench.redis.connected(1);
 });
+
+test('a proxy that is to be ready for limits connects before there are any', async (t) => {
+  const bench = new Bench(t);
+  await bench.redis.listen(t);
+  bench.limits.use(bench.config(), [], true);
+  await bench.redis.reply(PASSED);
+  await bench.printed('redis connected');
+  bench.limits.use(bench.config(), [limit], true);
+  const answer = bench.ask();
+  await bench.reply(PASSED);
+  assert.notEqual((await answer)[0]!.results, null);
+  assert.equal(bench.redis.connections, 1);
+  bench.limits.use(bench.config(), []);
+  assert.ok(!bench.up);
+});
+
+test('where its own connections are captured it goes by a socket that leads past that, with TLS or without', async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'portcullis-redis-'));
+  t.after(() => rmSync(directory, { recursive: true }));
+  const relay = join(directory, 'redis.sock');
+  const arrivals: string[] = [];
+  let arrived: () => void = () => {};
+  const server = createServer((socket) => {
+    socket.on('error', () => {});
+    socket.once('data', (chunk) => {
+      // A handshake of TLS begins with record type 22 (RFC 8446 §5.1), Redis' protocol with an array.
+      arrivals.push(chunk[0] === 22 ? 'tls' : chunk.toString('latin1', 0, 1));
+      arrived();
+      socket.destroy();
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(relay, resolve));
+  t.after(() => server.close());
+  for (const tls of [null, { serverName: '', caFile: null }]) {
+    const bench = new Bench(t);
+    const came = new Promise<void>((resolve) => {
+      arrived = resolve;
+    });
+    // Nobody is at the address itself.
+    bench.limits.use({ ...bench.config({ relay, tls }), port: 1 }, [limit]);
+    await came;
+    bench.limits.close();
+    t.mock.timers.reset();
+  }
+  assert.deepEqual(arrivals, ['*', 'tls']);
+});

@@ -50,6 +50,22 @@ test('help is there for each command, and unknown words get the one that was pro
     [['mesh', 'node'], /mesh node needs --config FILE/],
     [['mesh', 'node', 'node.yaml'], /a file is given as --config node\.yaml/],
     [['mesh', 'nod'], /unknown command nod: did you mean node\?/],
+    [['mesh', 'frob'], /unknown command frob: see `portcullis mesh --help`\.$/m],
+    [['mesh', '--bogus'], /unknown option --bogus: see `portcullis mesh --help`\.$/m],
+    [['control', '--bogus'], /see `portcullis control --help`\.$/m],
+    [['mesh', 'status', '--bogus'], /see `portcullis mesh --help`\.$/m],
+    [['mesh', 'ready', '--bogus'], /see `portcullis mesh --help`\.$/m],
+    [['mesh', 'token', 'frob'], /see `portcullis mesh token --help`\.$/m],
+    [['mesh', 'token', 'list', '--bogus'], /see `portcullis mesh token --help`\.$/m],
+    [['mesh', 'capture', 'frob'], /see `portcullis mesh capture --help`\.$/m],
+    [['mesh', 'capture', 'install', '--bogus'], /see `portcullis mesh capture --help`\.$/m],
+    ...['graph', 'check', 'apply', 'wait', 'rotate', 'node'].map(
+      (command) =>
+        [
+          ['mesh', command, '--bogus'],
+          new RegExp(`option --bogus: see \`portcullis mesh ${command} --help\`\\.$`, 'm'),
+        ] as const,
+    ),
     [['schema', 'nodes'], /unknown configuration nodes: did you mean node\?/],
     [['schema', 'contrl'], /unknown configuration contrl: did you mean control\?/],
   ] as const) {

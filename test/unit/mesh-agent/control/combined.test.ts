@@ -19,6 +19,7 @@ import { CART, endpointOf, logLines, service, stateOf, workload } from './suppor
 /** Stands for a cluster. */
 class Cluster implements MeshSource {
   readonly name = 'cluster';
+  behindMs = 0;
   private state: MeshState = emptyMeshState('cluster.local');
   private tell: (update: MeshUpdate) => void = () => {};
   private readonly first: MeshState;
@@ -100,6 +101,8 @@ test('the first state has both, in one update with everything in it as changed',
   assert.equal(updates.length, 1);
   const { state, changes } = updates[0]!;
   assert.match(source.name, /^cluster, policies of directory /);
+  cluster.behindMs = 7;
+  assert.equal(source.behindMs, 7, 'what the cluster misses, the whole does');
   assert.deepEqual([...state.policies.keys()], ['shop/cart']);
   assert.equal(state.services.get(CART)!.rules!.length, 1);
   assert.match(state.services.get(CART)!.configuration!, /"request":"3s"/);

@@ -46,6 +46,10 @@ spec:
   backend: {loadBalancer: {policy: PeakEWMA}}
 `;
 
+/** The same with a health check. */
+const withCheck = (check: string): string =>
+  TRAFFIC.replace('{loadBalancer: {policy: PeakEWMA}}', `{healthCheck: {${check}}}`);
+
 // biome-ignore lint/suspicious/noTemplateCurlyInString: the syntax of variables
 const VARIABLE = '"${HOST}"';
 
@@ -58,7 +62,7 @@ class Directory {
   private readonly make: () => DirectorySource;
   private waiting: (() => void)[] = [];
 
-  constructor(t: TestContext, files: Record<string, string>, env: Record<string, string> = {}) {
+  constructor(t: TestContext, files: Record<string, string>, env: Record<string, string> = {}, pollMs = 60_000) {
     const { log, lines } = logLines();
     this.lines = lines;
     const noted: typeof log = (level, message, fields) => {
@@ -66,7 +70,7 @@ class Directory {
       for (const wake of this.waiting.splice(0)) wake();
     };
     this.write(files);
-    const times = { quietMs: 5, delayMaxMs: 50, pollMs: 60_000 };
+    const times = { quietMs: 5, delayMaxMs: 50, pollMs };
     const options = {
       trustDomain: 'mesh.example',
       directory: this.path,
@@ -243,6 +247,26 @@ for (const [what, text, expected] of [
     `${CART}---${TRAFFIC}---${TRAFFIC.replace('{name: cart,', '{name: cart-2,')}`,
     /a traffic policy for shop\/cart.* is taken already by TrafficPolicy shop\/cart at a\.yaml:/,
   ],
+  [
+    'a health check by HTTPS',
+    `${CART}---${withCheck('type: HTTPS')}`,
+    /^a\.yaml:16:33: spec\.backend\.healthCheck\.type: "HTTPS" is not possible in the mesh/,
+  ],
+  [
+    'a health check of the proxy',
+    `${CART}---${withCheck('port: 15008')}`,
+    /^a\.yaml:16:33: spec\.backend\.healthCheck\.port: 15008 is a port of the proxy/,
+  ],
+  [
+    'a health check that ends at the proxy',
+    `${CART}---${withCheck('type: TCP')}`,
+    /^a\.yaml:16:33: spec\.backend\.healthCheck\.type: a TCP check of a port that speaks HTTP would end at the proxy/,
+  ],
+  [
+    'a health check with a key for another type',
+    `${CART}---${withCheck('type: GRPC, path: /')}`,
+    /^a\.yaml:16:39: spec\.backend\.healthCheck\.path: has no meaning for checks of type GRPC/,
+  ],
   ['a variable that is not set', CART_0.replace('host-a', VARIABLE), /environment variable HOST is not set/],
   ['bytes that are no text', 'kind: \u0001', /control character U\+0001/],
 ] as const) {
@@ -259,6 +283,17 @@ for (const [what, text, expected] of [
     );
   });
 }
+
+test('health checks that can be made are taken', async (t) => {
+  const taken = [withCheck('path: /healthz'), withCheck('type: GRPC'), withCheck('type: TCP, port: 9000')];
+  for (const text of taken) {
+    const { state, errors } = await new Directory(t, { 'a.yaml': `${CART}---${text}` }).start();
+    assert.deepEqual(errors, []);
+    assert.notEqual(state.services.get('shop/cart.shop.svc.cluster.local')!.backend!.healthCheck, null);
+  }
+  const tcp = CART.replace('protocol: http', 'protocol: tcp');
+  assert.deepEqual((await new Directory(t, { 'a.yaml': `${tcp}---${withCheck('type: TCP')}` }).start()).errors, []);
+});
 
 test('variables are looked up', async (t) => {
   const text = CART_0.replace('host-a', VARIABLE);
@@ -359,10 +394,104 @@ test('policies that contradict each other are named, and both are there', async 
 
 test('a directory that is not there is an error at the start, and while it runs what it held stays', async (t) => {
   const directory = await new Directory(t, { 'a.yaml': CART_0 }).start();
+  assert.equal(directory.source.behindMs, 0);
   renameSync(directory.path, `${directory.path}-away`);
   t.after(() => rmSync(`${directory.path}-away`, { recursive: true, force: true }));
   await directory.until(() => directory.lines.some((line) => line.includes('cannot be read, what it held stays')));
   assert.equal(directory.state.workloads.size, 1);
+  const { behindMs } = directory.source;
+  while (directory.source.behindMs <= behindMs) await new Promise(setImmediate);
   await assert.rejects(directory.restart(), /ENOENT/);
   mkdirSync(directory.path);
+});
+
+const POLL_MS = 5;
+
+/** A directory that is looked at all the time: what replaces a directory sends its events to nobody. */
+function polled(t: TestContext, files: Record<string, string>): Promise<Directory> {
+  return new Directory(t, files, {}, POLL_MS).start();
+}
+
+const said = (directory: Directory, text: string): boolean => directory.lines.some((line) => line.includes(text));
+
+test('a directory that cannot be read is a problem of the source for as long as it cannot', async (t) => {
+  const directory = await polled(t, { 'a.yaml': CART_0 });
+  t.after(() => rmSync(`${directory.path}-away`, { recursive: true, force: true }));
+  renameSync(directory.path, `${directory.path}-away`);
+  await directory.until(() => directory.errors.length > 0);
+  assert.equal(directory.errors.length, 1);
+  assert.match(directory.errors[0]!, /^\/\S+: the directory cannot be read \(ENOENT.*and what it held stays in use$/);
+  assert.ok(directory.errors[0]!.startsWith(`${directory.path}: `));
+  renameSync(`${directory.path}-away`, directory.path);
+  await directory.until(() => said(directory, 'info mesh directory can be read again'));
+  assert.deepEqual(directory.errors, []);
+  assert.equal(directory.source.behindMs, 0);
+  assert.equal(directory.updates.length, 1, 'nothing has changed meanwhile');
+});
+
+for (const [what, empty] of [
+  ['all files are removed', ({ path }: Directory) => rmSync(join(path, 'more'), { recursive: true })],
+  [
+    'an empty directory takes its place',
+    ({ path }: Directory) => {
+      renameSync(path, `${path}-lost`);
+      mkdirSync(path);
+    },
+  ],
+] as const) {
+  test(`a mesh whose files are gone all at once stays, and that is a problem: ${what}`, async (t) => {
+    const directory = await polled(t, { 'more/a.yaml': CART_0, 'more/b.yaml': `${CART}---${GUARD}` });
+    t.after(() => rmSync(`${directory.path}-lost`, { recursive: true, force: true }));
+    empty(directory);
+    await directory.until(() => said(directory, 'has lost all of its files'));
+    assert.equal(directory.updates.length, 1);
+    assert.equal(directory.errors.length, 1);
+    assert.match(
+      directory.errors[0]!,
+      /all 2 files that were in use are gone, .*stays in use; bring the files back, or, if .* put a file there .* or restart/,
+    );
+    const { behindMs } = directory.source;
+    while (directory.source.behindMs <= behindMs) await new Promise(setImmediate);
+    // Another look changes nothing, and does not say it again. Timers of one length fire in the order of their making.
+    directory.write({ '.passed-over.yaml': CART_0 });
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    assert.equal(directory.updates.length, 1);
+    assert.equal(directory.lines.filter((line) => line.includes('has lost all of its files')).length, 1);
+    directory.write({ 'more/a.yaml': CART_0, 'more/b.yaml': `${CART}---${GUARD}` });
+    await directory.until(() => said(directory, 'info mesh directory has files again'));
+    assert.deepEqual(directory.errors, []);
+    assert.equal(directory.source.behindMs, 0);
+  });
+}
+
+test('what was last good of files that are gone is still there for a file that comes back broken', async (t) => {
+  const directory = await polled(t, { 'guard.yaml': GUARD });
+  rmSync(join(directory.path, 'guard.yaml'));
+  await directory.until(() => directory.errors.length > 0);
+  assert.match(directory.errors[0]!, /the only file that was in use is gone/);
+  directory.write({ 'guard.yaml': '}' });
+  await directory.until(() => directory.errors.some((error) => error.startsWith('guard.yaml')));
+  assert.deepEqual([...directory.state.policies.keys()], ['shop/guard']);
+});
+
+test('an empty file says that the mesh is to be empty, and then its own end is none', async (t) => {
+  const directory = await polled(t, { 'a.yaml': CART_0 });
+  rmSync(join(directory.path, 'a.yaml'));
+  await directory.until(() => directory.errors.length > 0);
+  directory.write({ 'empty.yaml': '' });
+  await directory.until(() => directory.updates.length === 2);
+  assert.equal(directory.state.workloads.size, 0);
+  assert.deepEqual(directory.errors, []);
+  rmSync(join(directory.path, 'empty.yaml'));
+  while (directory.source.fileStates.length > 0) await new Promise(setImmediate);
+  assert.deepEqual(directory.errors, []);
+});
+
+test('so does a restart', async (t) => {
+  const directory = await polled(t, { 'a.yaml': CART_0 });
+  rmSync(join(directory.path, 'a.yaml'));
+  await directory.until(() => directory.errors.length > 0);
+  await directory.restart();
+  assert.equal(directory.state.workloads.size, 0);
+  assert.deepEqual(directory.errors, []);
 });

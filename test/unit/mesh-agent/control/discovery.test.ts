@@ -179,8 +179,53 @@ test('a service brings the endpoints of the services that its rules name, also w
   assert.deepEqual(proxy.settle().got, [key, v2.uid].sort());
 });
 
+test('while the source is cut off nothing is said of an address that is not known, and what is known is told', () => {
+  const { discovery } = newDiscovery();
+  const proxy = new FakeProxy(discovery);
+  proxy.policies();
+  proxy.addresses('*', '/10.7.0.1');
+  assert.deepEqual(proxy.settle().removed, [], 'there is no state at all');
+  setState(discovery, cart0, cart);
+  assert.deepEqual(proxy.settle().removed, ['/10.7.0.1']);
+
+  discovery.setCutOff(true);
+  proxy.addresses('/10.7.0.2', '/10.7.0.3', '/10.9.0.1', 'shop/none.shop.svc.cluster.local');
+  const { got, removed } = proxy.settle();
+  assert.deepEqual([got, removed], [[CART, cart0.uid].sort(), ['shop/none.shop.svc.cluster.local']]);
+  // Nobody waits for the proxy because of that.
+  assert.equal(proxy.stream.served, discovery.version);
+  // An answer out of turn says no more.
+  const second = new FakeProxy(discovery, { id: 'second' });
+  second.policies();
+  second.addresses('*');
+  second.settle();
+  setState(discovery, { ...cart0, status: 'unhealthy' }, cart);
+  second.addresses('/10.7.0.2', '/10.7.0.9');
+  assert.deepEqual(second.settle().removed, []);
+  // Nor does the end of something that there was.
+  second.addresses('/10.9.0.1');
+  second.settle();
+  setState(discovery, cart0);
+  assert.deepEqual(second.settle().removed, [CART]);
+  proxy.settle();
+
+  // What has come to be is told; what was given up, or is there now, is not said to be nothing's.
+  setState(discovery, cart0, other);
+  proxy.settle();
+  proxy.addresses('/10.0.0.4');
+  proxy.request(ADDRESS_TYPE, { resourceNamesUnsubscribe: ['/10.7.0.2'] });
+  proxy.settle();
+  second.settle();
+  discovery.setCutOff(false);
+  assert.deepEqual(proxy.settle().removed, ['/10.7.0.3', '/10.9.0.1']);
+  assert.deepEqual(second.settle().removed, ['/10.7.0.2', '/10.7.0.9', '/10.9.0.1']);
+  proxy.addresses('/10.7.0.4');
+  assert.deepEqual(proxy.settle().removed, ['/10.7.0.4']);
+});
+
 test('a name that nothing has is reported as removed, and sent when it comes to be', () => {
   const { discovery } = newDiscovery();
+  setState(discovery);
   const proxy = new FakeProxy(discovery);
   proxy.addresses('*', '/10.0.0.4');
   assert.deepEqual(proxy.settle().removed, ['/10.0.0.4']);

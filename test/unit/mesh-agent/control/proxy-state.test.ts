@@ -99,11 +99,16 @@ test('what is saved is loaded again, with versions and names that were asked for
   proxy.addresses('*', '/10.9.0.1');
   state.apply(proxy.responses[0]!);
   const loaded = new ProxyState('cluster.local');
-  const { subscriptions, update } = loaded.load(state.save(['/10.9.0.1']));
-  assert.deepEqual(subscriptions, ['/10.9.0.1']);
+  // Some time in this century, in seconds.
+  const absences = [{ name: '/10.9.0.2', confirmedS: 3_999_999_999 }];
+  const { update, ...names } = loaded.load(state.save({ subscriptions: ['/10.9.0.1'], absences }));
+  assert.deepEqual(names, { subscriptions: ['/10.9.0.1'], absences, trust: null });
   assert.deepEqual(loaded.state, state.state);
   assert.equal(update.changes.workloads.size, 1);
   assert.deepEqual(loaded.versions(ADDRESS_TYPE), state.versions(ADDRESS_TYPE));
-  assert.throws(() => new ProxyState('another.example').load(state.save([])), /trust domain cluster.local/);
+  assert.throws(
+    () => new ProxyState('another.example').load(state.save({ subscriptions: [], absences })),
+    /trust domain cluster.local/,
+  );
   assert.throws(() => new ProxyState('cluster.local').load(junk));
 });

@@ -198,7 +198,7 @@ test('a proxy keeps the bundle with its state, and only its own file is believed
   assert.equal(first.current.roots.length, 2);
 
   const file = new SavedFile(join(directory, 'state'), noLog);
-  file.write(() => new ProxyState(TRUST_DOMAIN).save([], receiver.saved()));
+  file.write(() => new ProxyState(TRUST_DOMAIN).save({ subscriptions: [], absences: [] }, receiver.saved()));
   await file.close();
   const { log, lines } = logLines();
   const bytes = await new SavedFile(join(directory, 'state'), log).read();

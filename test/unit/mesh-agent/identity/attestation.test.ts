@@ -153,6 +153,27 @@ test('a caller gets its own identities, its namespaces, and as a node those of i
   }
 });
 
+test('an identity that is blocked is nobody’s, whoever asks and by whatever right', async () => {
+  const blocked = new Set([CART]);
+  const caller: Caller = { name: 'c', identities: [CART], namespaces: ['shop'], node: 'n1' };
+  const ask = (identity: string, who: Partial<Caller>): Promise<void> =>
+    authorise(
+      { ...caller, ...who },
+      identity,
+      TRUST_DOMAIN,
+      () => true,
+      (one) => blocked.has(one),
+    );
+  const nothing = { identities: [], namespaces: [], node: null };
+  for (const who of [{ identities: [CART] }, { namespaces: ['shop'] }, { node: 'n1' }]) {
+    const reason = refusal('identity-not-allowed', /shop\/sa\/cart is blocked \(attestation\.blockedIdentities\)/);
+    await assert.rejects(ask(CART, { ...nothing, ...who }), reason);
+  }
+  await ask(`spiffe://${TRUST_DOMAIN}/ns/shop/sa/web`, {});
+  blocked.clear();
+  await ask(CART, {});
+});
+
 test('only service accounts of node proxies speak for a node, and only for the one that their token names', async () => {
   const reviews: string[] = [];
   const attestor = new ServiceAccountAttestor(

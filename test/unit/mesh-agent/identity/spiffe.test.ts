@@ -2,7 +2,6 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import {
   formatNodeIdentity,
-  formatSpiffeId,
   formatWorkloadIdentity,
   nodeOfIdentity,
   parseSpiffeId,
@@ -11,7 +10,7 @@ import {
 } from '../../../../mesh-agent/identity/spiffe.ts';
 import { refusal } from './support.ts';
 
-test('valid SPIFFE ids come back as they were', () => {
+test('valid SPIFFE ids are taken apart', () => {
   for (const [text, trustDomain, segments] of [
     ['spiffe://example.org', 'example.org', []],
     ['spiffe://example.org/a', 'example.org', ['a']],
@@ -21,7 +20,6 @@ test('valid SPIFFE ids come back as they were', () => {
     [`spiffe://td/${'p'.repeat(2048 - 12)}`, 'td', ['p'.repeat(2048 - 12)]],
   ] as const) {
     assert.deepEqual(parseSpiffeId(text), { trustDomain, segments });
-    assert.equal(formatSpiffeId({ trustDomain, segments }), text);
   }
 });
 
@@ -56,9 +54,7 @@ test('everything that is not a SPIFFE id in its one normal form is refused', () 
   }
 });
 
-test('segments and trust domains cannot smuggle in further ones', () => {
-  assert.throws(() => formatSpiffeId({ trustDomain: 'td', segments: ['a/b'] }), refusal('spiffe-id', /"\/"/));
-  assert.throws(() => formatSpiffeId({ trustDomain: 'td/ns', segments: ['a'] }), refusal('spiffe-id'));
+test('a trust domain cannot smuggle in a path', () => {
   assert.throws(() => parseTrustDomain('td/ns'), refusal('spiffe-id'));
   assert.equal(parseTrustDomain('cluster.local'), 'cluster.local');
 });

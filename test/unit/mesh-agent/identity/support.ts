@@ -133,7 +133,7 @@ export async function turns(count: number): Promise<void> {
 
 /** Resolves as soon as the condition holds; rejects after a time that only a broken program needs. */
 export async function until(condition: () => boolean): Promise<void> {
-  const endMs = performance.now() + 10_000;
+  const endMs = performance.now() + 60_000;
   while (!condition()) {
     if (performance.now() > endMs) throw new Error(`never happened: ${condition}`);
     await new Promise((resolve) => setTimeout(resolve, 2));

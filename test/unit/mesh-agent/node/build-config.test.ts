@@ -6,15 +6,16 @@ import { compileSnapshot } from '../../../../config/compile.ts';
 import type { Config } from '../../../../config/config.ts';
 import { normalise } from '../../../../config/normalise.ts';
 import type { ConfigInput } from '../../../../config/schema.ts';
+import { ruleLimits } from '../../../../core/exchange/rule-limits.ts';
 import { NodeSlots } from '../../../../core/workers/node-slots.ts';
 import type { Snapshot } from '../../../../core/workers/snapshot.ts';
-import { parseTraffic } from '../../../../mesh-agent/control/traffic-rules.ts';
+import { parseTraffic, type Traffic } from '../../../../mesh-agent/control/traffic-rules.ts';
 import { MeshIndex } from '../../../../mesh-agent/model/mesh-index.ts';
 import type { AuthorizationPolicy, Service, Workload } from '../../../../mesh-agent/model/mesh-state.ts';
 import { buildConfig, type LocalWorkload } from '../../../../mesh-agent/node/build-config.ts';
 import type { NodeConfig } from '../../../../mesh-agent/node/node-config.ts';
 import { CART, endpointOf, policy, service, stateOf, workload } from '../control/support.ts';
-import { nodeConfig } from './support.ts';
+import { nodeConfig, redisAt } from './support.ts';
 
 type Thing = Workload | Service | AuthorizationPolicy;
 
@@ -34,6 +35,13 @@ function build(things: Thing[], node: Partial<NodeConfig> = {}): Config & { prob
   // Whatever is built, workers can run on.
   compileSnapshot(config, 1, new Map());
   return { ...config, problems };
+}
+
+/** A traffic policy with these settings of the backend. */
+function trafficOf(backend: object): Traffic {
+  const traffic = parseTraffic({ backend }, CART, (name) => name);
+  assert.ok('rules' in traffic);
+  return traffic;
 }
 
 const byName = <T extends { name: string }>(list: readonly T[], name: string): T | undefined =>
@@ -236,24 +244,125 @@ test('rules send to the port of the same number of the services that they name, 
   assert.deepEqual([own.policy.balancer!.policy, own.connectTimeoutMs, own.endpoints.length], ['PeakEWMA', 123, 1]);
 });
 
-test('balancing by zone counts from the zone of this node, and health checks are named as unused', () => {
-  const traffic = parseTraffic(
-    {
-      backend: {
-        loadBalancer: { zoneAware: { minEndpoints: 1 } },
-        healthCheck: { type: 'TCP' },
-      },
-    },
-    CART,
-    (name) => name,
-  );
-  assert.ok('rules' in traffic);
+test('balancing by zone counts from the zone of this node', () => {
+  const traffic = trafficOf({ loadBalancer: { zoneAware: { minEndpoints: 1 } } });
   const here = web0({ locality: { region: 'r', zone: 'z7', subzone: '' } });
   const { backends, problems } = build([cart({ backend: traffic.backend }), cart0(), here]);
-  const { policy: settings, healthCheck } = byName(backends, `${CART}:80`)!;
+  const { policy: settings } = byName(backends, `${CART}:80`)!;
   assert.equal(settings.balancer!.zoneAware!.zone, 'z7');
-  assert.equal(healthCheck, null);
-  assert.deepEqual(problems, [`${CART}: healthCheck is not used in the mesh, outlierDetection is`]);
+  assert.deepEqual(problems, []);
+});
+
+test('health checks are those of the policy, for every port where they can see the application', () => {
+  const ports = [
+    { servicePort: 80, targetPort: 8080, protocol: 'http' as const },
+    { servicePort: 70, targetPort: 7000, protocol: 'tcp' as const },
+  ];
+  const things = (check: object): Thing[] => [
+    cart({ backend: trafficOf({ healthCheck: check }).backend, ports }),
+    cart0({ services: { [CART]: ports } }),
+    web0(),
+  ];
+  const checked = ({ backends }: Config): (string | undefined)[] =>
+    [80, 70].map((port) => byName(backends, `${CART}:${port}`)!.healthCheck?.type);
+  const byHttp = build(things({ path: '/healthz', interval: '2s' }));
+  assert.deepEqual(checked(byHttp), ['HTTP', 'HTTP']);
+  assert.deepEqual(byHttp.problems, []);
+  const { path, intervalMs } = byName(byHttp.backends, `${CART}:80`)!.healthCheck!;
+  assert.deepEqual([path, intervalMs], ['/healthz', 2000]);
+  const byTcp = build(things({ type: 'TCP' }));
+  assert.deepEqual(checked(byTcp), [undefined, 'TCP']);
+  assert.deepEqual(byTcp.problems, [
+    `${CART}:80: not checked, as a TCP check of a port that speaks HTTP would end at the proxy of the workload`,
+  ]);
+  // Another port is what that is, whichever port of the service asks.
+  assert.deepEqual(checked(build(things({ type: 'TCP', port: 7000 }))), ['TCP', 'TCP']);
+  assert.deepEqual(checked(build(things({ type: 'TCP', port: 8080 }))), [undefined, undefined]);
+  const without = [cart({ ports }), cart0({ services: { [CART]: ports } }), web0()];
+  assert.deepEqual(checked(build(without)), [undefined, undefined]);
+});
+
+test('settings of HTTP/2 are for the ports that speak it, and change no protocol', () => {
+  const ports = (['http', 'grpc'] as const).map((protocol, i) => ({ servicePort: 80 + i, targetPort: 8080, protocol }));
+  const traffic = parseTraffic({ backend: { http2: { maxConnections: 7 } } }, CART, (name) => name);
+  assert.ok('rules' in traffic);
+  const { backends } = build([cart({ backend: traffic.backend, ports })]);
+  const seen = [80, 81].map((port) => {
+    const { http2, protocol } = byName(backends, `${CART}:${port}`)!;
+    return [protocol, http2.connectionsMax];
+  });
+  assert.deepEqual(seen, [
+    ['http/1.1', 7],
+    ['h2c', 7],
+  ]);
+});
+
+/** A service with virtual addresses whose only rule has these limits. */
+function limited(name: string, vip: string, rateLimits: object[], ports?: Service['ports']): Service {
+  const key = `shop/${name}.shop.svc.cluster.local`;
+  const traffic = parseTraffic({ rules: [{ rateLimits }] }, key, (other) => other);
+  assert.ok('rules' in traffic);
+  return service(name, { vips: [vip], rules: traffic.rules, ...(ports === undefined ? {} : { ports }) });
+}
+
+test('limits of one name are those of their services, the same on every node and port, and clients see the name', () => {
+  const ports = [80, 81].map((servicePort) => ({ servicePort, targetPort: 8080, protocol: 'http' as const }));
+  const things = [
+    limited('cart', '10.96.0.1', [{ name: 'total', requests: 10, global: true }], ports),
+    limited('prices', '10.96.0.2', [{ name: 'total', requests: 3, key: ['path'], maxKeys: 16 }]),
+  ];
+  const on = (node: string, more: Thing[]): unknown => {
+    const { routes, redis } = build([...things, ...more], { node, redis: redisAt('10.0.0.1:6379') });
+    const named = ['shop/cart', 'shop/prices'].flatMap((start) => routes.filter(({ name }) => name.startsWith(start)));
+    const limits = named.map(({ name, rules }) => {
+      const [limit] = rules[0]!.policy!.rateLimits;
+      return [name, limit!.name, limit!.shownAs, limit!.requests];
+    });
+    return { limits, address: redis!.address };
+  };
+  const expected = {
+    limits: [
+      [`${CART}:80`, `${CART}/total`, 'total', 10],
+      [`${CART}:81`, `${CART}/total`, 'total', 10],
+      [`${PRICES}:80`, `${PRICES}/total`, 'total', 3],
+    ],
+    address: '10.0.0.1:6379',
+  };
+  assert.deepEqual(on('node-a', [web0()]), expected);
+  assert.deepEqual(on('node-b', [cart0(), web0({ node: 'node-b' })]), expected);
+});
+
+test('workers have a table for the limit of each service, and responses name it as it is written', () => {
+  const config = build([
+    limited('cart', '10.96.0.1', [{ name: 'total', requests: 10 }]),
+    limited('prices', '10.96.0.2', [{ name: 'total', requests: 3, key: ['path'], maxKeys: 16 }]),
+  ]);
+  const { rulePolicies, rateLimits } = compileSnapshot(config, 1, new Map());
+  assert.deepEqual(rateLimits.tables.map(({ name }) => name).sort(), [`${CART}/total`, `${PRICES}/total`]);
+  const lines = rulePolicies.map((policy) => ruleLimits(policy.rateLimits, rateLimits.tables, 0)!);
+  const read = ({ bytes, length }: { bytes: Uint8Array; length: number }): string =>
+    Buffer.from(bytes).toString('latin1', 0, length);
+  assert.deepEqual(lines.map(({ policyLine }) => read(policyLine)).sort(), [
+    'ratelimit-policy: "total";q=10;w=1\r\n',
+    'ratelimit-policy: "total";q=3;w=1\r\n',
+  ]);
+  assert.equal(read(lines[0]!.all[0]!.itemStart), '"total";r=');
+});
+
+test('global limits on a node without redis are named, with what becomes of them', () => {
+  const limits = [
+    { name: 'total', requests: 10, global: true },
+    { name: 'here', requests: 5 },
+  ];
+  const tcp: Service['ports'] = [{ servicePort: 81, targetPort: 8080, protocol: 'tcp' }];
+  const things = [limited('cart', '10.96.0.1', limits), limited('prices', '10.96.0.2', [limits[1]!])];
+  const { problems, redis } = build(things);
+  assert.deepEqual(problems, [
+    `${CART}: global rate limits (total) are counted on this node alone, which has no redis`,
+  ]);
+  assert.equal(redis, null);
+  assert.deepEqual(build(things, { redis: redisAt('10.0.0.1:6379') }).problems, []);
+  assert.deepEqual(build([limited('cart', '10.96.0.1', limits, tcp)]).problems, [], 'nothing of TCP is counted');
 });
 
 test('protocols of local ports are what services declare, and nothing where they contradict each other', () => {

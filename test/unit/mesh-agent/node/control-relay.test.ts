@@ -7,12 +7,12 @@ import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { NamespaceSockets } from '../../../../core/ffi/netns.ts';
 import { CAPTURE_MARK } from '../../../../mesh-agent/capture/spec.ts';
-import { ControlRelay, relayPath, relayProblem } from '../../../../mesh-agent/node/control-relay.ts';
+import { ControlRelay, REDIS_SOCKET, relayPath, relayProblem } from '../../../../mesh-agent/node/control-relay.ts';
 import { temporaryDirectory } from '../commands/support.ts';
 import { logLines } from '../control/support.ts';
 
 /** A relay to an address; sockets that it opens are as asked for, but for the mark, which takes a right. */
-async function start(t: TestContext, address: string) {
+async function start(t: TestContext, address: string, ...socket: [name: string, peer: string] | []) {
   const directory = temporaryDirectory(t);
   const sockets = new NamespaceSockets();
   const marks: unknown[] = [];
@@ -22,14 +22,15 @@ async function start(t: TestContext, address: string) {
     return sockets.open(target, rest);
   };
   const { log, lines } = logLines();
-  const relay = new ControlRelay(address, directory, { open } as NamespaceSockets, log);
+  const relay = new ControlRelay(address, directory, { open } as NamespaceSockets, log, ...socket);
   await relay.start();
   t.after(async () => {
     relay.close();
     await sockets.close();
   });
-  assert.equal(relay.target, `unix:${relayPath(directory)}`);
-  return { relay, lines, marks, dial: () => connect(relayPath(directory)) };
+  const path = relayPath(directory, socket[0]);
+  assert.equal(relay.target, `unix:${path}`);
+  return { relay, lines, marks, path, dial: () => connect(path) };
 }
 
 async function listen(t: TestContext, serve: (socket: Socket) => void): Promise<string> {
@@ -93,4 +94,16 @@ test('a name that nobody has is said, and a directory without room for a socket 
   const base = temporaryDirectory(t);
   assert.equal(relayProblem(base), undefined);
   assert.match(relayProblem(join(base, 'x'.repeat(107)))!, /^is \d+ bytes too long/);
+});
+
+test('one to redis has a socket of its own, and leads elsewhere when that has moved', async (t) => {
+  const [one, two] = [await listen(t, (to) => to.end('one')), await listen(t, (to) => to.end('two'))];
+  const { relay, lines, path, dial } = await start(t, one, REDIS_SOCKET, 'redis');
+  assert.match(path, /\/redis\.sock$/);
+  assert.equal(await readAll(dial()), 'one');
+  relay.aim(two);
+  assert.equal(await readAll(dial()), 'two');
+  relay.aim('redis.invalid:6379');
+  assert.equal(await readAll(dial()), '');
+  assert.match(lines.join(), /warn redis cannot be reached .*redis\.invalid:6379/);
 });

@@ -8,6 +8,8 @@ import type { AddressOwner } from '../../../../mesh-agent/model/mesh-index.ts';
 import {
   AWAY_MS,
   Demand,
+  MEMBERS_PER_WORKLOAD_MAX,
+  MEMBERS_ROOM,
   OUTSIDE_PER_WORKLOAD_MAX,
   OUTSIDE_SLACK,
   QUESTIONS_BURST,
@@ -57,7 +59,11 @@ class Node {
         save: () => void this.saves++,
       },
       answer: (answers: readonly DestinationAnswer[]) =>
-        void this.told.push(...answers.map(({ host, verdict }) => `${host} ${verdict}`)),
+        void this.told.push(
+          ...answers.map(
+            (answer) => `${answer.host} ${answer.verdict}${'workload' in answer ? ` ${answer.workload}` : ''}`,
+          ),
+        ),
       found: () => void this.rounds++,
       used: async () => (this.silent ? new Promise<UsedDestinations>(() => {}) : this.used),
       isOwn: (host) => host === '10.2.0.1',
@@ -163,6 +169,25 @@ test('an answer that cannot be used is no reason to take an address to be outsid
   node.ask('192.0.2.1');
   await node.answer();
   assert.deepEqual(node.takeTold(), ['192.0.2.1 unanswered']);
+  node.end();
+});
+
+test('what is too old to be believed to be outside is not, and is asked for again', async () => {
+  const node = new Node(['/192.0.2.1', '/192.0.2.2']);
+  for (const name of ['/192.0.2.1', '/192.0.2.2']) node.absent.add(name);
+  node.ask('192.0.2.1');
+  node.awayMs = AWAY_MS + 1;
+  await node.answer();
+  assert.deepEqual(node.takeTold(), ['192.0.2.1 outside']);
+  node.absent.delete('/192.0.2.1');
+  node.demand.forget(['/192.0.2.1', '/192.0.2.3']);
+  assert.deepEqual([node.takeTold(), node.released], [['192.0.2.1 forgotten'], ['/192.0.2.1']]);
+  for (const host of ['192.0.2.1', '192.0.2.2']) node.ask(host);
+  await node.answer();
+  assert.deepEqual(node.takeTold(), ['192.0.2.1 away', '192.0.2.2 outside']);
+  node.awayMs = 0;
+  node.ask('192.0.2.1');
+  assert.deepEqual([...node.asked.keys()], ['/192.0.2.1']);
   node.end();
 });
 
@@ -313,5 +338,96 @@ test('what is outside is given up all the same when a worker never says what it 
     node.nowMs += 1000;
   }
   assert.ok(node.demand.state.outside <= OUTSIDE_PER_WORKLOAD_MAX + 2 * OUTSIDE_SLACK, `${node.demand.state.outside}`);
+  node.end();
+});
+
+/** An address of the mesh, of 65,536. */
+const member = (count: number): string => `10.7.${count >> 8}.${count & 255}`;
+
+/** A workload has so many addresses of the mesh, and asks for no more than it may. */
+async function useMembers(node: Node, count: number, from = 'scanner'): Promise<void> {
+  for (let next = 0; next < count; next++) {
+    const host = member(next);
+    node.owners.set(host, { kind: 'workload', workload: workload(`of-${next}`, { addresses: [host] }) });
+    node.ask(host, from);
+    // Within what it may ask at once, and in turn.
+    if (next % 16 !== 15 && next !== count - 1) continue;
+    node.nowMs += 1000;
+    node.demand.receive([]);
+    await node.answer();
+  }
+  assert.equal(node.demand.state.addresses, count);
+}
+
+test('a workload has the node know so many addresses of the mesh: one that is too many takes the place of one unused', async () => {
+  const node = new Node();
+  await useMembers(node, MEMBERS_PER_WORKLOAD_MAX);
+  assert.deepEqual([node.released, node.takeTold()], [[], []]);
+  node.nowMs += 10_000;
+  // The oldest is in use all the same.
+  node.used = { hosts: [member(0)], all: false };
+  node.owners.set('10.8.0.1', cart);
+  node.ask('10.8.0.1', 'scanner');
+  // Workers are asked first.
+  await node.answer();
+  await node.answer('/10.8.0.1');
+  const gone = Array.from({ length: MEMBERS_ROOM }, (_, count) => `/${member(count + 1)}`);
+  assert.deepEqual(node.released, gone);
+  assert.deepEqual(
+    node.takeTold(),
+    gone.map((name) => `${name.slice(1)} forgotten`),
+  );
+  assert.equal(node.demand.state.addresses, MEMBERS_PER_WORKLOAD_MAX - MEMBERS_ROOM + 1);
+  // What was given up is had again like everything else.
+  node.ask(member(1), 'scanner');
+  assert.deepEqual([...node.asked.keys()], [`/${member(1)}`]);
+  node.end();
+});
+
+test('when all that a workload may have are in use, further ones are refused, and others have theirs', async () => {
+  const node = new Node();
+  await useMembers(node, MEMBERS_PER_WORKLOAD_MAX);
+  node.nowMs += 10_000;
+  const all = Array.from({ length: MEMBERS_PER_WORKLOAD_MAX }, (_, count) => member(count));
+  node.used = { hosts: all, all: false };
+  node.owners.set('10.8.0.1', cart);
+  node.ask('10.8.0.1', 'scanner');
+  node.ask('10.8.0.1', 'web');
+  await node.answer();
+  assert.deepEqual(node.takeTold(), [], 'another has the answer');
+  for (const host of ['10.8.0.2', '10.8.0.3']) node.ask(host, 'scanner');
+  assert.equal(node.asked.size, 0);
+  await node.answer();
+  assert.deepEqual(node.takeTold(), ['10.8.0.2 limit scanner', '10.8.0.3 limit scanner']);
+  assert.deepEqual([node.released, node.demand.state.queued], [[], 0]);
+  // Unknown use, or a control plane that is away, is no reason to give anything up.
+  for (const [used, awayMs] of [
+    [{ hosts: [], all: true }, 0],
+    [{ hosts: [], all: false }, 1],
+  ] as const) {
+    Object.assign(node, { used: { hosts: [...used.hosts], all: used.all }, awayMs, nowMs: node.nowMs + 10_000 });
+    node.ask('10.8.0.4', 'scanner');
+    await node.answer();
+    assert.deepEqual([node.takeTold(), node.released], [['10.8.0.4 limit scanner'], []]);
+  }
+  // What has not been used since makes room.
+  Object.assign(node, { awayMs: 0, nowMs: node.nowMs + 10_000 });
+  node.ask('10.8.0.4', 'scanner');
+  await new Promise(setImmediate);
+  await new Promise(setImmediate);
+  assert.deepEqual([node.released.length, [...node.asked.keys()]], [MEMBERS_ROOM, ['/10.8.0.4']]);
+  node.end();
+});
+
+test('what an earlier process knew is nobody’s, and takes no place of a workload', async () => {
+  const names = Array.from({ length: MEMBERS_PER_WORKLOAD_MAX + 1 }, (_, count) => `/${member(count)}`);
+  const node = new Node(names);
+  node.ask('10.8.0.1', 'web');
+  assert.deepEqual([...node.asked.keys()], ['/10.8.0.1']);
+  // What is known because a service has it is not asked for besides when there is no place for it.
+  node.owners.set('10.1.0.5', { kind: 'workload', workload: workload('cart-0', { addresses: ['10.1.0.5'] }) });
+  node.used = { hosts: ['10.1.0.5'], all: false };
+  await node.demand.look();
+  assert.deepEqual([[...node.asked.keys()], node.demand.state.queued, node.takeTold()], [['/10.8.0.1'], 0, []]);
   node.end();
 });

@@ -12,7 +12,7 @@ import { nodeConfigurationPage, nodeExample } from '../../../../mesh-agent/comma
 import { nodeJsonSchema } from '../../../../mesh-agent/commands/main.ts';
 import { loadNode, type NodeConfig, reloaded } from '../../../../mesh-agent/node/node-config.ts';
 import { temporaryDirectory, writeConfig } from '../commands/support.ts';
-import { nodeConfig } from './support.ts';
+import { nodeConfig, redisAt } from './support.ts';
 
 const directory = fileURLToPath(new URL('../../../data/node/', import.meta.url));
 
@@ -51,6 +51,7 @@ stateDirectory: state
     discovery: { scope: 'used', networks: [], idleTimeoutMs: 3_600_000 },
     capture: { failClosed: true },
     limits: { connectionsMax: 0, connectionsPerSecondMax: 0, bufferPercentMax: 50 },
+    redis: null,
     workers: 'auto',
     admin: { address: '127.0.0.1:9902', host: '127.0.0.1', port: 9902 },
     ...{ logLevel: 'info', accessLog: null, drainTimeoutMs: 30_000 },
@@ -70,6 +71,15 @@ egress: refuse
 discovery: {scope: all, networks: ["10.0.0.0/8", "fd00::/8"], idleTimeout: 10m}
 capture: {failClosed: false, excludeInbound: [192.168.0.0/16], excludeOutboundPorts: ["53"]}
 limits: {connections: 5}
+redis:
+  address: redis.internal:6380
+  username: mesh
+  password: "\${NODE_NAME}"
+  database: 3
+  tls: {caCertificates: roots.pem}
+  timeout: 20ms
+  failure: closed
+  keyPrefix: "mesh:"
 workers: 2
 admin: off
 log: {level: warn}
@@ -86,6 +96,12 @@ drainTimeout: 0
     discovery: { scope: 'all', networks: ['10.0.0.0/8', 'fd00::/8'], idleTimeoutMs: 600_000 },
     capture: { failClosed: false, excludeInbound: ['192.168.0.0/16'], excludeOutboundPorts: ['53'] },
     limits: { connectionsMax: 5, connectionsPerSecondMax: 0, bufferPercentMax: 50 },
+    redis: {
+      ...{ address: 'redis.internal:6380', host: 'redis.internal', port: 6380 },
+      ...{ username: 'mesh', password: 'host-9', database: 3 },
+      tls: { serverName: 'redis.internal', caFile: join(base, 'roots.pem') },
+      ...{ timeoutMs: 20, failure: 'closed', keyPrefix: 'mesh:' },
+    },
     ...{ workers: 2, admin: null, logLevel: 'warn' },
     accessLog: { path: '-', format: 'common' },
     drainTimeoutMs: 0,
@@ -102,13 +118,16 @@ test('a sidecar takes from the environment which workload is its own, unless it 
 controlPlane: {address: "control:15012", roots: roots.pem}
 serviceAccountToken: {file: token}
 stateDirectory: state
+redis: {address: "10.0.0.1:6379"}
 `;
     writeFileSync(file, `${rest}sidecar: ${sidecar}\n`);
     const loaded = loadNode(file, env);
     return 'config' in loaded ? loaded.config : loaded.errors.map(({ problem }) => problem);
   };
   const env = { POD_NAMESPACE: 'shop', POD_NAME: 'web-0', POD_IP: 'FD00::0:5', POD_SERVICE_ACCOUNT: 'web' };
-  const { sidecar, node } = read('{}', env) as NodeConfig;
+  const { sidecar, node, redis } = read('{}', env) as NodeConfig;
+  // Its own connections are captured, too.
+  assert.equal(redis!.relay, join(base, 'state', 'redis.sock'));
   assert.deepEqual(sidecar, { namespace: 'shop', name: 'web-0', address: 'fd00::5', serviceAccount: 'web' });
   assert.equal(node, 'shop/web-0');
   const told = read('{namespace: crew, address: 10.0.0.7}', {
@@ -134,6 +153,7 @@ test('a reload takes over what it can, and names what waits for a restart', () =
   const after = nodeConfig({
     ...{ mode: 'permissive', egress: 'refuse', workers: 4, stateDirectory: '/other', drainTimeoutMs: 1 },
     limits: { connectionsMax: 9, connectionsPerSecondMax: 0, bufferPercentMax: 50 },
+    redis: redisAt('10.0.0.1:6379'),
   });
   const { config, waiting } = reloaded(before, after);
   assert.deepEqual(waiting.sort(), ['stateDirectory', 'workers']);
