@@ -72,6 +72,7 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     upgraded: false,
     linesOffset: 0,
     linesLength: 0,
+    secret: false,
     isNamed: connectionNames,
   };
   /** Limits as of the configuration that was in force last. */
@@ -173,6 +174,7 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     }
     stream.contentLength = head.contentLength;
     exchange.method = head.method;
+    exchange.secretRequest = block.decoder.secret;
     const extended = head.upgradeField >= 0;
     if (extended || head.method === CONNECT) {
       // What comes belongs to the tunnel.
@@ -386,6 +388,7 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     additions.server = null;
     additions.via = null;
     additions.upgraded = false;
+    additions.secret = false;
     if (this.responseFields.write(connection.http2Stream!, head, 200, additions, false)) return true;
     connection.errno = Errno.ENOBUFS;
     return false;
@@ -429,6 +432,7 @@ export class DownstreamHttp2 extends Downstream implements Http2Role {
     additions.server = generated || (leftOut & LeftOut.SERVER) !== 0 ? null : runtime.serverField;
     additions.via = generated || (leftOut & LeftOut.VIA) !== 0 ? null : runtime.viaFields[head.versionMinor];
     additions.upgraded = upgraded;
+    additions.secret = exchange.secretResponse && !generated;
     if (this.responseFields.write(connection.http2Stream!, head, status, additions, endStream)) return true;
     connection.errno = Errno.ENOBUFS;
     return false;

@@ -67,6 +67,9 @@ export class Exchange {
   rewrittenPathLength = 0;
   rewrittenHostOffset = 0;
   rewrittenHostLength = 0;
+  /** The head came by HTTP/2 with never-indexed fields (HpackDecoder.secret), which go on so; of the last response too. */
+  secretRequest = false;
+  secretResponse = false;
   /** CorsState, and what the response repeats: origin, then method and field names that a preflight asks for. */
   cors = 0;
   corsOffset = 0;
@@ -275,6 +278,8 @@ export class Exchange {
     this.rewrittenPathLength = 0;
     this.rewrittenHostOffset = 0;
     this.rewrittenHostLength = 0;
+    this.secretRequest = false;
+    this.secretResponse = false;
     this.cors = 0;
     this.corsOffset = 0;
     this.corsOriginLength = 0;

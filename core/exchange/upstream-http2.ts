@@ -294,6 +294,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
     // Whose it was is still to be sent, and must be read again: this one may not be kept at all.
     this.responseOf = null;
     const end = writeResponseHead(reactor, start, block, status, contentLength, head);
+    exchange.secretResponse = block.decoder.secret;
     if (status < 200) {
       const sent = exchange.downstreamSide!.sendInformational(exchange, start, head);
       output.freeSent(at);
@@ -306,6 +307,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
         output.freeSent(at);
         return 0;
       }
+      winner.secretResponse = block.decoder.secret;
       exchange = winner;
     }
     if (this.context.upstream.answered(exchange, head)) {

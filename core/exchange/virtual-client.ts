@@ -37,6 +37,7 @@ export abstract class VirtualClient extends Downstream {
     copy.rewrittenPathLength = parent.rewrittenPathLength;
     copy.rewrittenHostOffset = parent.rewrittenHostOffset + shift;
     copy.rewrittenHostLength = parent.rewrittenHostLength;
+    copy.secretRequest = parent.secretRequest;
     copy.requestIdOffset = parent.requestIdOffset + shift;
     copy.requestIdLength = parent.requestIdLength;
     copy.method = parent.method;

@@ -17,6 +17,7 @@ import { knownHeaderId } from '../http1/header-hash.ts';
 import * as headerTable from '../http1/header-table.ts';
 import { wordView } from '../http1/word-view.ts';
 import * as dynamicTable from './hpack-dynamic-table.ts';
+import { isNeverIndexed } from './hpack-encoder.ts';
 import * as errors from './hpack-errors.ts';
 import * as staticTable from './hpack-static.ts';
 import { huffmanDecode, huffmanDecodedBytesMax, huffmanDecodedLength } from './huffman.ts';
@@ -176,6 +177,11 @@ export class HpackDecoder {
   /** After `decode`: number of never-indexed fields; `isSensitive` says which. */
   sensitiveCount = 0;
   /**
+   * After `decode`: a field is never-indexed that our own encoder would not send so by itself. Heads are kept as text,
+   * which cannot say which one, so all of such a head go on never-indexed (RFC 7541 §6.2.3).
+   */
+  secret = false;
+  /**
    * After `decode`: the first rule of RFC 9113 §8.2, §8.3 that a field broke (a Malformed number), or 0.
    * Fields that break one are left out of text and table, so that no byte of them can get further.
    */
@@ -271,6 +277,7 @@ export class HpackDecoder {
       sensitiveAny = false;
     }
     this.sensitiveCount = 0;
+    this.secret = false;
     this.tooLarge = false;
 
     let i = offset | 0;
@@ -423,6 +430,7 @@ export class HpackDecoder {
         sensitiveWords[field >> 5] |= 1 << (field & 31);
         sensitiveAny = true;
         this.sensitiveCount = (this.sensitiveCount + 1) | 0;
+        if (!isNeverIndexed(id, valueLength)) this.secret = true;
       }
       words[word] = out;
       words[word + 1] = nameLength;

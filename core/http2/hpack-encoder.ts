@@ -3,8 +3,8 @@
 // What becomes of a field:
 //   in the static table with its value      one byte
 //   in the dynamic table                    one or two bytes
-//   NEVER    authorization, short cookies, fields that arrived never-indexed: a literal that no hop may
-//            index, so that nobody can guess secrets by sizes (RFC 7541 §7.1.3)
+//   NEVER    authorization, short cookies, all fields of a head with another that arrived never-indexed: a
+//            literal that no hop may index, so that nobody can guess secrets by sizes (RFC 7541 §7.1.3)
 //   PLAIN    values that are (nearly) unique, such as paths, dates and lengths: a literal, table untouched
 //   AT_ONCE  values that the whole connection shares, such as :authority and server: into the table
 //   SECOND   all others: into the table when they are seen for the second time, so that values that come
@@ -80,6 +80,12 @@ const atOnceNames = [':authority', ':method', ':protocol', ':scheme', ':status',
 
 /** Cookies below this length may be guessed byte by byte from sizes, were they in a table. */
 const COOKIE_SECRET_BYTES = 20;
+
+/** Whether fields with this known-header id and length are never-indexed whatever they came as. */
+export function isNeverIndexed(id: number, valueLength: number): boolean {
+  const { policy } = namesById[id];
+  return policy === NEVER || (policy === COOKIE && valueLength < COOKIE_SECRET_BYTES);
+}
 /** Longer values are not worth a place in the table, nor the time to look for them. */
 const TABLE_VALUE_BYTES_MAX = 512;
 /** Entries of more than this part of the table would push out too much. */

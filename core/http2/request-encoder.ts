@@ -66,6 +66,8 @@ export interface RequestParts {
   rewrittenHostLength: number;
   /** The head asks for Upgrade: it becomes an extended CONNECT. */
   upgradeRequested: boolean;
+  /** The head came with never-indexed fields (HpackDecoder.secret), and goes on so. */
+  secretRequest: boolean;
 }
 
 export class RequestEncoder {
@@ -138,7 +140,7 @@ export class RequestEncoder {
         headers.valueOffset(field),
         headers.valueLength(field),
         id,
-        false,
+        request.secretRequest,
       );
     }
     output.endHeaders(stream, at, endStream);

@@ -46,6 +46,8 @@ export interface ResponseAdditions {
   /** Further field lines, as HTTP/1 text that ends with an empty line; length 0: none. */
   linesOffset: number;
   linesLength: number;
+  /** The head came with never-indexed fields (HpackDecoder.secret), and goes on so. */
+  secret: boolean;
   /** Whether a Connection field names a field of the head. */
   isNamed: ((memory: Uint8Array, headers: table.HeaderTable, field: number) => boolean) | null;
 }
@@ -109,7 +111,7 @@ export class ResponseFields {
         if (additions.upgraded && equalsLower(memory, name, nameLength, literalAccept)) continue;
       }
       const value = headers.valueOffset(field);
-      at = encoder.putField(memory, at, name, nameLength, value, headers.valueLength(field), id, false);
+      at = encoder.putField(memory, at, name, nameLength, value, headers.valueLength(field), id, additions.secret);
     }
     if (status >= 200 && (head.seen & DATE_BIT) === 0) at = encoder.putConstant(memory, at, this.dateNow());
     if (server !== null) at = encoder.putConstant(memory, at, server);

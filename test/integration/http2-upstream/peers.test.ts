@@ -44,6 +44,9 @@ after(() => rmSync(directory, { recursive: true, force: true }));
 /** Answers with the body it got; `/down/N` with N MiB; `/count` with a counter. */
 let count = 0;
 let trailersSeen = '';
+let secretsSeen: string[] = [];
+/** Which fields came never-indexed; the types of Node know it for sending only. */
+type Marked = { [http2.sensitiveHeaders]?: string[] };
 function handle(stream: http2.ServerHttp2Stream, headers: http2.IncomingHttpHeaders): void {
   stream.on('error', () => {});
   const path = headers[':path']!;
@@ -67,6 +70,13 @@ function handle(stream: http2.ServerHttp2Stream, headers: http2.IncomingHttpHead
     count++;
     stream.respond({ ':status': 200, 'x-path': path });
     stream.end(String(count));
+    return;
+  }
+  if (path === '/secret') {
+    secretsSeen = (headers as Marked)[http2.sensitiveHeaders] ?? [];
+    const marked = headers['x-plain'] === undefined ? { [http2.sensitiveHeaders]: ['x-answer'] } : {};
+    stream.respond({ ':status': 200, 'x-answer': 'word', ...marked });
+    stream.end();
     return;
   }
   stream.on('trailers', (trailers) => (trailersSeen = String(trailers['x-sum'])));
@@ -161,6 +171,23 @@ for (const host of ['plain.test', 'tls.test']) {
     assert.equal(trailersSeen, host);
   });
 }
+
+test('fields that came never-indexed go on never-indexed both ways, and no others do', async () => {
+  const session = connectNode();
+  const ask = async (fields: http2.OutgoingHttpHeaders): Promise<string[]> => {
+    const stream = session.request({ ':path': '/secret', ':authority': 'plain.test', ...fields });
+    const [head] = (await once(stream, 'response')) as [Marked];
+    stream.resume();
+    await once(stream, 'close');
+    return head[http2.sensitiveHeaders] ?? [];
+  };
+  const answered = await ask({ 'x-token': 'secret', [http2.sensitiveHeaders]: ['x-token'] });
+  assert.ok(secretsSeen.includes('x-token'), secretsSeen.join());
+  assert.ok(answered.includes('x-answer'), answered.join());
+  // Authorization always goes so, and hides nothing else.
+  const marked = { authorization: 'Bearer x', 'x-plain': 'yes', [http2.sensitiveHeaders]: ['authorization'] };
+  assert.deepEqual([await ask(marked), secretsSeen], [[], ['authorization']]);
+});
 
 test('many requests at once, from HTTP/1.1 and HTTP/2 clients, are all answered over one connection', async () => {
   const opened = await lab.metric('portcullis_upstream_connections_opened_total');

@@ -57,6 +57,7 @@ function encoded(text: string, more: Partial<RequestParts> = {}, https = false):
     rewrittenHostOffset: 0,
     rewrittenHostLength: 0,
     upgradeRequested: false,
+    secretRequest: false,
     ...more,
   };
   const requests = new RequestEncoder(reactor, output as unknown as Http2Output);
