@@ -35,6 +35,8 @@ import { tryTls } from './certificates/try-tls.ts';
 import { errorsForLog, logWarnings } from './check.ts';
 import { Discovery } from './discovery/discovery.ts';
 import { Health } from './health/health.ts';
+import { type Dial, dialDirectly } from './health/probe-connection.ts';
+import { probeThrough } from './health/probes.ts';
 import { type LeaveOut, openListeners, planListeners } from './listeners.ts';
 import { OverloadMonitor, openDescriptors } from './overload.ts';
 import { RateLimiting } from './rate-limit/rate-limiting.ts';
@@ -101,7 +103,8 @@ export class App {
 
   /**
    * Starts everything and resolves once all workers serve. Throws an ExitError with one sentence
-   * when the machine does not allow it (descriptors, ports, files). `leaveOut`: of a node proxy.
+   * when the machine does not allow it (descriptors, ports, files). `leaveOut` and `dial`, by which health checks
+   * connect: of a node proxy.
    */
   static async start(
     first: Config,
@@ -109,6 +112,7 @@ export class App {
     logger: Logger,
     certificates = new Certificates(logger.log),
     leaveOut: LeaveOut = () => {},
+    dial: Dial = dialDirectly,
   ): Promise<App> {
     logger.level = first.log.level;
     const workerCount = workerCountOf(first);
@@ -123,7 +127,7 @@ export class App {
     const { config, plan } = openListeners(sockets, first, () => loadAgain(load), leaveOut);
     AccessLogOutput.check(config.accessLog);
     const state = new GatewayState(workerCount, config);
-    const app = new App(config, load, leaveOut, logger, sockets, capacity.connectionsMax, state, certificates);
+    const app = new App(config, load, leaveOut, dial, logger, sockets, capacity.connectionsMax, state, certificates);
     try {
       await app.firstApply(config, plan);
     } catch (error) {
@@ -137,6 +141,7 @@ export class App {
     config: Config,
     load: LoadConfig,
     leaveOut: LeaveOut,
+    dial: Dial,
     logger: Logger,
     sockets: ListeningSockets,
     connectionsMax: number,
@@ -184,7 +189,7 @@ export class App {
       logger.log,
     );
     this.discovery = new Discovery(logger.log, () => this.endpointsChanged());
-    this.health = new Health(this.slots.state, logger.log);
+    this.health = new Health(this.slots.state, logger.log, { probe: probeThrough(dial) });
     state.backendStates = () => this.health.states();
     this.breakers = new BreakerWatch(this.slots.state, logger.log);
     state.breakerStates = () => this.breakers.states();

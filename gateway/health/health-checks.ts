@@ -104,6 +104,7 @@ export class HealthChecks {
           proxyProtocol: settings.proxyProtocol,
           tls: check.type === 'HTTP' ? null : settings.tls,
           http2: settings.protocol === 'h2' && ofPort,
+          identity: endpoint.identity,
           check,
         };
         const identity = identityOf(target);
@@ -215,8 +216,9 @@ export class HealthChecks {
 
   private note(checker: Checker, { outcome, cause }: ProbeResult): void {
     const { record, backend, address } = checker;
-    this.counts.get(backend)![outcome]++;
     checker.cause = cause;
+    if (outcome === null) return;
+    this.counts.get(backend)![outcome]++;
     const before = record.health;
     if (!record.note(outcome)) return;
     this.setWord(checker.backendSlot, checker.slot, record.health);

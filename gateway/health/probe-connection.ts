@@ -1,10 +1,12 @@
 // Connections of health checks: TCP, the PROXY protocol header where the backend wants one, and TLS with
-// the backend's trust, name and client certificate, as requests have them.
+// the backend's trust, name and client certificate, as requests have them. Whoever has another way to endpoints
+// than plain TCP (a node proxy its tunnels) brings a `Dial` of its own for the first step.
 //
 // Control thread; one connection per check, so that a check also shows that connecting works.
 // Spec: RFC 6125 (names), PROXY protocol 2.4.
 
-import { connect, isIP, type Socket } from 'node:net';
+import { connect, isIP } from 'node:net';
+import type { Duplex } from 'node:stream';
 import {
   checkServerIdentity,
   connect as connectTls,
@@ -14,6 +16,7 @@ import {
   type SecureContext,
   type TLSSocket,
 } from 'node:tls';
+import { parseAlternativeNames } from '../../core/tls/peer.ts';
 import type { BackendTlsSettings } from '../../core/workers/snapshot.ts';
 
 /** PROXY protocol headers that speak of no client: v1 `UNKNOWN`, v2 `LOCAL`. */
@@ -31,16 +34,34 @@ export interface ProbePlace {
   proxyProtocol: 0 | 1 | 2;
   /** Null: plain TCP. */
   tls: BackendTlsSettings | null;
+  /** Node proxies: it is reached through a tunnel, whose other end must have this SPIFFE identity; null: directly. */
+  identity: string | null;
 }
+
+/** A connection that a check has. */
+export interface ProbeConnection {
+  stream: Duplex;
+  /** It is a tunnel, which was opened with this identity: what may be said of it is said of that. Null: it is none. */
+  tunnelAs: string | null;
+}
+
+/**
+ * Connects to a place, without its PROXY header and TLS. Rejects with the cause; an abort ends it, and the connection
+ * later too. Errors after that are nobody's business.
+ */
+export type Dial = (place: ProbePlace, signal: AbortSignal) => Promise<ProbeConnection>;
+
+/** A check cannot be made for a cause that is not the endpoint's: of that nothing is known then. */
+export class CheckNotMade extends Error {}
 
 /** Contexts by their key; those of configurations past are few and small. */
 const contexts = new Map<string, SecureContext>();
 const CONTEXTS_MAX = 1000;
 
-/** Connects; `alpn` is what is offered over TLS. Rejects with the cause; an abort ends it, and the socket later too. */
-export function openConnection(place: ProbePlace, alpn: readonly string[], signal: AbortSignal): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    const socket = connect({ host: place.host, port: place.port });
+/** Connects by plain TCP. */
+export const dialDirectly: Dial = ({ host, port }, signal) =>
+  new Promise((resolve, reject) => {
+    const socket = connect({ host, port });
     const stop = (): void => void socket.destroy();
     signal.addEventListener('abort', stop, { once: true });
     socket.once('close', () => {
@@ -49,20 +70,31 @@ export function openConnection(place: ProbePlace, alpn: readonly string[], signa
     });
     // Stays: an error after the check is over is nobody's business.
     socket.on('error', reject);
-    socket.once('connect', () => {
-      if (place.proxyProtocol !== 0) socket.write(proxyHeaders[place.proxyProtocol]);
-      if (place.tls === null) {
-        resolve(socket);
-        return;
-      }
-      const secure = startTls(socket, place.tls, alpn);
-      secure.on('error', reject);
-      secure.once('secureConnect', () => resolve(secure));
-    });
+    socket.once('connect', () => resolve({ stream: socket, tunnelAs: null }));
+  });
+
+/** Connects; `alpn` is what is offered over TLS. Rejects with the cause; an abort ends it, and the connection later too. */
+export async function openConnection(
+  place: ProbePlace,
+  alpn: readonly string[],
+  signal: AbortSignal,
+  dial: Dial,
+): Promise<ProbeConnection> {
+  const connection = await dial(place, signal);
+  const { stream, tunnelAs } = connection;
+  if (place.proxyProtocol !== 0) stream.write(proxyHeaders[place.proxyProtocol]);
+  const { tls } = place;
+  if (tls === null) return connection;
+  return new Promise((resolve, reject) => {
+    stream.on('error', reject);
+    stream.once('close', () => reject(new Error('connection closed')));
+    const secure = startTls(stream, tls, alpn);
+    secure.on('error', reject);
+    secure.once('secureConnect', () => resolve({ stream: secure, tunnelAs }));
   });
 }
 
-function startTls(socket: Socket, settings: BackendTlsSettings, alpn: readonly string[]): TLSSocket {
+function startTls(socket: Duplex, settings: BackendTlsSettings, alpn: readonly string[]): TLSSocket {
   const { serverName, verifyNames, verify } = settings;
   return connectTls({
     socket,
@@ -98,5 +130,5 @@ function contextOf(settings: BackendTlsSettings): SecureContext {
 /** Whether a certificate is for a name: DNS name, IP address or URI. */
 function hasName(certificate: PeerCertificate, name: string): boolean {
   if (!name.includes('://')) return checkServerIdentity(name, certificate) === undefined;
-  return (certificate.subjectaltname ?? '').split(', ').includes(`URI:${name}`);
+  return parseAlternativeNames(certificate.subjectaltname ?? '').uri.includes(name);
 }

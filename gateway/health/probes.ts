@@ -4,16 +4,22 @@
 // Spec: RFC 9110, RFC 9113; grpc.health.v1.Health.
 
 import { connect, constants, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http2';
-import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import type { HealthCheckConfig } from '../../config/config.ts';
 import { formatAddress } from '../../config/names.ts';
 import { request } from '../../core/process/node-http.ts';
 import type { CheckOutcome } from './check-record.ts';
 import { HEALTH_CHECK_PATH, healthRequest, readHealthResponse } from './grpc-health.ts';
-import { openConnection, type ProbePlace } from './probe-connection.ts';
+import { CheckNotMade, type Dial, dialDirectly, openConnection, type ProbePlace } from './probe-connection.ts';
 
 /** Most bytes of an answer that are waited for; its end counts, not its content. */
 const BODY_BYTES_MAX = 64 * 1024;
+
+/** Characters of an answer that are looked at for who gave it. */
+const TEXT_CHARS_MAX = 1024;
+
+/** How proxies of the mesh begin to say that policies refuse something (core/exchange/reasons.ts; Istio's do alike). */
+const POLICY_REFUSAL = 'RBAC: ';
 
 /** What is checked. */
 export interface ProbeTarget extends ProbePlace {
@@ -24,7 +30,8 @@ export interface ProbeTarget extends ProbePlace {
 
 /** What came of it. */
 export interface ProbeResult {
-  outcome: CheckOutcome;
+  /** Null: the check could not be made, which says nothing of the endpoint. */
+  outcome: CheckOutcome | null;
   /** Why it is not good, without a full stop; empty for success. */
   cause: string;
 }
@@ -34,32 +41,75 @@ export type Probe = (target: ProbeTarget, signal: AbortSignal) => Promise<ProbeR
 
 const success: ProbeResult = { outcome: 'success', cause: '' };
 
-/** Checks an endpoint; `signal` ends the check, which then counts as one without an answer in time. */
-export const probe: Probe = async (target, signal) => {
-  const { check } = target;
-  try {
-    const alpn = target.http2 ? ['h2'] : check.type === 'TCP' ? [] : ['http/1.1'];
-    const socket = await openConnection(target, check.type === 'GRPC' ? ['h2'] : alpn, signal);
-    try {
-      if (check.type === 'TCP') return success;
-      if (check.type === 'GRPC') return await askGrpc(target, socket);
-      return judgeStatus(check, await (target.http2 ? askHttp2(target, socket) : askHttp1(target, socket)));
-    } finally {
-      socket.destroy();
-    }
-  } catch (error) {
-    if (signal.aborted) return { outcome: 'timeout', cause: `no answer within ${check.timeoutMs} ms` };
-    return { outcome: 'failure', cause: causeOf(error as NodeJS.ErrnoException) };
-  }
-};
+/** Checks an endpoint directly; `signal` ends the check, which then counts as one without an answer in time. */
+export const probe: Probe = probeThrough(dialDirectly);
 
-function judgeStatus({ expectedStatuses }: HealthCheckConfig, status: number): ProbeResult {
-  if (expectedStatuses.some(([first, last]) => status >= first && status <= last)) return success;
-  return { outcome: 'refusal', cause: `it answered with status ${status}` };
+/** Checks that connect by `dial`, and are as `probe` otherwise. */
+export function probeThrough(dial: Dial): Probe {
+  return async (target, signal) => {
+    const { check } = target;
+    try {
+      const alpn = target.http2 ? ['h2'] : check.type === 'TCP' ? [] : ['http/1.1'];
+      const offered = check.type === 'GRPC' ? ['h2'] : alpn;
+      const { stream, tunnelAs } = await openConnection(target, offered, signal, dial);
+      try {
+        if (check.type === 'TCP') {
+          if (tunnelAs !== null) await seeAccepted(stream, tunnelAs, check.timeoutMs / 2);
+          return success;
+        }
+        if (check.type === 'GRPC') return await askGrpc(target, stream, tunnelAs);
+        return judgeAnswer(check, await (target.http2 ? askHttp2 : askHttp1)(target, stream), tunnelAs);
+      } finally {
+        stream.destroy();
+      }
+    } catch (error) {
+      if (signal.aborted) return { outcome: 'timeout', cause: `no answer within ${check.timeoutMs} ms` };
+      const cause = causeOf(error as NodeJS.ErrnoException);
+      return { outcome: error instanceof CheckNotMade ? null : 'failure', cause };
+    }
+  };
 }
 
-/** Status of the final answer, once that has ended. */
-function askHttp1(target: ProbeTarget, socket: Socket): Promise<number> {
+/**
+ * A tunnel may be there before the connection behind it. So the check ends its side, which reaches the endpoint with
+ * that connection: what it says to it, or that it ends, too, shows that it has accepted. Rejects when the tunnel is
+ * reset. One that stays silent for so long has accepted: a connection that is refused is so at once.
+ */
+function seeAccepted(stream: Duplex, tunnelAs: string, silentMs: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, silentMs).unref();
+    stream.once('data', () => resolve());
+    stream.once('end', resolve);
+    stream.once('close', () => {
+      clearTimeout(timer);
+      reject(new Error(`connection reset behind the tunnel: nothing listens there, or policies refuse ${tunnelAs}`));
+    });
+    stream.end();
+  });
+}
+
+/** An answer to a check by HTTP, and how its body begins. */
+interface Answer {
+  status: number;
+  text: string;
+}
+
+function judgeAnswer(check: HealthCheckConfig, { status, text }: Answer, tunnelAs: string | null): ProbeResult {
+  if (check.expectedStatuses.some(([first, last]) => status >= first && status <= last)) return success;
+  // Without a body nobody can tell whether that is the policies' answer or its own.
+  const toWhom = status === 403 && tunnelAs !== null ? ` to ${tunnelAs}` : '';
+  return { outcome: 'refusal', cause: refusalOf(tunnelAs, text) ?? `it answered with status ${status}${toWhom}` };
+}
+
+/** Who is refused, if the policies of the mesh have answered; undefined: they have not. */
+function refusalOf(tunnelAs: string | null, text: string): string | undefined {
+  return tunnelAs !== null && text.includes(POLICY_REFUSAL)
+    ? `its authorization policies do not allow ${tunnelAs}`
+    : undefined;
+}
+
+/** The final answer, once that has ended. */
+function askHttp1(target: ProbeTarget, socket: Duplex): Promise<Answer> {
   const { check } = target;
   return new Promise((resolve, reject) => {
     const outgoing = request({
@@ -71,25 +121,28 @@ function askHttp1(target: ProbeTarget, socket: Socket): Promise<number> {
     outgoing.on('error', reject);
     outgoing.on('response', (incoming) => {
       let bytes = 0;
-      incoming.on('data', (chunk: Uint8Array) => {
+      let text = '';
+      const done = (): void => resolve({ status: incoming.statusCode!, text });
+      incoming.on('data', (chunk: Buffer) => {
         bytes += chunk.length;
-        if (bytes > BODY_BYTES_MAX) resolve(incoming.statusCode!);
+        if (text.length < TEXT_CHARS_MAX) text += chunk.toString('latin1', 0, TEXT_CHARS_MAX - text.length);
+        if (bytes > BODY_BYTES_MAX) done();
       });
-      incoming.on('end', () => resolve(incoming.statusCode!));
+      incoming.on('end', done);
       incoming.on('error', reject);
     });
     outgoing.end();
   });
 }
 
-async function askHttp2(target: ProbeTarget, socket: Socket): Promise<number> {
+async function askHttp2(target: ProbeTarget, socket: Duplex): Promise<Answer> {
   const { check } = target;
   const head = { ':method': check.method, ':path': check.path, ...fieldsOf(check) };
-  const { headers } = await exchangeHttp2(target, socket, head, undefined);
-  return Number(headers[':status']);
+  const { headers, body } = await exchangeHttp2(target, socket, head, undefined);
+  return { status: Number(headers[':status']), text: Buffer.from(body).toString('latin1', 0, TEXT_CHARS_MAX) };
 }
 
-async function askGrpc(target: ProbeTarget, socket: Socket): Promise<ProbeResult> {
+async function askGrpc(target: ProbeTarget, socket: Duplex, tunnelAs: string | null): Promise<ProbeResult> {
   const { check } = target;
   const head = {
     ':method': 'POST',
@@ -106,10 +159,8 @@ async function askGrpc(target: ProbeTarget, socket: Socket): Promise<ProbeResult
   if (status === undefined) return { outcome: 'failure', cause: 'it answered without grpc-status' };
   if (status !== '0') {
     const message = percentDecoded(String(trailers['grpc-message'] ?? headers['grpc-message'] ?? '')).slice(0, 200);
-    return {
-      outcome: 'refusal',
-      cause: `it answered with gRPC status ${status}${message === '' ? '' : ` (${message})`}`,
-    };
+    const answered = `it answered with gRPC status ${status}${message === '' ? '' : ` (${message})`}`;
+    return { outcome: 'refusal', cause: refusalOf(tunnelAs, message) ?? answered };
   }
   const serving = readHealthResponse(body);
   if (serving === 'SERVING') return success;
@@ -126,7 +177,7 @@ interface Http2Answer {
 /** One request on a new HTTP/2 connection; resolves once its answer has ended. */
 function exchangeHttp2(
   target: ProbeTarget,
-  socket: Socket,
+  socket: Duplex,
   head: OutgoingHttpHeaders,
   body: Uint8Array | undefined,
 ): Promise<Http2Answer> {
@@ -152,6 +203,11 @@ function exchangeHttp2(
       answer.trailers = trailers;
     });
     const done = (): void => {
+      // A connection that is lost ends its streams, too.
+      if (answer.headers[':status'] === undefined) {
+        reject(new Error('connection closed'));
+        return;
+      }
       answer.body = Buffer.concat(chunks);
       resolve(answer);
     };

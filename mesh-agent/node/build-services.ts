@@ -5,6 +5,8 @@
 // thousands of services a change concerns few (what stays the same object costs nothing further on, see
 // core/workers/snapshot-delta.ts).
 // Names of listeners, routes and backends are `namespace/hostname:port`.
+// Rate limits are `namespace/hostname/name`: each service has its own, which all of its ports share. The name is also that
+// of their count in Redis, so that nothing of the node may be in it.
 // Workloads of a port declared `http` get HTTP/1.1 whatever the client speaks, those of `http2` and `grpc` HTTP/2, and
 // where the port says nothing (`auto`) what the client speaks.
 
@@ -18,6 +20,7 @@ import type {
 } from '../../config/config.ts';
 import { formatAddress } from '../../config/names.ts';
 import { isEqualData } from '../../core/workers/equal-data.ts';
+import { BLIND_CHECK, isBlindCheck } from '../control/traffic-rules.ts';
 import type { MeshIndex } from '../model/mesh-index.ts';
 import { identityOf, type Service, type ServicePort, serviceKey, type Workload } from '../model/mesh-state.ts';
 import { type ConfigParts, type Destination, directRule, streamRoute, virtualListener } from './config-parts.ts';
@@ -31,6 +34,8 @@ export interface ServicesInput {
   zone: string;
   /** Whether all is known that belongs to a service. */
   isWhole: (service: Service) => boolean;
+  /** Whether this node has a Redis to count global rate limits in. */
+  hasRedis: boolean;
 }
 
 /** Name of listener, route and backend of a port. */
@@ -50,7 +55,10 @@ export function addServices(parts: ConfigParts, input: ServicesInput): void {
         backends.of(key, port.servicePort);
         parts.streamRoutes.push(part.stream);
       }
-      if (port.protocol !== 'tcp') parts.routes.push(portRoute(part, key, service, port, backends));
+      if (port.protocol !== 'tcp') {
+        parts.routes.push(portRoute(part, key, service, port, backends));
+        if (!input.hasRedis) reportUncounted(parts, key, service);
+      }
       for (const vip of service.vips) {
         // Who was first has an address that two services claim; the control plane sees to it that there are none.
         const at = formatAddress(vip, port.servicePort);
@@ -121,7 +129,7 @@ function portRoute(
   if (route !== null && isEqualData(route.backends, names)) return route.config;
   const { name } = part.listener;
   const of = (service: string): string => backends.of(service, servicePort);
-  const made = rules === null ? [directRule(of(key))] : rules.map((rule) => ruleAt(rule, of));
+  const made = rules === null ? [directRule(of(key))] : rules.map((rule) => ruleAt(rule, key, of));
   part.route = { config: { name, listeners: [name], hostnames: null, rules: made }, backends: names };
   return part.route.config;
 }
@@ -132,20 +140,37 @@ function visitServices({ backendRefs, policy }: RuleConfig, visit: (service: str
   for (const { backend } of policy?.mirrors ?? []) visit(backend);
 }
 
-/** A rule with the backends of one port in place of the services that it names. */
-function ruleAt(rule: RuleConfig, backendOf: (service: string) => string): RuleConfig {
+/** A rule of a service with the backends of one port in place of the services that it names. */
+function ruleAt(rule: RuleConfig, key: string, backendOf: (service: string) => string): RuleConfig {
   const { backendRefs, policy } = rule;
   return {
     ...rule,
     backendRefs: backendRefs.map((ref) => ({ ...ref, name: backendOf(ref.name) })),
     policy:
-      policy === null || policy.mirrors.length === 0
+      policy === null || policy.mirrors.length + policy.rateLimits.length === 0
         ? policy
         : {
             ...policy,
             mirrors: policy.mirrors.map((mirror) => ({ ...mirror, backend: backendOf(mirror.backend) })),
+            // Services that know nothing of each other may call their limits the same.
+            rateLimits: policy.rateLimits.map((limit) => ({
+              ...limit,
+              name: `${key}/${limit.name}`,
+              shownAs: limit.name,
+            })),
           },
   };
+}
+
+/** Names the limits that were meant for the whole mesh and that this node can only count for itself. */
+function reportUncounted(parts: ConfigParts, key: string, { rules }: Service): void {
+  const names = new Set<string>();
+  for (const { policy } of rules ?? []) {
+    for (const { global, name } of policy?.rateLimits ?? []) if (global) names.add(name);
+  }
+  if (names.size === 0) return;
+  const list = [...names].join(', ');
+  parts.problems.add(`${key}: global rate limits (${list}) are counted on this node alone, which has no redis`);
 }
 
 /** Backends of service ports, each made when something first needs it. */
@@ -176,9 +201,8 @@ class Backends {
     // Rules may name what this node does not know (yet): nobody is there.
     if (service === undefined || port === undefined) return { ...defaults, name, endpoints: [] };
     const settings = service.backend ?? defaults;
-    if (settings.healthCheck !== null) {
-      this.parts.problems.add(`${serviceKey(service)}: healthCheck is not used in the mesh, outlierDetection is`);
-    }
+    const isBlind = settings.healthCheck !== null && isBlindCheck(settings.healthCheck, service, port);
+    if (isBlind) this.parts.problems.add(`${name}: not checked, as ${BLIND_CHECK}`);
     const { balancer } = settings.policy;
     const part = madeOf(serviceKey(service), service)[service.ports.indexOf(port)]!;
     const known = part.backend;
@@ -195,7 +219,7 @@ class Backends {
       name,
       protocol: port.protocol === 'http2' || port.protocol === 'grpc' ? 'h2c' : 'http/1.1',
       sameProtocol: port.protocol === 'auto',
-      healthCheck: null,
+      healthCheck: isBlind ? null : settings.healthCheck,
       endpoints: workloads.flatMap((workload) => endpointsOf(workload, service, port)),
       policy:
         balancer === null || balancer.zoneAware === null

@@ -41,7 +41,7 @@ export async function runNode(file: string, io: MeshIo): Promise<number> {
   });
   const first = agent.load();
   if ('errors' in first) throw new Error('a configuration that was made has errors');
-  const app = await App.start(first.config, agent.load, logger, undefined, agent.leaveOut);
+  const app = await App.start(first.config, agent.load, logger, undefined, agent.leaveOut, agent.prober.dial);
   app.state.mesh = meshState(agent);
   life.begin(app);
   agent.run(app);
