@@ -8,7 +8,7 @@ import { boolean, decimal, duration, integer, NOTE, type Note, oneOf, pathValue,
 import { dictionary, list, mapping, maybe } from './schema-builder.ts';
 
 /** Largest table that Envoy takes, too; a prime. */
-export const MAGLEV_TABLE_MAX = 5_000_011;
+const MAGLEV_TABLE_MAX = 5_000_011;
 
 /** Most levels of priority, keys of a hash, labels. */
 const PRIORITY_MAX = 31;

@@ -23,7 +23,6 @@ import type {
   Snapshot,
   StreamRouteSettings,
 } from '../core/workers/snapshot.ts';
-import { compileRoutesOffThread } from './compile-off-thread.ts';
 import { collectPolicies } from './compile-policies.ts';
 import { compileRoutes } from './compile-routes.ts';
 import { compileTls, NO_TLS_MATERIAL, type TlsMaterial } from './compile-tls.ts';
@@ -36,23 +35,11 @@ export interface ResolvedAddress extends HostPort {
   priority?: number;
 }
 
-/** Addresses that DNS gave for the endpoints that are names; keys as returned by `endpointNames`. */
+/** Addresses that DNS gave for the endpoints that are names; keys are their `host:port` as configured. */
 export type ResolvedEndpoints = ReadonlyMap<string, readonly ResolvedAddress[]>;
 
 /** Most that the weights of an endpoint and of its SRV record come to. */
 const WEIGHT_MAX = 1_000_000;
-
-/**
- * The endpoints whose host is a DNS name, each once, as `host:port` the way they are configured:
- * what has to be resolved, and the keys under which `compileSnapshot` looks for the answers.
- */
-export function endpointNames(config: Pick<Config, 'backends'>): string[] {
-  const names = new Set<string>();
-  for (const backend of config.backends) {
-    for (const endpoint of backend.endpoints) if (!endpoint.isIp) names.add(endpoint.address);
-  }
-  return [...names];
-}
 
 /**
  * The snapshot of a configuration, its routes compiled on the calling thread unless `routes` brings
@@ -142,15 +129,6 @@ function redisSettings({ timeoutMs, failure }: RedisConfig, state: SharedArrayBu
 /** For callers without a running node: tests and benchmarks. */
 function slotsOfItsOwn(): NodeSlots {
   return new NodeSlots(8, createNodeState(8, 1024, 256));
-}
-
-/** Like `compileSnapshot`; large route tables are compiled in another thread. */
-export async function compileSnapshotOffThread(
-  config: Config,
-  epoch: number,
-  resolved: ResolvedEndpoints,
-): Promise<Snapshot> {
-  return compileSnapshot(config, epoch, resolved, await compileRoutesOffThread(config));
 }
 
 function httpSettings(config: Config): HttpSettings {

@@ -156,6 +156,8 @@ export interface RedisConfig {
   /** IP address or DNS name. */
   host: string;
   port: number;
+  /** Unix socket that leads there instead, of a proxy whose own connections are captured; absent: there is none. */
+  relay?: string;
   /** Null: the default user. */
   username: string | null;
   /** Null: none. */

@@ -25,7 +25,7 @@ function endpointPlace(description: string) {
 }
 
 /** Schema of one endpoint. */
-export const endpointSchema = union(
+const endpointSchema = union(
   [
     endpointPlace('Address of the endpoint.'),
     mapping({

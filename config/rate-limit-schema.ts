@@ -173,7 +173,7 @@ export const redisSchema = mapping(
       text(
         {
           default: 'portcullis:',
-          description: 'What the names of keys begin with. Gateways that share limits have the same.',
+          description: 'What the names of keys begin with. All that share limits have the same.',
         },
         'text',
         'up to 64 visible ASCII characters without spaces',

@@ -6,7 +6,7 @@ import { boolean, decimal, duration, integer, oneOf, size } from './kinds.ts';
 import { list, mapping, maybe } from './schema-builder.ts';
 
 /** Conditions for a further attempt. */
-export const retryConditions = [
+const retryConditions = [
   'connect-failure',
   'refused-stream',
   'reset-before-request',

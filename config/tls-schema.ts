@@ -201,7 +201,7 @@ export const backendTlsSchema = mapping(
 );
 
 /** Directory of Let's Encrypt. */
-export const ACME_DIRECTORY_DEFAULT = 'https://acme-v02.api.letsencrypt.org/directory';
+const ACME_DIRECTORY_DEFAULT = 'https://acme-v02.api.letsencrypt.org/directory';
 
 /** Schema of `acme`. */
 export const acmeSchema = mapping(

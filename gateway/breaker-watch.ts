@@ -24,7 +24,7 @@ const TICK_MS = 1000;
 const OPEN_MS = 1000;
 
 /** Least time after the last refusal until a limit is closed again. */
-export const TRIAL_MS = 10_000;
+const TRIAL_MS = 10_000;
 
 /** Least time between two lines about one backend. */
 const LINE_INTERVAL_MS = 10_000;

@@ -22,8 +22,9 @@ Usage:
                                      validate a configuration, every error at once, and warn of what is
                                      probably not meant; with --replay, say which of the requests that
                                      \`portcullis recorded\` has written would fare otherwise
-  portcullis schema [control|node]   JSON Schema of the configuration, for editors; of the control plane's, of
-                                     the node proxy's
+  portcullis schema [control|node|mesh]
+                                     JSON Schema of the configuration, for editors; of the control plane's, of
+                                     the node proxy's, of a document of the mesh's files
   portcullis explain ID [--admin HOST:PORT] [--json]
                                      what happened to the request with this id
   portcullis recorded [--admin HOST:PORT]
@@ -126,6 +127,7 @@ async function schema(args: string[], io: CommandIo): Promise<number> {
     gateway: async () => (await import('../config/json-schema.ts')).jsonSchema(),
     control: async () => (await import('../mesh-agent/commands/main.ts')).controlJsonSchema(),
     node: async () => (await import('../mesh-agent/commands/main.ts')).nodeJsonSchema(),
+    mesh: async () => (await import('../mesh-agent/commands/main.ts')).meshJsonSchema(),
   };
   if (!Object.hasOwn(schemas, what)) throw unknown('configuration', what, Object.keys(schemas));
   io.out(`${JSON.stringify(await schemas[what]!(), null, 2)}\n`);

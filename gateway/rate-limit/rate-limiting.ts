@@ -19,7 +19,9 @@ export class RateLimiting {
   private redis: RedisLimits | null = null;
   private loading: Promise<void> | null = null;
   /** What is to be counted in Redis. */
-  private wanted: { config: Config['redis']; limits: RateLimitSettings[] } = { config: null, limits: [] };
+  private wanted: { config: Config['redis']; limits: RateLimitSettings[]; always: boolean } = {
+    ...{ config: null, limits: [], always: false },
+  };
   private closed = false;
 
   constructor(tables: LimitTables, log: Log) {
@@ -38,8 +40,10 @@ export class RateLimiting {
   adopt(config: Config, snapshot: Snapshot): void {
     this.tables.keepOnly(snapshot.rateLimits.tables);
     const limits = snapshot.rulePolicies.flatMap(({ rateLimits }) => rateLimits);
-    this.wanted = { config: config.redis, limits };
-    if (this.redis !== null) this.redis.use(config.redis, limits);
+    // A node proxy learns of a limit with the request that it is to count, which should not have to wait for a connection.
+    const always = config.mesh !== undefined;
+    this.wanted = { config: config.redis, limits, always };
+    if (this.redis !== null) this.redis.use(config.redis, limits, always);
     else if (config.redis !== null) this.loading ??= this.load();
   }
 
@@ -60,6 +64,7 @@ export class RateLimiting {
     const { RedisLimits } = await import('./redis-limits.ts');
     if (this.closed) return;
     this.redis = new RedisLimits(this.tables.redis, this.log);
-    this.redis.use(this.wanted.config, this.wanted.limits);
+    const { config, limits, always } = this.wanted;
+    this.redis.use(config, limits, always);
   }
 }

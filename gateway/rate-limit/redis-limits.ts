@@ -83,15 +83,18 @@ export class RedisLimits {
     this.nowMs = nowMs;
   }
 
-  /** From now on these limits are counted there. Null: nowhere. The connection is kept where it is the same. */
-  use(config: RedisConfig | null, limits: readonly RateLimitSettings[]): void {
+  /**
+   * From now on these limits are counted there. Null: nowhere. The connection is kept where it is the same. `always`
+   * says that there is to be one although no limit is there yet.
+   */
+  use(config: RedisConfig | null, limits: readonly RateLimitSettings[], always = false): void {
     this.limits = new Map();
     if (config !== null) {
       for (const limit of limits) {
         if (limit.global) this.limits.set(limit.name, new ScriptLimit(limit, config.keyPrefix));
       }
     }
-    const wanted = this.limits.size > 0 ? config : null;
+    const wanted = this.limits.size > 0 || always ? config : null;
     if (JSON.stringify(connectionOf(wanted)) === JSON.stringify(connectionOf(this.config))) {
       this.config = wanted;
       return;
@@ -140,7 +143,7 @@ export class RedisLimits {
 
   /** Starts a connection; none (`client` stays null) while the file of its authorities cannot be read. */
   private open(config: RedisConfig): void {
-    const { host, port, tls } = config;
+    const { host, port, tls, relay } = config;
     if (tls !== null && tls.caFile !== null) {
       try {
         this.authorities = readFileSync(tls.caFile);
@@ -154,7 +157,11 @@ export class RedisLimits {
     }
     const reconnectStrategy = (retries: number): number =>
       Math.min(50 * 2 ** Math.min(retries, 10), RECONNECT_MS_MAX) * (0.75 + Math.random() / 2);
-    const base = { host, port, connectTimeout: CONNECT_TIMEOUT_MS, reconnectStrategy };
+    const base = {
+      ...{ host, port, connectTimeout: CONNECT_TIMEOUT_MS, reconnectStrategy },
+      // With a path, host and port only say whose certificate is expected.
+      ...(relay === undefined ? {} : { path: relay }),
+    };
     const client = createClient({
       socket:
         tls === null
@@ -336,8 +343,8 @@ async function evaluate(client: Client, keys: readonly string[], args: readonly 
 /** What makes a connection another one. */
 function connectionOf(config: RedisConfig | null): unknown {
   if (config === null) return null;
-  const { host, port, username, password, database, tls, keyPrefix } = config;
-  return { host, port, username, password, database, tls, keyPrefix };
+  const { host, port, relay, username, password, database, tls, keyPrefix } = config;
+  return { host, port, relay, username, password, database, tls, keyPrefix };
 }
 
 function causeOf(error: unknown): string {

@@ -23,7 +23,7 @@ import type { RecorderSettings } from '../../core/telemetry/request-recorder.ts'
 export const RECORDING_VERSION = 1;
 
 /** Fields whose values are hashed whatever the configuration says. */
-export const alwaysHashed: readonly string[] = ['authorization', 'proxy-authorization', 'cookie'];
+const alwaysHashed: readonly string[] = ['authorization', 'proxy-authorization', 'cookie'];
 
 /** First line of a recording. */
 export interface RecordingHeader {

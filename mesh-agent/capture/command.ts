@@ -15,7 +15,7 @@ export interface CaptureIo {
 }
 
 /** Help of the command. */
-export const CAPTURE_HELP = `Redirects the TCP connections of a workload to the node proxy, or stops doing so.
+const CAPTURE_HELP = `Redirects the TCP connections of a workload to the node proxy, or stops doing so.
 
 Usage:
   portcullis mesh capture install WORKLOAD [OPTIONS]
@@ -90,8 +90,8 @@ export async function captureCommand(args: string[], io: CaptureIo, stopped = st
     io.out(CAPTURE_HELP);
     return action === undefined ? ExitCode.USAGE : ExitCode.OK;
   }
-  if (!Object.hasOwn(SHAPES, action)) throw unknown('command', action, Object.keys(SHAPES));
-  const { options, positional } = parseArguments(rest, SHAPES[action as Action]);
+  if (!Object.hasOwn(SHAPES, action)) throw unknown('command', action, Object.keys(SHAPES), 'mesh capture');
+  const { options, positional } = parseArguments(rest, SHAPES[action as Action], 'mesh capture');
   if (positional.length > 0) throw usage(`mesh capture ${action} takes no argument ${positional[0]}.`);
   if (action === 'list') return list(options.has('--json'), io);
   const workload = readWorkload(options);

@@ -8,7 +8,7 @@ import { readdirSync, readFileSync, readlinkSync, statfsSync, statSync } from 'n
 import { join } from 'node:path';
 
 /** Where `ip netns` keeps its names. */
-export const NETNS_FOLDER = '/run/netns';
+const NETNS_FOLDER = '/run/netns';
 
 /** Type of the file system that namespace files are on (linux/magic.h). */
 const NSFS_MAGIC = 0x6e736673;
@@ -85,16 +85,6 @@ export function podOfProcess(pid: number): string | undefined {
 export function podOfCgroups(text: string): string | undefined {
   const found = /[/-]pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})(?:\.slice)?(?:\/|$)/m.exec(text);
   return found?.[1]?.replaceAll('_', '-');
-}
-
-/** The cgroup (version 2) of a process, relative to the root: the `path` of a cgroup scope; undefined: none. */
-export function cgroupOfProcess(pid: number): string | undefined {
-  try {
-    const line = /^0::\/(.+)$/m.exec(readFileSync(`/proc/${pid}/cgroup`, 'utf8'));
-    return line?.[1];
-  } catch {
-    return undefined;
-  }
 }
 
 function entries(folder: string): string[] {

@@ -45,9 +45,11 @@ export async function applyCommand(args: string[], io: MeshIo): Promise<number> 
     io.out(APPLY_HELP);
     return ExitCode.OK;
   }
-  const { options, positional } = parseArguments(args, {
-    ...{ '--config': 'value', '--admin': 'value', '--wait': 'flag', '--timeout': 'value' },
-  });
+  const { options, positional } = parseArguments(
+    args,
+    { '--config': 'value', '--admin': 'value', '--wait': 'flag', '--timeout': 'value' },
+    'mesh apply',
+  );
   if (positional.length === 0) throw usage('mesh apply needs a file or a directory.');
   const timeoutMs = timeoutOf(options.get('--timeout'));
   const file = options.get('--config');
@@ -76,7 +78,7 @@ export async function waitCommand(args: string[], io: MeshIo): Promise<number> {
     io.out(WAIT_HELP);
     return ExitCode.OK;
   }
-  const { options, positional } = parseArguments(args, { '--admin': 'value', '--timeout': 'value' });
+  const { options, positional } = parseArguments(args, { '--admin': 'value', '--timeout': 'value' }, 'mesh wait');
   if (positional.length > 0) throw usage(`mesh wait takes no argument ${positional[0]}.`);
   const timeoutMs = timeoutOf(options.get('--timeout'));
   const admin = adminOf(options.get('--admin'), null);
@@ -87,6 +89,11 @@ export async function waitCommand(args: string[], io: MeshIo): Promise<number> {
 async function askTarget(admin: AdminAddress): Promise<Target> {
   const { directory, ...source } = parseAnswer(await askControl(admin, '/source'), admin) as SourceStatus;
   if (directory === null) throw onlyKubernetes();
+  // Files there would say that a mesh whose directory was lost is meant to be gone but for them.
+  const lost = source.errors.find(({ file }) => file === directory.path);
+  if (lost !== undefined) {
+    throw new ExitError(ExitCode.CONFIG_INVALID, `nothing was written to ${directory.path}: ${lost.problem}.`);
+  }
   return { ...source, directory };
 }
 

@@ -20,13 +20,17 @@ export async function checkCommand(args: string[], io: MeshIo): Promise<number> 
     io.out(CHECK_HELP);
     return ExitCode.OK;
   }
-  const { options, positional } = parseArguments(args, {
-    '--config': 'value',
-    '--trust-domain': 'value',
-    '--cluster-domain': 'value',
-    '--warnings-as-errors': 'flag',
-    '--format': 'value',
-  });
+  const { options, positional } = parseArguments(
+    args,
+    {
+      '--config': 'value',
+      '--trust-domain': 'value',
+      '--cluster-domain': 'value',
+      '--warnings-as-errors': 'flag',
+      '--format': 'value',
+    },
+    'mesh check',
+  );
   const format = options.get('--format') ?? 'text';
   if (format !== 'text' && format !== 'json') throw usage(`--format is text or json, not ${format}.`);
   if (positional.length > 1) throw usage(`mesh check takes one directory, not ${positional[1]} as well.`);

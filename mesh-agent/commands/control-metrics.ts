@@ -51,7 +51,7 @@ export const controlMetrics: readonly MetricDefinition<ControlPlane>[] = [
   ]),
   gauge(
     'mesh_source_errors',
-    'What is wrong with the source at the moment: mistakes in files, collections that cannot be followed.',
+    'What is wrong with the source at the moment: mistakes in files, a directory that cannot be read or has lost all of them, collections that cannot be followed.',
     (plane) => [one(plane.sourceProblems.length)],
   ),
   gauge(

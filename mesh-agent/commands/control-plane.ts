@@ -39,6 +39,15 @@ import type { KubernetesSource } from '../kubernetes/source.ts';
 import { identityOf, type MeshSource, type Service } from '../model/mesh-state.ts';
 import type { AttestationConfig, ControlConfig, DirectoryConfig, ListenAddress } from './control-config.ts';
 
+/**
+ * A source that has missed what is new for longer than this is cut off. Longer than an API server that is restarted is
+ * away (with the 5 s after which a watch counts as caught up); so long a service that is new may be taken for something
+ * outside of the mesh by who first asks for it.
+ */
+const BEHIND_MAX_MS = 10_000;
+/** How often that is looked at. */
+const LOOK_MS = 500;
+
 /** How long requests that are being answered have at the end. */
 const DRAIN_TIMEOUT_MS = 5_000;
 
@@ -72,11 +81,15 @@ export class ControlPlane {
   private orders: RotationOrders | undefined;
   /** In the order in which they are asked; replaced by a reload. */
   private readonly attestors: Attestor[] = [];
+  /** Identities that are locked out; replaced by a reload. */
+  private blocked: ReadonlySet<string> = new Set();
   private tokens: { directory: string; attestor: JoinTokens } | undefined;
   private server: Server | undefined;
   private tls: ServerTls | undefined;
   private listening: ListenAddress | undefined;
   private stopping: Promise<void> | undefined;
+  private lookTimer: NodeJS.Timeout | undefined;
+  private isCutOff = false;
 
   private constructor(config: ControlConfig, log: Log, lock: LockFile, authority: MeshAuthority, source: Source) {
     this.config = config;
@@ -135,7 +148,10 @@ export class ControlPlane {
 
   /** What is wrong with the source now; none: nothing. */
   get sourceProblems(): string[] {
-    return this.source.problems();
+    const problems = this.source.problems();
+    return this.isCutOff
+      ? [...problems, 'cut off: what it does not know is not said to be outside of the mesh']
+      : problems;
   }
 
   /** Where node proxies connect, once they can. */
@@ -156,6 +172,7 @@ export class ControlPlane {
     this.phase = 'waiting for the source';
     await this.source.source.start((update) => void this.discovery.update(update));
     if (this.phase !== 'waiting for the source') return;
+    this.lookTimer = setInterval(() => this.lookAtSource(), LOOK_MS).unref();
     const { trustDomain, serviceAccount, serverNames } = this.config;
     const { namespace, name } = serviceAccount;
     this.tls = await ServerTls.start(
@@ -172,7 +189,10 @@ export class ControlPlane {
     this.server = server;
     const { attestors, authority, log } = this;
     const { runsOnNode } = this.source;
-    this.counts = await addCertificateService(server, { authority, attestors, runsOnNode, log });
+    this.counts = await addCertificateService(server, {
+      ...{ authority, attestors, runsOnNode, log },
+      isBlocked: (identity) => this.blocked.has(identity),
+    });
     addDiscoveryService(server, this.discovery, (evidence) => authenticate(attestors, evidence), log);
     // It may have been told to end meanwhile.
     if (this.phase !== 'waiting for the source') return;
@@ -203,6 +223,7 @@ export class ControlPlane {
     }
     attestors.push(new CertificateAttestor(trustDomain, isBlocked));
     this.attestors.splice(0, this.attestors.length, ...attestors);
+    this.blocked = blocked;
     for (const stream of this.discovery.proxies) {
       if (blocked.has(stream.identity.name)) stream.end(RpcCode.UNAUTHENTICATED, `${stream.identity.name} is blocked`);
     }
@@ -235,7 +256,23 @@ export class ControlPlane {
     return this.stopping;
   }
 
+  /** Finds out whether the source follows what is new. */
+  private lookAtSource(): void {
+    const isCutOff = this.source.source.behindMs > BEHIND_MAX_MS;
+    if (isCutOff === this.isCutOff) return;
+    this.isCutOff = isCutOff;
+    const source = this.sourceName;
+    if (isCutOff) {
+      const consequence = 'addresses that are not known are not said to be outside of the mesh, so nodes refuse them';
+      this.log('warn', 'the source of the mesh is cut off', { source, consequence });
+    } else {
+      this.log('info', 'the source of the mesh is followed again', { source });
+    }
+    this.discovery.setCutOff(isCutOff);
+  }
+
   private async stopNow(): Promise<void> {
+    clearInterval(this.lookTimer);
     await this.orders?.close();
     // Nothing may be written any more when the lock is given back.
     this.trust.close();

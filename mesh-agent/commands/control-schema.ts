@@ -189,7 +189,8 @@ const blockedSchema = list(
   {
     default: [],
     maxItems: 10_000,
-    description: 'Identities that may neither renew their certificates nor connect, such as that of a lost node.',
+    description:
+      'Identities that get no certificates, by their node either, and may not connect, such as that of a lost node.',
   },
 );
 

@@ -18,7 +18,7 @@ export async function graphCommand(args: string[], io: MeshIo): Promise<number> 
     io.out(GRAPH_HELP);
     return ExitCode.OK;
   }
-  const { options, positional } = parseArguments(args, { '--admin': 'value', '--json': 'flag' });
+  const { options, positional } = parseArguments(args, { '--admin': 'value', '--json': 'flag' }, 'mesh graph');
   if (positional.length > 0) {
     const hint = `node proxies are given as --admin ${positional.join(',')}`;
     throw new ExitError(ExitCode.USAGE, `mesh graph takes no argument ${positional[0]} (${hint}).`);
@@ -41,7 +41,7 @@ async function edgesOf(node: AdminAddress): Promise<GraphEdge[]> {
 }
 
 /** Edges of several nodes: the same ones added up, in order of their names. */
-export function mergeEdges(edges: readonly GraphEdge[]): GraphEdge[] {
+function mergeEdges(edges: readonly GraphEdge[]): GraphEdge[] {
   const merged = new Map<string, GraphEdge>();
   for (const edge of edges) {
     const { source, destination, protocol, reporter } = edge;
@@ -60,7 +60,7 @@ export function mergeEdges(edges: readonly GraphEdge[]): GraphEdge[] {
 }
 
 /** The graph, for people. */
-export function formatGraph(edges: readonly GraphEdge[]): string {
+function formatGraph(edges: readonly GraphEdge[]): string {
   if (edges.length === 0) return 'nobody has talked to anybody yet\n';
   return formatTable(
     ['SOURCE', 'DESTINATION', 'PROTOCOL', 'CONNECTIONS', 'REQUESTS', 'FAILURES', 'DENIED', 'SEEN AT'],

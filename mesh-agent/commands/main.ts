@@ -16,7 +16,7 @@ export async function controlCommand(args: string[], io: MeshIo): Promise<number
     io.out(CONTROL_HELP);
     return ExitCode.OK;
   }
-  const { options, positional } = parseArguments(args, { '--config': 'value' });
+  const { options, positional } = parseArguments(args, { '--config': 'value' }, 'control');
   if (positional.length > 0) {
     const hint = `a file is given as --config ${positional[0]}`;
     throw new ExitError(ExitCode.USAGE, `control takes no argument ${positional[0]} (${hint}).`);
@@ -64,7 +64,7 @@ export async function meshCommand(args: string[], io: MeshIo): Promise<number> {
     return rotateCommand(rest, io);
   }
   if (!VIEWS.includes(command) && command !== 'ready') {
-    throw unknown(command.startsWith('-') ? 'option' : 'command', command, [...VIEWS, ...OTHERS, '--help']);
+    throw unknown(command.startsWith('-') ? 'option' : 'command', command, [...VIEWS, ...OTHERS, '--help'], 'mesh');
   }
   if (rest.includes('--help')) {
     io.out(MESH_HELP);
@@ -79,7 +79,7 @@ async function nodeCommand(args: string[], io: MeshIo): Promise<number> {
     io.out(NODE_HELP);
     return ExitCode.OK;
   }
-  const { options, positional } = parseArguments(args, { '--config': 'value' });
+  const { options, positional } = parseArguments(args, { '--config': 'value' }, 'mesh node');
   if (positional.length > 0) {
     const hint = `a file is given as --config ${positional[0]}`;
     throw new ExitError(ExitCode.USAGE, `mesh node takes no argument ${positional[0]} (${hint}).`);
@@ -95,6 +95,14 @@ export async function nodeJsonSchema(): Promise<object> {
   const { jsonSchemaOf } = await import('../../config/json-schema.ts');
   const { nodeSchema } = await import('../node/node-schema.ts');
   return jsonSchemaOf(nodeSchema, 'Portcullis node proxy configuration');
+}
+
+/** JSON Schema of one document of the files that hold a mesh. */
+export async function meshJsonSchema(): Promise<object> {
+  const { jsonSchemaOf } = await import('../../config/json-schema.ts');
+  const { union } = await import('../../config/schema-builder.ts');
+  const { documentSchemas } = await import('../control/directory-schema.ts');
+  return jsonSchemaOf(union(Object.values(documentSchemas), {}), 'Portcullis mesh document');
 }
 
 /** JSON Schema of the control plane's configuration. */

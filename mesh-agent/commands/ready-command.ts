@@ -13,7 +13,7 @@ const ANSWER_BYTES_MAX = 64 * 1024;
 
 /** Runs `portcullis mesh ready`; `args` are those after the word. Throws an ExitError. */
 export async function readyCommand(args: string[], io: MeshIo): Promise<number> {
-  const { options, positional } = parseArguments(args, { '--admin': 'value' });
+  const { options, positional } = parseArguments(args, { '--admin': 'value' }, 'mesh');
   if (positional.length > 0) throw new ExitError(ExitCode.USAGE, `mesh ready takes no argument ${positional[0]}.`);
   const admin = adminOption(options.get('--admin') ?? NODE_ADMIN_DEFAULT);
   let answer: { status: number; body: string };

@@ -17,7 +17,11 @@ export async function rotateCommand(args: string[], io: MeshIo): Promise<number>
     io.out(ROTATE_HELP);
     return ExitCode.OK;
   }
-  const { options, positional } = parseArguments(args, { '--config': 'value', '--abort': 'flag', '--forget': 'value' });
+  const { options, positional } = parseArguments(
+    args,
+    { '--config': 'value', '--abort': 'flag', '--forget': 'value' },
+    'mesh rotate',
+  );
   if (positional.length > 0) throw usage(`mesh rotate takes no argument ${positional[0]}.`);
   const file = options.get('--config');
   if (file === undefined) throw usage("mesh rotate needs --config FILE, the control plane's.");

@@ -21,7 +21,7 @@ const views = {
 /** Runs `portcullis mesh VIEW`; `args` are those after the view. Throws an ExitError. */
 export async function statusCommand(view: string, args: string[], io: MeshIo): Promise<number> {
   const shapes: OptionShapes = view === 'roots' ? { '--admin': 'value' } : { '--admin': 'value', '--json': 'flag' };
-  const { options, positional } = parseArguments(args, shapes);
+  const { options, positional } = parseArguments(args, shapes, 'mesh');
   if (positional.length > 0) {
     throw new ExitError(ExitCode.USAGE, `mesh ${view} takes no argument ${positional[0]}.`);
   }
@@ -39,7 +39,7 @@ export async function statusCommand(view: string, args: string[], io: MeshIo): P
 }
 
 /** The control plane and its proxies, for people. */
-export function formatStatus(status: ControlStatus, nowMs: number): string {
+function formatStatus(status: ControlStatus, nowMs: number): string {
   const { address, ca, certificates, mesh, source, startedAt, unready, version } = status;
   const refused = Object.entries(certificates.refused).map(([code, count]) => `${count} ${code}`);
   const lines = [
@@ -68,7 +68,7 @@ export function formatStatus(status: ControlStatus, nowMs: number): string {
 }
 
 /** The roots and where their rotation stands, for people. */
-export function formatRotation({ ca }: ControlStatus): string {
+function formatRotation({ ca }: ControlStatus): string {
   const since = new Date(ca.sinceMs).toISOString();
   const lines = [
     ca.phase === 'idle' ? 'phase    idle: no rotation' : `phase    ${ca.phase} since ${since}`,

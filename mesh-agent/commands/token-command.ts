@@ -35,8 +35,8 @@ export async function tokenCommand(args: string[], io: MeshIo): Promise<number> 
     io.out(TOKEN_HELP);
     return action === undefined ? ExitCode.USAGE : ExitCode.OK;
   }
-  if (!Object.hasOwn(SHAPES, action)) throw unknown('command', action, Object.keys(SHAPES));
-  const { options, positional } = parseArguments(rest, SHAPES[action as keyof typeof SHAPES]);
+  if (!Object.hasOwn(SHAPES, action)) throw unknown('command', action, Object.keys(SHAPES), 'mesh token');
+  const { options, positional } = parseArguments(rest, SHAPES[action as keyof typeof SHAPES], 'mesh token');
   const idsWanted = action === 'revoke' ? 1 : 0;
   if (positional.length > idsWanted) {
     throw usage(`mesh token ${action} takes no argument ${positional[idsWanted]}.`);

@@ -50,6 +50,11 @@ export class CombinedSource implements MeshSource {
     this.tell([changesBetween(state, this.merged())]);
   }
 
+  /** See MeshSource. Of the base only: policies make no addresses. */
+  get behindMs(): number {
+    return this.base.behindMs;
+  }
+
   /** See MeshSource. */
   async close(): Promise<void> {
     this.onUpdate = null;

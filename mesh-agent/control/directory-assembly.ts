@@ -24,7 +24,8 @@ import {
 import { errorIn, type MeshDocument, type MeshFile } from './directory-file.ts';
 import { hostnameOf, policyOf, portsOf, serviceOf, workloadOf } from './directory-model.ts';
 import type { DocumentOf } from './directory-schema.ts';
-import { parseTraffic, type Traffic, type TrafficProblems } from './traffic-rules.ts';
+import { judgePolicies, type PolicyWarningName } from './policy-warnings.ts';
+import { BLIND_CHECK, isBlindCheck, parseTraffic, type Traffic, type TrafficProblems } from './traffic-rules.ts';
 
 /** A file as it was found, and as it was last accepted. */
 export interface Candidate {
@@ -41,10 +42,26 @@ export interface Assembly {
   /** What is used of each file; null: nothing. */
   used: Map<string, MeshFile | null>;
   errors: ConfigError[];
-  /** Contradictions that are allowed, but hardly meant. */
-  warnings: ConfigError[];
+  /** Authorisation policies that are valid, but hardly meant. */
+  warnings: PolicyWarning[];
+  /** Traffic policies in force. */
+  traffic: AppliedTraffic[];
   /** Traffic policies that wait for services of another source. */
   waiting: ConfigError[];
+}
+
+/** A warning and its place. */
+export interface PolicyWarning extends ConfigError {
+  name: PolicyWarningName;
+}
+
+/** A traffic policy, and the service that it is for. */
+export interface AppliedTraffic {
+  file: MeshFile;
+  document: MeshDocument;
+  /** Key of the service. */
+  service: string;
+  traffic: Traffic;
 }
 
 /** Settings of a directory that documents do not say. */
@@ -88,7 +105,8 @@ export function assemble(candidates: ReadonlyMap<string, Candidate>, settings: A
   for (;;) {
     const round = new Round(ordered(candidates, used), settings, dropped);
     if (round.mistakes.length === 0) {
-      return { state: round.state(), used, errors, warnings: round.warnings(), waiting: round.waiting };
+      const state = round.state();
+      return { state, used, errors, warnings: round.warnings(state), traffic: round.applied(), waiting: round.waiting };
     }
     const pathOf = new Map([...used].map(([path, file]) => [file, path]));
     const inChanged = round.mistakes.filter(({ file }) => candidates.get(pathOf.get(file)!)!.good !== file);
@@ -163,26 +181,20 @@ class Round {
     return { workloads, services, policies, trustDomain };
   }
 
-  /** Policies of which one allows exactly what another denies. */
-  warnings(): ConfigError[] {
-    const seen = new Map<string, Item>();
-    const warnings: ConfigError[] = [];
-    for (const { policy, file, document } of this.policies.values()) {
-      if (policy.dryRun || policy.rules.length === 0) continue;
-      const { namespace, scope, selector, rules } = policy;
-      const content = JSON.stringify([
-        scope === 'global' ? '' : namespace,
-        scope,
-        Object.entries(selector).sort(),
-        rules,
-      ]);
-      const opposite = seen.get(`${policy.action === 'allow' ? 'deny' : 'allow'} ${content}`);
-      seen.set(`${policy.action} ${content}`, { file, document });
-      if (opposite === undefined) continue;
-      const problem = `${document.name} and ${opposite.document.name} contradict each other: what one allows the other denies, and deny decides`;
-      warnings.push(errorIn(file, document, ['spec', 'action'], { problem }));
-    }
-    return warnings;
+  /** What is hardly meant of the policies of the state that this has come to. */
+  warnings(state: MeshState): PolicyWarning[] {
+    return judgePolicies(state).map(({ name, policy, path, problem }) => {
+      const { file, document } = this.policies.get(policyKey(policy))!;
+      return { ...errorIn(file, document, path, { problem }), name };
+    });
+  }
+
+  /** The traffic policies in force. */
+  applied(): AppliedTraffic[] {
+    return [...this.traffic].map(([service, traffic]) => {
+      const { file, document } = this.trafficOwners.get(service)!;
+      return { file, document, service, traffic };
+    });
   }
 
   private add(item: Item): void {
@@ -255,7 +267,24 @@ class Round {
       }
       return;
     }
+    if (this.isBlind(key, result)) {
+      const path = ['spec', 'backend', 'healthCheck', 'type'];
+      const error = { problem: `spec.backend.healthCheck.type: ${BLIND_CHECK}`, expected: 'HTTP or GRPC' };
+      this.mistakes.push({ ...item, error: errorIn(file, document, path, error) });
+      return;
+    }
     this.traffic.set(key, result);
+  }
+
+  /** Whether the health check of a traffic policy would say nothing on any port of its service. */
+  private isBlind(key: string, { backend }: Traffic): boolean {
+    const { services: others } = this.settings;
+    const own = this.services.get(key);
+    const known = others === 'unknown' ? undefined : others?.get(key);
+    const service = own === undefined ? known : serviceOf(own.value, this.settings.domain, undefined);
+    const check = backend?.healthCheck ?? null;
+    if (check === null || service === undefined || service.ports.length === 0) return false;
+    return service.ports.every((port) => isBlindCheck(check, service, port));
   }
 
   /** A traffic policy needs a service that the other source does not have now. */

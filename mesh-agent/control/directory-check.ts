@@ -14,13 +14,16 @@ import { listMeshFiles } from './directory-list.ts';
 import { hostnameOf, policyOf } from './directory-model.ts';
 import type { DocumentOf } from './directory-schema.ts';
 import { lastGoodPath } from './directory-source.ts';
+import { policyWarnings } from './policy-warnings.ts';
+import { judgeTraffic, trafficWarnings } from './traffic-warnings.ts';
 
 /** Names of warnings, and what they mean; stable, for editors and CI. */
 export const meshWarnings = {
   'service-without-workloads': 'no workload can take requests to the service',
   'unused-policy': 'the policy applies to no workload',
   'unknown-principal': 'no workload has an identity that a policy names',
-  contradiction: 'what one policy allows, another denies',
+  ...policyWarnings,
+  ...trafficWarnings,
 } as const;
 
 /** One of them. */
@@ -70,12 +73,16 @@ export function readOne(bytes: Uint8Array, path: string, env: Environment): Read
 
 /** Judges files together. */
 export function checkMesh(files: ReadonlyMap<string, ReadFile>, settings: AssemblySettings): MeshCheck {
-  const { state, used, errors, warnings } = assemble(files, settings);
-  const contradictions = warnings.map((warning): MeshWarning => ({ ...warning, name: 'contradiction' }));
+  const { state, used, errors, warnings, traffic } = assemble(files, settings);
+  const ofTraffic = traffic.flatMap(({ file, document, service, traffic: { configuration } }) =>
+    judgeTraffic(configuration, service).map(({ name, path, part, problem }): MeshWarning => {
+      return { ...errorIn(file, document, ['spec', ...path], { problem }, part), name };
+    }),
+  );
   const found = settings.services === undefined ? new Judge(state, settings).warnings(used) : [];
   return {
     errors: [...[...files.values()].flatMap((file) => file.errors), ...errors],
-    warnings: [...contradictions, ...found].sort(byPlace),
+    warnings: [...warnings, ...ofTraffic, ...found].sort(byPlace),
     state,
     files: files.size,
   };
@@ -93,7 +100,10 @@ class Judge {
     this.state = state;
     this.settings = settings;
     this.index = new MeshIndex(state);
-    this.identities = new Set([...state.workloads.values()].map(identityOf));
+    const workloads = [...state.workloads.values()];
+    // Proxies of nodes have one, too: they make health checks.
+    const nodes = workloads.map(({ node }) => `spiffe://${state.trustDomain}/node/${node}`);
+    this.identities = new Set([...workloads.map(identityOf), ...nodes]);
   }
 
   warnings(used: ReadonlyMap<string, MeshFile | null>): MeshWarning[] {

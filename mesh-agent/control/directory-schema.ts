@@ -99,15 +99,15 @@ const labelsSchema = (description: string) =>
 const metadataSchema = mapping(
   {
     name: meshName('Name, unique in its kind and namespace.'),
-    namespace: maybe(meshName('Namespace.', 'default')),
-    labels: maybe(labelsSchema('Labels, which selectors look for.')),
+    namespace: maybe(meshName('Namespace; not for a Namespace itself.', 'default')),
+    labels: maybe(labelsSchema('Labels, which selectors look for. Absent: none.')),
   },
   { description: 'What it is called.' },
 );
 
 function document<const K extends Kind, const S extends Parameters<typeof maybe>[0]>(kind: K, spec: S) {
   return mapping({
-    apiVersion: maybe(oneOf(['portcullis.dev/v1'], { description: 'Version of the vocabulary.' })),
+    apiVersion: maybe(oneOf(['portcullis.dev/v1'], { description: 'Version of the vocabulary. Absent: this one.' })),
     kind: oneOf([kind], { description: 'What the document is.' }),
     metadata: metadataSchema,
     spec,
@@ -121,60 +121,81 @@ const modeSchema = (fallback: string) =>
 
 const workloadSchema = document(
   'Workload',
-  mapping({
-    addresses: list(ipAddress('IP address.'), { maxItems: 16, description: 'IP addresses of the workload.' }),
-    serviceAccount: maybe(meshName('Account that its identity is made of.', 'default')),
-    node: maybe(meshName('Node that it runs on. Absent: none that has a proxy.')),
-    protocol: maybe(
-      oneOf(['hbone', 'none'], {
-        default: 'hbone',
-        description: '`hbone`: reached by encrypted tunnel; `none`: as it is.',
-      }),
-    ),
-    status: maybe(
-      oneOf(['healthy', 'unhealthy', 'draining'], { default: 'healthy', description: 'Whether it takes traffic.' }),
-    ),
-    hostNetwork: maybe(boolean({ default: false, description: 'It shares the network of its node.' })),
-    networkNamespace: maybe(anyText('Path or name of its network namespace, on plain hosts.')),
-    sidecar: maybe(
-      boolean({ default: false, description: 'A proxy of its own serves it (sidecar), not that of its node.' }),
-    ),
-    mode: maybe(modeSchema('Default: that of its namespace, or else what its proxy is configured to.')),
-    locality: maybe(
-      mapping({
-        region: maybe(anyText('Region.')),
-        zone: maybe(anyText('Zone.')),
-        subzone: maybe(anyText('Subzone.')),
-      }),
-    ),
-  }),
+  mapping(
+    {
+      addresses: list(ipAddress('IP address.'), { maxItems: 16, description: 'IP addresses of the workload.' }),
+      serviceAccount: maybe(meshName('Account that its identity is made of.', 'default')),
+      node: maybe(meshName('Node that it runs on. Absent: none that has a proxy.')),
+      protocol: maybe(
+        oneOf(['hbone', 'none'], {
+          default: 'hbone',
+          description: '`hbone`: reached by encrypted tunnel; `none`: as it is.',
+        }),
+      ),
+      status: maybe(
+        oneOf(['healthy', 'unhealthy', 'draining'], { default: 'healthy', description: 'Whether it takes traffic.' }),
+      ),
+      hostNetwork: maybe(boolean({ default: false, description: 'It shares the network of its node.' })),
+      networkNamespace: maybe(
+        anyText('Path or name of its network namespace, on plain hosts. Absent: it is found by the address.'),
+      ),
+      sidecar: maybe(
+        boolean({ default: false, description: 'A proxy of its own serves it (sidecar), not that of its node.' }),
+      ),
+      mode: maybe(modeSchema('Default: that of its namespace, or else what its proxy is configured to.')),
+      locality: maybe(
+        mapping(
+          {
+            region: maybe(anyText('Region. Absent: not known.')),
+            zone: maybe(anyText('Zone, which balancing by zone compares. Absent: not known.')),
+            subzone: maybe(anyText('Part of the zone. Absent: not known.')),
+          },
+          { description: 'Where it is. Absent: not known.' },
+        ),
+      ),
+    },
+    { description: 'A process with addresses of its own, and who it is.' },
+  ),
 );
 
 const serviceSchema = document(
   'Service',
-  mapping({
-    hostname: maybe(
-      text(
-        { description: 'Name in DNS. Default: name.namespace.svc.domain.' },
-        'hostname',
-        'a name in DNS',
-        serverNameProblem,
-      ),
-    ),
-    addresses: maybe(list(ipAddress('Virtual IP address.'), { maxItems: 16, description: 'Virtual IP addresses.' })),
-    selector: maybe(labelsSchema('Labels of the workloads, of the same namespace, that are its endpoints.')),
-    ports: list(
-      mapping({
-        name: maybe(name('Name of the port.')),
-        port: port('Port of the service.'),
-        targetPort: maybe(port('Port of the workloads. Default: `port`.')),
-        protocol: maybe(
-          oneOf(['http', 'http2', 'grpc', 'tcp', 'auto'], { default: 'auto', description: 'What is spoken there.' }),
+  mapping(
+    {
+      hostname: maybe(
+        text(
+          { description: 'Name in DNS. Default: name.namespace.svc.domain.' },
+          'hostname',
+          'a name in DNS',
+          serverNameProblem,
         ),
-      }),
-      { minItems: 1, maxItems: 256, description: 'Ports.' },
-    ),
-  }),
+      ),
+      addresses: maybe(
+        list(ipAddress('Virtual IP address.'), {
+          maxItems: 16,
+          description: 'Virtual IP addresses. Absent: it has none.',
+        }),
+      ),
+      selector: maybe(
+        labelsSchema('Labels of the workloads, of the same namespace, that are its endpoints. Absent: it has none.'),
+      ),
+      ports: list(
+        mapping({
+          name: maybe(name('Name of the port. Absent: it has none.')),
+          port: port('Port of the service.'),
+          targetPort: maybe(port('Port of the workloads. Default: `port`.')),
+          protocol: maybe(
+            oneOf(['http', 'http2', 'grpc', 'tcp', 'auto'], {
+              default: 'auto',
+              description: 'What is spoken there; `auto`: found out from the first bytes of each connection.',
+            }),
+          ),
+        }),
+        { minItems: 1, maxItems: 256, description: 'Ports, each once.' },
+      ),
+    },
+    { description: 'A name and addresses for the workloads that its selector matches.' },
+  ),
 );
 
 const patterns = (what: string) => maybe(list(pattern(what), { minItems: 1, maxItems: 1024, description: what }));
@@ -184,91 +205,114 @@ const RULES_MAX = 1024;
 
 const policySchema = document(
   'AuthorizationPolicy',
-  mapping({
-    scope: maybe(
-      oneOf(['namespace', 'global'], {
-        default: 'namespace',
-        description: 'All workloads of the namespace, or of the mesh.',
-      }),
-    ),
-    selector: maybe(
-      mapping(
-        { matchLabels: labelsSchema('Labels that a workload must have.') },
-        { description: 'Some workloads only.' },
-      ),
-    ),
-    action: maybe(oneOf(['ALLOW', 'DENY'], { default: 'ALLOW', description: 'What happens to what matches.' })),
-    dryRun: maybe(boolean({ default: false, description: 'Decide and record, but do not enforce.' })),
-    rules: maybe(
-      list(
-        mapping({
-          from: maybe(
-            list(
-              mapping({
-                source: mapping({
-                  principals: patterns('Identity, such as cluster.local/ns/shop/sa/cart.'),
-                  notPrincipals: patterns('Identity.'),
-                  namespaces: patterns('Namespace.'),
-                  notNamespaces: patterns('Namespace.'),
-                  ipBlocks: networks('Network.'),
-                  notIpBlocks: networks('Network.'),
-                }),
-              }),
-              { minItems: 1, maxItems: RULES_MAX, description: 'Who asks: any of these.' },
-            ),
-          ),
-          to: maybe(
-            list(
-              mapping({
-                operation: mapping({
-                  ports: ports('Port of the workload.'),
-                  notPorts: ports('Port of the workload.'),
-                  hosts: patterns('Host.'),
-                  notHosts: patterns('Host.'),
-                  paths: patterns('Path.'),
-                  notPaths: patterns('Path.'),
-                  methods: patterns('Method.'),
-                  notMethods: patterns('Method.'),
-                }),
-              }),
-              { minItems: 1, maxItems: RULES_MAX, description: 'What is asked for: any of these.' },
-            ),
-          ),
-          when: maybe(
-            list(
-              mapping({
-                key: text({ description: 'What is looked at.' }, 'key', CONDITION_KEYS, conditionKeyProblem),
-                values: patterns('Value.'),
-                notValues: patterns('Value.'),
-              }),
-              { minItems: 1, maxItems: RULES_MAX, description: 'Further conditions: all of these.' },
-            ),
-          ),
+  mapping(
+    {
+      scope: maybe(
+        oneOf(['namespace', 'global'], {
+          default: 'namespace',
+          description: 'All workloads of the namespace, or of the mesh.',
         }),
-        { maxItems: RULES_MAX, description: 'Any of them has to match. Absent or empty: nothing matches.' },
       ),
-    ),
-  }),
+      selector: maybe(
+        mapping(
+          { matchLabels: labelsSchema('Labels that a workload must have, all of them. None: the whole namespace.') },
+          { description: 'Some workloads of the namespace only. Absent: see `scope`.' },
+        ),
+      ),
+      action: maybe(oneOf(['ALLOW', 'DENY'], { default: 'ALLOW', description: 'What happens to what matches.' })),
+      dryRun: maybe(boolean({ default: false, description: 'Decide and record, but do not enforce.' })),
+      rules: maybe(
+        list(
+          mapping({
+            from: maybe(
+              list(
+                mapping({
+                  source: mapping(
+                    {
+                      principals: patterns('Identities, such as cluster.local/ns/shop/sa/cart. Absent: anybody.'),
+                      notPrincipals: patterns('Identities that are not meant. Absent: none.'),
+                      namespaces: patterns('Namespaces of identities. Absent: any, and those without identity.'),
+                      notNamespaces: patterns('Namespaces that are not meant. Absent: none.'),
+                      ipBlocks: networks('Networks of the other end. Absent: any.'),
+                      notIpBlocks: networks('Networks that are not meant. Absent: none.'),
+                    },
+                    { description: 'Who it has to be: all lists that are given, any value of each.' },
+                  ),
+                }),
+                { minItems: 1, maxItems: RULES_MAX, description: 'Who asks: any of these. Absent: anybody.' },
+              ),
+            ),
+            to: maybe(
+              list(
+                mapping({
+                  operation: mapping(
+                    {
+                      ports: ports('Ports of the workload. Absent: any.'),
+                      notPorts: ports('Ports that are not meant. Absent: none.'),
+                      hosts: patterns('Hosts of requests. Absent: any.'),
+                      notHosts: patterns('Hosts that are not meant. Absent: none.'),
+                      paths: patterns('Paths of requests, without query. Absent: any.'),
+                      notPaths: patterns('Paths that are not meant. Absent: none.'),
+                      methods: patterns('Methods of requests. Absent: any.'),
+                      notMethods: patterns('Methods that are not meant. Absent: none.'),
+                    },
+                    { description: 'What it has to be: all lists that are given, any value of each.' },
+                  ),
+                }),
+                { minItems: 1, maxItems: RULES_MAX, description: 'What is asked for: any of these. Absent: anything.' },
+              ),
+            ),
+            when: maybe(
+              list(
+                mapping({
+                  key: text(
+                    { description: `What is looked at: ${CONDITION_KEYS}.` },
+                    'key',
+                    CONDITION_KEYS,
+                    conditionKeyProblem,
+                  ),
+                  values: patterns('Any of these it has to be. Absent: see `notValues`.'),
+                  notValues: patterns('None of these may it be. Absent: see `values`.'),
+                }),
+                { minItems: 1, maxItems: RULES_MAX, description: 'Further conditions: all of these. Absent: none.' },
+              ),
+            ),
+          }),
+          {
+            maxItems: RULES_MAX,
+            description: 'Any of them has to match. Absent: nothing matches, as with an empty list.',
+          },
+        ),
+      ),
+    },
+    { description: 'Who may reach workloads, and with what.' },
+  ),
 );
 
 const trafficSchema = document(
   'TrafficPolicy',
-  mapping({
-    service: text(
-      { description: 'Service: name, name.namespace or hostname.' },
-      'name',
-      'the name of a service',
-      (value) => (value === '' ? 'is empty' : undefined),
-    ),
-    ...trafficProperties,
-  }),
+  mapping(
+    {
+      service: text(
+        { description: 'Service: name, name.namespace or hostname.' },
+        'name',
+        'the name of a service',
+        (value) => (value === '' ? 'is empty' : undefined),
+      ),
+      ...trafficProperties,
+    },
+    { description: 'How requests to a service are routed, and how its endpoints are used.' },
+  ),
 );
 
 const namespaceSchema = document(
   'Namespace',
-  mapping({
-    mode: maybe(modeSchema('For workloads that say nothing. Default: what their proxies are configured to.')),
-  }),
+  mapping(
+    {
+      mode: maybe(modeSchema('For workloads that say nothing. Default: what their proxies are configured to.')),
+    },
+    { description: 'What holds for all workloads of a namespace.' },
+  ),
 );
 
 /** Schema of each kind. */

@@ -5,6 +5,8 @@
 // broken before a restart does not take its policies out of the mesh.
 // Events only tell that it is worth looking; what has changed shows in the content. A slow poll finds what
 // sends no events (network mounts).
+// A directory that cannot be read, or that has lost all of its files at once, is one that something has happened to:
+// what it held stays, since a mesh that is gone has every node carry its traffic in plain text.
 
 import { hash } from 'node:crypto';
 import {
@@ -31,9 +33,10 @@ import {
   type MeshUpdate,
   type Service,
 } from '../model/mesh-state.ts';
-import { assemble, type Candidate } from './directory-assembly.ts';
+import { assemble, type Candidate, type PolicyWarning } from './directory-assembly.ts';
 import { type MeshFile, readMeshFile } from './directory-file.ts';
 import { changeMark, listMeshFiles } from './directory-list.ts';
+import type { PolicyWarningName } from './policy-warnings.ts';
 
 /** Settings of a directory source. */
 export interface DirectoryOptions {
@@ -74,6 +77,17 @@ const FILE_BYTES_MAX = 64 * 1024 * 1024;
 /** Most errors of a file that one log line tells. */
 const ERRORS_SHOWN = 5;
 
+/** What the log says of policies that are hardly meant. */
+const POLICY_LINES: Record<PolicyWarningName, string> = {
+  contradiction: 'policies contradict each other',
+  'deny-everything': 'policy denies everything',
+  'deny-closes-tcp': 'policy closes every connection of TCP',
+};
+
+/** What there is to do about a directory that has lost all of its files. */
+const EMPTIED_ADVICE =
+  'bring the files back, or, if the mesh is to be empty, put a file there (empty.yaml without content will do) or restart the control plane';
+
 /** A file as it was last looked at. */
 interface Known extends Candidate {
   /** Size, time and inode; the same: it has not changed. */
@@ -93,6 +107,15 @@ export interface FileState {
   inUse: boolean;
 }
 
+/** Why it is not known what the directory should hold now. */
+interface Outage {
+  /** It cannot be listed, or all files that were in use are gone from it. */
+  kind: 'unreadable' | 'emptied';
+  problem: string;
+  /** Since when it has not been known, by performance.now(). */
+  sinceMs: number;
+}
+
 /** A directory of YAML files. */
 export class DirectorySource implements MeshSource {
   readonly name: string;
@@ -106,7 +129,7 @@ export class DirectorySource implements MeshSource {
   private quietTimer: NodeJS.Timeout | undefined;
   private pollTimer: NodeJS.Timeout | undefined;
   private firstEventMs = 0;
-  private unreadable = false;
+  private outage: Outage | null = null;
   /** Something was read that has not been put together yet. */
   private unfinished = false;
   private used: ReadonlyMap<string, MeshFile | null> = new Map();
@@ -117,9 +140,19 @@ export class DirectorySource implements MeshSource {
     this.state = emptyMeshState(options.trustDomain);
   }
 
-  /** What is wrong with files now; what they held before is in use, or nothing of them. */
+  /**
+   * What is wrong with files now, or with the directory as a whole, then by its own name; what was there before is in
+   * use, or nothing of them.
+   */
   get errors(): readonly ConfigError[] {
-    return this.problems;
+    if (this.outage === null) return this.problems;
+    const whole = { file: this.options.directory, line: 0, column: 0, problem: this.outage.problem };
+    return [whole, ...this.problems];
+  }
+
+  /** See MeshSource. */
+  get behindMs(): number {
+    return this.outage === null ? 0 : performance.now() - this.outage.sinceMs;
   }
 
   /** The files as they were last looked at; none while they are being read. */
@@ -167,8 +200,9 @@ export class DirectorySource implements MeshSource {
     const mark = changeMark(directory);
     const found = mark === null ? null : this.list();
     if (found !== null) {
+      const isEmptied = this.isEmptied(found);
       for (const path of [...this.files.keys()]) {
-        if (found.has(path)) continue;
+        if (found.has(path) || isEmptied) continue;
         this.files.delete(path);
         this.forgetGood(path);
         this.unfinished = true;
@@ -191,16 +225,43 @@ export class DirectorySource implements MeshSource {
     try {
       listed = listMeshFiles(this.options.directory);
     } catch (error) {
-      if (!this.unreadable) {
-        const problem = (error as Error).message;
+      const problem = (error as Error).message;
+      if (this.outage?.kind !== 'unreadable') {
         this.options.log('error', 'mesh directory cannot be read, what it held stays in use', { problem });
       }
-      this.unreadable = true;
+      this.begin('unreadable', `the directory cannot be read (${problem}), and what it held stays in use`);
       return null;
     }
-    this.unreadable = false;
     this.watch(listed.directories);
     return listed.files;
+  }
+
+  /**
+   * Whether a directory that can be listed has lost all that was in use of it; says so when that begins and ends. More
+   * likely than a mesh that is to end is a mount that was lost, or a copy that has begun with removing: any file there
+   * says that it is meant.
+   */
+  private isEmptied(found: ReadonlySet<string>): boolean {
+    const { log, directory } = this.options;
+    const before = this.outage;
+    if (before?.kind === 'unreadable') log('info', 'mesh directory can be read again', { directory });
+    const lost = [...this.used.values()].filter((file) => file !== null && file.documents.length > 0).length;
+    if (found.size > 0 || lost === 0) {
+      if (before?.kind === 'emptied') log('info', 'mesh directory has files again', { directory, files: found.size });
+      this.outage = null;
+      return false;
+    }
+    const what = lost === 1 ? 'the only file that was in use is gone' : `all ${lost} files that were in use are gone`;
+    const problem = `${what}, and what the directory held stays in use; ${EMPTIED_ADVICE}`;
+    if (before?.kind !== 'emptied') {
+      log('error', 'mesh directory has lost all of its files, what they held stays in use', { directory, problem });
+    }
+    this.begin('emptied', problem);
+    return true;
+  }
+
+  private begin(kind: Outage['kind'], problem: string): void {
+    this.outage = { kind, problem, sinceMs: this.outage?.sinceMs ?? performance.now() };
   }
 
   /** Reads a file if it has changed; whether it has. */
@@ -274,7 +335,7 @@ export class DirectorySource implements MeshSource {
   /** Logs what is wrong, each problem once for as long as it is there. */
   private report(
     used: ReadonlyMap<string, MeshFile | null>,
-    warnings: readonly ConfigError[],
+    warnings: readonly PolicyWarning[],
     waiting: readonly ConfigError[],
   ): void {
     const { log } = this.options;
@@ -293,7 +354,7 @@ export class DirectorySource implements MeshSource {
         if (!this.reported.has(problem)) log('warn', message, { problem });
       }
     };
-    warn('policies contradict each other', warnings);
+    for (const warning of warnings) warn(POLICY_LINES[warning.name], [warning]);
     warn('traffic policy waits for a service', waiting);
     this.reported.clear();
     for (const line of lines) this.reported.add(line);

@@ -43,6 +43,7 @@ export class Discovery {
   private readonly versionMs = new Map<number, number>();
   private readonly trust: TrustFeed | null;
   private latest = 0;
+  private isCutOff = false;
 
   /** `now`: milliseconds of a clock that never goes back. `trust`: sends trust bundles; null: none are sent. */
   constructor(
@@ -65,6 +66,14 @@ export class Discovery {
   /** Version of the newest state, counted from 1; 0: no source has given one yet. */
   get version(): number {
     return this.latest;
+  }
+
+  /**
+   * Whether it can be said of an address that nothing has it. Before there is a state, and while the source is cut off,
+   * it may be that of something new; whoever asks would send there in plain text.
+   */
+  get tellsOutside(): boolean {
+    return this.latest > 0 && !this.isCutOff;
   }
 
   /** Now, by the clock that times of streams are of. */
@@ -94,7 +103,17 @@ export class Discovery {
     this.versionMs.set(this.latest, this.now());
     this.versionMs.delete(this.latest - VERSIONS_KEPT);
     for (const stream of this.streams) stream.recvChange(change);
+    if (this.latest === 1) this.tellUnsaid();
     return this.latest;
+  }
+
+  /**
+   * The source does not know any more what is new, or does again. Meanwhile nobody is told that an address is nothing's
+   * who has not been told before; who has asked is told as soon as that is known.
+   */
+  setCutOff(isCutOff: boolean): void {
+    this.isCutOff = isCutOff;
+    this.tellUnsaid();
   }
 
   /** Takes a proxy in; hand its requests to the stream, and call `disconnect` at its end. */
@@ -104,6 +123,7 @@ export class Discovery {
       log: this.log,
       now: this.now,
       version: () => this.latest,
+      tellsOutside: () => this.tellsOutside,
       changed: () => this.checkWaiters(),
     };
     // The CA knows of the proxy before it is sent anything.
@@ -140,6 +160,10 @@ export class Discovery {
       this.waiters.add(waiter);
       check(false);
     });
+  }
+
+  private tellUnsaid(): void {
+    if (this.tellsOutside) for (const stream of this.streams) stream.tellUnsaid();
   }
 
   private judge(version: number): Applied {

@@ -37,10 +37,24 @@ export interface AppliedResponse {
   refused: RefusedResource[];
 }
 
+/** A name that nothing has, as the control plane has said. */
+export interface SavedAbsence {
+  name: string;
+  /** Until when the control plane would have told otherwise, in seconds since 1970. */
+  confirmedS: number;
+}
+
+/** What is kept beside the resources. */
+export interface SavedNames {
+  /** Names that were asked for, and that something has. */
+  subscriptions: string[];
+  absences: SavedAbsence[];
+}
+
 interface SavedMessage {
   format: number;
   trustDomain: string;
-  types: { typeUrl: string; subscriptions: string[]; resources: ResourceMessage[] }[];
+  types: (SavedNames & { typeUrl: string; resources: ResourceMessage[] })[];
 }
 
 const savedCodec = codec<SavedMessage>('portcullis.mesh.v1.SavedState');
@@ -132,17 +146,15 @@ export class ProxyState {
     return [...this.denied].sort(compareTexts);
   }
 
-  /**
-   * Everything, for `load` of a later process; `subscriptions` are the names that were asked for, `trust` is the
-   * trust bundle, which is kept with the rest.
-   */
-  save(subscriptions: readonly string[], trust: ResourceMessage | null = null): Buffer {
+  /** Everything, for `load` of a later process; `trust` is the trust bundle, which is kept with the rest. */
+  save({ subscriptions, absences }: SavedNames, trust: ResourceMessage | null = null): Buffer {
     const types = TYPES.map((typeUrl) => ({
       typeUrl: typeUrl as string,
-      subscriptions: typeUrl === ADDRESS_TYPE ? [...subscriptions] : [],
+      subscriptions: typeUrl === ADDRESS_TYPE ? subscriptions : [],
+      absences: typeUrl === ADDRESS_TYPE ? absences : [],
       resources: [...this.resources.get(typeUrl)!.values()],
     }));
-    if (trust !== null) types.push({ typeUrl: TRUST_TYPE, subscriptions: [], resources: [trust] });
+    if (trust !== null) types.push({ typeUrl: TRUST_TYPE, subscriptions: [], absences: [], resources: [trust] });
     return savedCodec.encode({ format: FORMAT, trustDomain: this.state.trustDomain, types });
   }
 
@@ -150,19 +162,21 @@ export class ProxyState {
    * Takes in what `save` gave, into a state that is empty. Returns the names that were asked for, what
    * the state is, and the trust bundle if it was kept there. Throws an Error when the bytes are no saved state of this trust domain.
    */
-  load(bytes: Uint8Array): { subscriptions: string[]; update: MeshUpdate; trust: ResourceMessage | null } {
+  load(bytes: Uint8Array): SavedNames & { update: MeshUpdate; trust: ResourceMessage | null } {
     const saved = savedCodec.decode(bytes);
     if (saved.format !== FORMAT) throw new Error(`its format is ${saved.format}, not ${FORMAT}`);
     if (saved.trustDomain !== this.state.trustDomain) throw new Error(`it is of trust domain ${saved.trustDomain}`);
     const subscriptions: string[] = [];
+    const absences: SavedAbsence[] = [];
     let trust: ResourceMessage | null = null;
-    for (const { typeUrl, subscriptions: names, resources } of saved.types) {
+    for (const { typeUrl, subscriptions: names, absences: absent, resources } of saved.types) {
       if (typeUrl === TRUST_TYPE) {
         trust = resources[0] ?? null;
         continue;
       }
       this.apply({ typeUrl, resources, removedResources: [] });
       subscriptions.push(...names);
+      absences.push(...absent);
     }
     const { workloads, services, policies } = this.state;
     const changes = {
@@ -170,7 +184,7 @@ export class ProxyState {
       services: new Set(services.keys()),
       policies: new Set(policies.keys()),
     };
-    return { subscriptions, update: { state: this.state, changes }, trust };
+    return { subscriptions, absences, update: { state: this.state, changes }, trust };
   }
 }
 

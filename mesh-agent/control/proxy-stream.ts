@@ -58,6 +58,8 @@ export interface StreamContext {
   now(): number;
   /** Version of the mesh, counted from 1. */
   version(): number;
+  /** Whether it can be said of an address that nothing has it. */
+  tellsOutside(): boolean;
   /** Something about the stream is different, for those who wait. */
   changed(stream: ProxyStream): void;
 }
@@ -176,6 +178,11 @@ export class ProxyStream {
       subscription.touch(names[type]);
     }
     this.pump();
+  }
+
+  /** It can be said again of addresses that nothing has them. */
+  tellUnsaid(): void {
+    if (this.subscriptions.get(ADDRESS_TYPE)?.tellUnsaid() === true) this.pump();
   }
 
   /** Ends the stream with a gRPC status; the proxy will connect again, and prove anew who it is. */
@@ -318,11 +325,11 @@ export class ProxyStream {
 
   /** Answers what was asked for just now and cannot be sent yet: connections wait for it, and it changes nothing. */
   private answerOutOfTurn(addresses: Subscription): void {
-    const { resources, version, now } = this.context;
+    const { resources, version, now, tellsOutside } = this.context;
     const own = this.node === '' ? null : resources.index.uidsOnNode(this.node);
     const isOwn = (name: string): boolean => own?.has(name) === true;
     for (;;) {
-      const next = addresses.answer(`${this.nonces + 1}`, version(), now(), isOwn);
+      const next = addresses.answer(`${this.nonces + 1}`, version(), now(), tellsOutside(), isOwn);
       if (next === null) return;
       this.nonces++;
       this.transport.send(next.bytes);
@@ -338,7 +345,8 @@ export class ProxyStream {
 
   private send(subscription: Subscription, removals: boolean): void {
     const nonce = `${++this.nonces}`;
-    const next = subscription.next(nonce, this.context.version(), this.context.now(), removals);
+    const { version, now, tellsOutside } = this.context;
+    const next = subscription.next(nonce, version(), now(), tellsOutside(), removals);
     if (next !== null) this.transport.send(next.bytes);
   }
 }

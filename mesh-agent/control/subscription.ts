@@ -62,6 +62,8 @@ export class Subscription {
   private readonly pending = new Set<string>();
   /** Names to be reported as not there. */
   private readonly absent = new Set<string>();
+  /** Addresses that nothing has as far as is known, which is not said while something new may have them. */
+  private readonly unsaid = new Set<string>();
   private readonly inDoubt = new Set<string>();
   private reason = '';
   private refusedMs = 0;
@@ -163,7 +165,9 @@ export class Subscription {
     for (const name of interest.names) if (before?.names.has(name) !== true) this.pending.add(name);
     for (const name of this.known.keys()) if (!interest.names.has(name)) this.pending.add(name);
     for (const name of interest.absent) if (before?.absent.has(name) !== true) this.absent.add(name);
-    for (const name of this.absent) if (!interest.absent.has(name)) this.absent.delete(name);
+    for (const names of [this.absent, this.unsaid]) {
+      for (const name of names) if (!interest.absent.has(name)) names.delete(name);
+    }
     for (const name of resend) {
       if (interest.absent.has(name)) this.absent.add(name);
       if (!interest.names.has(name)) continue;
@@ -197,8 +201,17 @@ export class Subscription {
     for (const name of names) {
       interest.absent.delete(name);
       this.absent.delete(name);
+      this.unsaid.delete(name);
     }
     return true;
+  }
+
+  /** It can be said again of addresses that nothing has them; whether there are any to be said. */
+  tellUnsaid(): boolean {
+    const { size } = this.unsaid;
+    for (const name of this.unsaid) this.absent.add(name);
+    this.unsaid.clear();
+    return size > 0;
   }
 
   /** These resources may have changed. */
@@ -215,12 +228,13 @@ export class Subscription {
 
   /**
    * The next response; null when nothing needs one, and then the proxy has it all. Without `removals`
-   * what is to be removed stays for later. Call only when none is outstanding.
+   * what is to be removed stays for later, without `outside` that nothing has an address. Call only when none is
+   * outstanding.
    */
-  next(nonce: string, version: number, nowMs: number, removals: boolean): NextResponse | null {
+  next(nonce: string, version: number, nowMs: number, outside: boolean, removals: boolean): NextResponse | null {
     this.doubtAgain();
     const { items, names, removed, full } = this.take(this.pending, removals);
-    for (const name of this.absent) removed.push(name);
+    for (const name of this.absent) if (this.maySay(name, outside)) removed.push(name);
     this.absent.clear();
     this.fresh.clear();
     if (items.length === 0 && removed.length === 0 && !this.mustAnswer) return null;
@@ -232,12 +246,19 @@ export class Subscription {
 
   /**
    * An answer to what has just been asked for, whatever is outstanding; null: there is none to be given out of turn.
-   * Nothing is removed by it. `isOwn` names what the policies of the proxy are about: that has to wait for them.
+   * Nothing is removed by it. `outside`: as of `next`. `isOwn` names what the policies of the proxy are about: that has to
+   * wait for them.
    */
-  answer(nonce: string, version: number, nowMs: number, isOwn: (name: string) => boolean): NextResponse | null {
+  answer(
+    nonce: string,
+    version: number,
+    nowMs: number,
+    outside: boolean,
+    isOwn: (name: string) => boolean,
+  ): NextResponse | null {
     // It would be taken for the end of what is incomplete.
     if (this.isPart || this.fresh.size === 0 || this.answers.size >= ANSWERS_MAX) return null;
-    const absent = [...this.fresh].filter((name) => this.absent.delete(name));
+    const absent = [...this.fresh].filter((name) => this.absent.delete(name) && this.maySay(name, outside));
     const there = (name: string): boolean => this.pending.has(name) && this.wants(name) && !isOwn(name);
     const { items, names, full } = this.take([...this.fresh].filter(there), false);
     for (const name of this.fresh) if (!full || !there(name)) this.fresh.delete(name);
@@ -305,6 +326,14 @@ export class Subscription {
       this.pending.delete(name);
     }
     return { items, names, removed, full: false };
+  }
+
+  /** Whether it may be said that nothing has a name; an address of which it may not is noted. */
+  private maySay(name: string, outside: boolean): boolean {
+    // Who is told everything there is takes the rest to be outside without asking.
+    if (outside || this.interest === null || askedAlias(name) === undefined) return true;
+    this.unsaid.add(name);
+    return false;
   }
 
   private encode(nonce: string, version: number, full: boolean, items: Buffer[], removed: readonly string[]): Buffer {

@@ -4,7 +4,7 @@
 // proxy), which takes nothing on trust. A rule's backendRefs name services; without any, the service itself.
 // Spec: config/schema.ts; Gateway API HTTPRoute with a Service as parent (GAMMA).
 
-import type { BackendConfig, RuleConfig } from '../../config/config.ts';
+import type { BackendConfig, Config, HealthCheckConfig, RuleConfig } from '../../config/config.ts';
 import { normalise } from '../../config/normalise.ts';
 import { type ConfigInput, configSchema } from '../../config/schema.ts';
 import { mapping, maybe, nodeOf, type SchemaNode } from '../../config/schema-builder.ts';
@@ -12,6 +12,8 @@ import { checkSemantics } from '../../config/semantics.ts';
 import { isMapping, items, type Mapping, mappings, refuse } from '../../config/semantics-walk.ts';
 import { pathText, type Violation, validate } from '../../config/validate.ts';
 import type { Path } from '../../config/yaml.ts';
+import { MeshPort } from '../../core/tcp/mesh-ports.ts';
+import type { Service, ServicePort } from '../model/mesh-state.ts';
 
 /** Keys of a gateway's backend that make sense for the endpoints of a service; the mesh decides the rest. */
 const BACKEND_KEYS = [
@@ -26,18 +28,28 @@ const backendSchema: SchemaNode = {
   ...gatewayBackend,
   properties: Object.fromEntries(BACKEND_KEYS.map((key) => [key, gatewayBackend.properties![key]!])),
   required: [],
-  description: 'How the endpoints of the service are used.',
+  description: 'How the endpoints of the service are used. Absent: by the defaults.',
 };
 
 type Schema = Parameters<typeof nodeOf>[0];
 
 /** Keys `rules` and `backend` of a traffic policy. */
 export const trafficProperties = {
-  rules: maybe({ ...gateway.routes!.items!.properties!.rules! } as Schema),
+  rules: maybe({
+    ...gateway.routes!.items!.properties!.rules!,
+    description:
+      'Rules for requests, as of a route of a gateway; `backendRefs` name services. Absent: all requests go to the endpoints.',
+  } as Schema),
   backend: maybe(backendSchema as Schema),
 };
 
 const trafficSchema = mapping(trafficProperties);
+
+/** Ports that belong to proxies in the namespaces of workloads: nothing of a workload is there. */
+const PROXY_PORTS: readonly unknown[] = Object.values(MeshPort);
+
+/** Why `isBlindCheck` holds, as the end of a sentence. */
+export const BLIND_CHECK = 'a TCP check of a port that speaks HTTP would end at the proxy of the workload';
 
 /** What a service's traffic policy comes to. */
 export interface Traffic {
@@ -89,6 +101,7 @@ export function parseTraffic(
     const at = [...path, 'directResponse', 'bodyFile'];
     if (file !== undefined) refuse(report, at, 'files cannot be used in the mesh', 'the body itself, in `body`');
   }
+  checkHealthCheck(traffic.backend, report);
   const configuration = JSON.stringify(traffic);
   const input = gatewayInput(traffic, service, services);
   if (violations.length === missing.length) violations.push(...checkSemantics(input).map(asWritten));
@@ -108,17 +121,66 @@ export function readConfiguration(json: string, service: string): Traffic {
   return parsed;
 }
 
+/**
+ * Whether a check would say nothing of the workloads behind a port of a service: their proxies take connections for a
+ * port with HTTP themselves, and go on to the workload with requests only.
+ */
+export function isBlindCheck(
+  { type, port: other }: Pick<HealthCheckConfig, 'type' | 'port'>,
+  { ports }: Pick<Service, 'ports'>,
+  port: ServicePort,
+): boolean {
+  if (type !== 'TCP') return false;
+  const checked = other === 0 ? port : ports.find(({ targetPort }) => targetPort === other);
+  return checked !== undefined && checked.protocol !== 'tcp' && checked.protocol !== 'auto';
+}
+
+/** Reports a health check that can be made by a gateway and not in the mesh. */
+function checkHealthCheck(backend: unknown, report: (violation: Violation) => void): void {
+  const check = isMapping(backend) ? backend.healthCheck : undefined;
+  if (!isMapping(check)) return;
+  const at = ['backend', 'healthCheck'];
+  if (check.type === 'HTTPS') {
+    const problem = '"HTTPS" is not possible in the mesh, where checks go through tunnels that are encrypted already';
+    refuse(report, [...at, 'type'], problem, 'HTTP, TCP or GRPC', 'HTTP');
+  }
+  if (PROXY_PORTS.includes(check.port)) {
+    refuse(report, [...at, 'port'], `${check.port} is a port of the proxy of each workload`, 'one of the workload');
+  }
+}
+
+/**
+ * The gateway's configuration that `configuration` of a valid policy stands for, as written with defaults, and as it is
+ * used. How many endpoints there are is left open.
+ */
+export function asGateway(configuration: string, service: string): { input: ConfigInput; config: Config } {
+  const traffic = JSON.parse(configuration) as Mapping;
+  const services = new Set([service, ...[...namedServices(traffic)].map(([{ name }]) => name as string)]);
+  const input = gatewayInput(traffic, service, services, 'workloads.invalid:1') as unknown as ConfigInput;
+  return { input, config: normalise(input, '/') };
+}
+
 /** A gateway's configuration with one route and one backend that stand for the service. */
-function gatewayInput(traffic: Mapping, service: string, services: ReadonlySet<string>): Mapping {
+function gatewayInput(
+  traffic: Mapping,
+  service: string,
+  services: ReadonlySet<string>,
+  endpoint = '127.0.0.1:1',
+): Mapping {
   // The endpoints are the service's workloads, which come and go; one stands for them here.
-  const endpoints = ['127.0.0.1:1'];
+  const endpoints = [endpoint];
   const others = [...services].filter((key) => key !== service).map((name) => ({ name, endpoints }));
+  const backend = traffic.backend as Mapping | undefined;
+  // The ports say which protocol is spoken; settings of HTTP/2 are for those where it is that.
+  const protocol = backend?.http2 === undefined ? {} : { protocol: 'h2c' };
   return structuredClone({
     // Each node proxy puts its own in place of it.
     zone: 'any',
+    // Which of them have one is not known here; those that have none count for themselves, and say so.
+    redis: { address: '127.0.0.1:6379' },
     listeners: [{ name: 'mesh', address: '127.0.0.1:0' }],
     routes: traffic.rules === undefined ? [] : [{ name: service, rules: traffic.rules }],
-    backends: [{ ...(traffic.backend as Mapping | undefined), name: service, endpoints }, ...others],
+    backends: [{ ...protocol, ...backend, name: service, endpoints }, ...others],
   });
 }
 
@@ -153,7 +215,12 @@ function defaultRefs(rule: Mapping, service: string): unknown {
 /** A violation of the configuration that `gatewayInput` made, in terms of the policy. */
 function asWritten(violation: Violation): Violation {
   const { path } = violation;
-  const [section, index, ...rest] = path;
-  const own = section === 'routes' ? rest : section === 'backends' && index === 0 ? ['backend', ...rest] : path;
+  const own = pathInPolicy(path) ?? path;
   return { ...violation, path: own, problem: violation.problem.replaceAll(pathText(path), pathText(own)) };
+}
+
+/** A path of the configuration that `gatewayInput` made, in the policy, from `rules` or `backend`; null: not there. */
+export function pathInPolicy([section, index, ...rest]: Path): Path | null {
+  if (section === 'routes') return rest;
+  return section === 'backends' && index === 0 ? ['backend', ...rest] : null;
 }

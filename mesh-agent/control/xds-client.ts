@@ -26,7 +26,7 @@ import {
   responseCodec,
   TRUST_TYPE,
 } from './protocol.ts';
-import { ProxyState, type RefusedResource } from './proxy-state.ts';
+import { ProxyState, type RefusedResource, type SavedNames } from './proxy-state.ts';
 import { type ProxyTrust, TrustReceiver } from './proxy-trust.ts';
 import { aliasOf } from './resources.ts';
 import { SavedFile } from './saved-file.ts';
@@ -66,6 +66,11 @@ export interface XdsClientOptions {
    */
   onDoubt?: (names: readonly string[]) => void;
   /**
+   * Called with names of which `known` has said that nothing has them, when the control plane has been away for too long
+   * for that to be believed (ABSENCE_AGE_MAX_MS): they are not known any more.
+   */
+  onOld?: (names: readonly string[]) => void;
+  /**
    * Puts what was told until now to use. A response is confirmed when this resolves, and refused with the error's message
    * when it rejects. Absent: it is in use when `onUpdate` returns.
    */
@@ -76,6 +81,8 @@ export interface XdsClientOptions {
   keepalive?: KeepaliveTimes;
   /** Where trust bundles go; absent: none are asked for. */
   trust?: ProxyTrust;
+  /** Milliseconds since 1970; absent: Date.now(). What is saved outlives every other clock. */
+  nowMs?: () => number;
 }
 
 /** Times of HTTP/2 pings, in milliseconds. */
@@ -113,7 +120,12 @@ const KEEPALIVE: KeepaliveTimes = { intervalMs: 10_000, timeoutMs: 5_000 };
 /** Largest response that is taken; the control plane sends smaller ones unless a single resource is large. */
 const RESPONSE_BYTES_MAX = 64 * 1024 * 1024;
 
-/** In the saved state: that it is of the whole mesh, and what precedes the names that nothing has. */
+/** How often it is looked for names that are not to be believed any more to be nothing's. */
+const REVIEW_MS = 60_000;
+/** How often it is written down that they still are, for a process that ends without a word. */
+const CONFIRM_MS = 60 * 60_000;
+
+/** In the saved state: that it is of the whole mesh, and what earlier versions had before names that nothing has. */
 const WHOLE_MARK = '*';
 const ABSENT_MARK = '!';
 
@@ -128,6 +140,10 @@ export class XdsClient {
   private failures = 0;
   private problem = 'not connected yet';
   private timer: NodeJS.Timeout | undefined;
+  private reviewTimer: NodeJS.Timeout | undefined;
+  private readonly nowMs: () => number;
+  /** When the state was last written down. */
+  private savedMs = 0;
   private readonly lookups = new Lookups((names) =>
     this.send({ typeUrl: ADDRESS_TYPE, resourceNamesSubscribe: [...names] }),
   );
@@ -144,6 +160,7 @@ export class XdsClient {
 
   constructor(options: XdsClientOptions) {
     this.options = options;
+    this.nowMs = options.nowMs ?? Date.now;
     this.trust = options.trust === undefined ? null : this.newTrust(options.trust);
     this.proxy = new ProxyState(options.trustDomain);
     this.file = options.stateFile === null ? null : new SavedFile(options.stateFile, options.log);
@@ -171,8 +188,8 @@ export class XdsClient {
     const bytes = await this.file?.read();
     if (bytes !== undefined) {
       try {
-        const { subscriptions, update, trust } = this.proxy.load(bytes);
-        this.loadNames(subscriptions);
+        const { subscriptions, absences, update, trust } = this.proxy.load(bytes);
+        this.loadNames({ subscriptions, absences });
         if (trust !== null) await this.trust?.load(trust);
         if (this.options.scope === 'mesh' && !this.isWholeMesh) {
           // What it lacks would be taken to be outside.
@@ -191,15 +208,34 @@ export class XdsClient {
         this.options.log('warn', 'saved state of the mesh cannot be used', { problem: (error as Error).message });
       }
     }
+    this.reviewTimer = setInterval(() => this.review(), REVIEW_MS).unref();
     void this.connect();
   }
 
-  private loadNames(saved: readonly string[]): void {
-    const absent = new Set(saved.flatMap((text) => (text.startsWith(ABSENT_MARK) ? text.slice(1) : [])));
-    // What was there and cannot be read by this version is asked for again: it is not known to be outside.
-    const there = saved.filter((name) => !name.startsWith(ABSENT_MARK) && this.ownerOf(name) !== undefined);
-    this.lookups.load([...there, ...absent], (name) => this.ownerOf(name) !== undefined);
-    this.isWholeMesh = this.options.scope === 'mesh' && saved.includes(WHOLE_MARK);
+  private loadNames({ subscriptions, absences }: SavedNames): void {
+    // What was there and cannot be read by this version is asked for again: it is not known to be outside. Nor is what
+    // earlier versions have marked as such, since nobody knows how long ago.
+    const there = subscriptions.filter((name) => !name.startsWith(ABSENT_MARK) && this.ownerOf(name) !== undefined);
+    const absent = new Map(absences.map(({ name, confirmedS }) => [name, confirmedS * 1000]));
+    this.lookups.load(there, absent, this.nowMs());
+    this.isWholeMesh = this.options.scope === 'mesh' && subscriptions.includes(WHOLE_MARK);
+  }
+
+  /**
+   * Gives up names of which it is not to be believed any more that nothing has them, and writes down from time to time
+   * that the others still are nothing's. Does so by itself every minute.
+   */
+  review(): void {
+    const nowMs = this.nowMs();
+    const old = this.lookups.oldAbsences(nowMs);
+    if (old.length > 0) {
+      // Whoever takes them to be outside is told first.
+      this.options.onOld?.(old);
+      this.release(...old);
+      this.save();
+    } else if (nowMs - this.savedMs >= CONFIRM_MS && this.lookups.keepsAbsences) {
+      this.save();
+    }
   }
 
   /** Resolves when the control plane has told everything that concerns this proxy. */
@@ -265,6 +301,9 @@ export class XdsClient {
     this.closed = true;
     this.trust?.close();
     clearTimeout(this.timer);
+    clearInterval(this.reviewTimer);
+    // That they are nothing's is known until now.
+    if (this.lookups.keepsAbsences) this.save();
     this.call?.cancel();
     this.client?.close();
     this.lookups.close();
@@ -324,7 +363,7 @@ export class XdsClient {
     this.client = undefined;
     this.hasRefusedUse = false;
     this.syncedTypes.clear();
-    this.lookups.lost();
+    this.lookups.lost(this.nowMs());
     this.trust?.lost();
     if (this.closed) return;
     // Said once for each time that it goes away, not for every attempt.
@@ -360,8 +399,8 @@ export class XdsClient {
     // A version with a plus is followed by the rest of it.
     const isLast = !systemVersionInfo.endsWith('+');
     if (typeUrl === ADDRESS_TYPE) {
-      this.lookups.received(removedResources, isLast);
       if (refused.length > 0) this.doubt(response, refused);
+      this.lookups.received(removedResources, isLast, (name) => this.ownerOf(name) !== undefined);
     }
     if (isLast) this.syncedTypes.add(typeUrl);
     if (this.status.synced) {
@@ -379,8 +418,8 @@ export class XdsClient {
   /** What was refused has its addresses all the same: whoever takes them to be outside must not any more. */
   private doubt({ resources }: DeltaResponse, refused: readonly RefusedResource[]): void {
     const names = new Set(refused.map(({ name }) => name));
-    const aliases = resources.flatMap((resource) => (names.has(resource.name) ? resource.aliases : []));
-    const doubted = this.lookups.doubt(aliases);
+    const taken = resources.flatMap(({ name, aliases }) => (names.has(name) ? [name, ...aliases] : []));
+    const doubted = this.lookups.doubt(taken);
     if (doubted.length === 0) return;
     this.save();
     this.options.onDoubt?.(doubted);
@@ -407,11 +446,16 @@ export class XdsClient {
   /** Writes down what is known, soon. Changes of the mesh are without being asked, answers that nothing has a name are not. */
   save(): void {
     this.file?.write(() => {
-      const names = this.names.flatMap((name) => {
+      const nowMs = this.nowMs();
+      this.savedMs = nowMs;
+      const saved: SavedNames = { subscriptions: this.isWholeMesh ? [WHOLE_MARK] : [], absences: [] };
+      for (const name of this.names) {
         const status = this.known(name)?.status;
-        return status === undefined ? [] : status === 'absent' ? `${ABSENT_MARK}${name}` : name;
-      });
-      return this.proxy.save(this.isWholeMesh ? [WHOLE_MARK, ...names] : names, this.trust?.saved() ?? null);
+        if (status === 'found') saved.subscriptions.push(name);
+        if (status !== 'absent') continue;
+        saved.absences.push({ name, confirmedS: Math.floor(this.lookups.confirmedMs(name, nowMs) / 1000) });
+      }
+      return this.proxy.save(saved, this.trust?.saved() ?? null);
     });
   }
 

@@ -82,16 +82,21 @@ export async function authenticate(attestors: readonly Attestor[], evidence: Evi
 
 /**
  * Refuses an identity that a caller may not have, with `identity-not-allowed`; `spiffe-id` for one that is
- * no workload's or node's. The answer does not say what runs where.
+ * no workload's or node's. The answer does not say what runs where. `isBlocked`: identities that nobody may have.
  */
 export async function authorise(
   caller: Caller,
   identity: string,
   trustDomain: string,
   runsOnNode: RunsOnNode,
+  isBlocked: (identity: string) => boolean = () => false,
 ): Promise<void> {
   if (parseSpiffeId(identity).trustDomain !== trustDomain) {
     throw new IdentityError('identity-not-allowed', `${identity} is not of the trust domain ${trustDomain}`);
+  }
+  // Of the identity, not of who asks: the nodes of a workload that is locked out are in good standing.
+  if (isBlocked(identity)) {
+    throw new IdentityError('identity-not-allowed', `${identity} is blocked (attestation.blockedIdentities)`);
   }
   const node = nodeOfIdentity(identity);
   const namespace = node === null ? parseWorkloadIdentity(identity).namespace : null;

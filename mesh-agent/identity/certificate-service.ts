@@ -27,6 +27,8 @@ export interface CertificateServiceOptions {
   attestors: readonly Attestor[];
   /** Decides whether a node proxy may have a workload's certificate. */
   runsOnNode: RunsOnNode;
+  /** Identities that nobody gets a certificate for; asked at every request. Absent: there are none. */
+  isBlocked?: (identity: string) => boolean;
   log: Log;
 }
 
@@ -117,9 +119,9 @@ class CertificateService {
   }
 
   private async sign(request: CertificateRequest, caller: Caller): Promise<CertificateResponse> {
-    const { authority, runsOnNode, log } = this.options;
+    const { authority, runsOnNode, isBlocked, log } = this.options;
     const identity = await this.wanted(request, caller);
-    await authorise(caller, identity, authority.trustDomain, runsOnNode);
+    await authorise(caller, identity, authority.trustDomain, runsOnNode, isBlocked);
     const giveBack = await caller.claim?.();
     try {
       const { chain, bundle, notAfterMs } = await authority.issue(

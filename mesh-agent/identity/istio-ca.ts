@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import type { ServiceDefinition } from '@grpc/grpc-js';
 
 /** Full name of the service. */
-export const CERTIFICATE_SERVICE = 'istio.v1.auth.IstioCertificateService';
+const CERTIFICATE_SERVICE = 'istio.v1.auth.IstioCertificateService';
 
 /** Key in a request's metadata of the workload that a node proxy asks for, as istiod and ztunnel have it. */
 export const IMPERSONATED_IDENTITY = 'ImpersonatedIdentity';

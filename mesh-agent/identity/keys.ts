@@ -10,7 +10,7 @@ import { type Asn1, nothing, oid, oidOf, partsOfSequence, sequence, toDer } from
 /** Weakest RSA key that is taken, in bits. */
 export const RSA_BITS_MIN = 2048;
 /** Largest RSA key that is taken, in bits: verifying with larger ones is a way to keep the CA busy. */
-export const RSA_BITS_MAX = 8192;
+const RSA_BITS_MAX = 8192;
 
 /** Kinds of keys. */
 export type KeyKind = 'P-256' | 'P-384' | 'RSA' | 'Ed25519';

@@ -13,7 +13,7 @@ import { IdentityError } from './errors.ts';
 export const BACKDATE_MS = 300_000;
 
 /** Shortest lifetime that is worth signing: below that, a renewal would come too late. */
-export const LIFETIME_MIN_MS = 60_000;
+const LIFETIME_MIN_MS = 60_000;
 
 /** What to sign. Cloneable. */
 export interface MintTask {

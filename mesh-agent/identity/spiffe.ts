@@ -10,9 +10,9 @@
 import { IdentityError } from './errors.ts';
 
 /** Longest id in bytes (SPIFFE-ID §2.3). */
-export const SPIFFE_ID_BYTES_MAX = 2048;
+const SPIFFE_ID_BYTES_MAX = 2048;
 /** Longest trust domain in bytes (SPIFFE-ID §2.3). */
-export const TRUST_DOMAIN_BYTES_MAX = 255;
+const TRUST_DOMAIN_BYTES_MAX = 255;
 
 const SCHEME = 'spiffe://';
 const TRUST_DOMAIN = /^[a-z0-9._-]+$/;
@@ -49,15 +49,6 @@ export function parseSpiffeId(text: string): SpiffeId {
     }
   }
   return { trustDomain, segments };
-}
-
-/** The text of a SPIFFE id. Throws an IdentityError `spiffe-id` where its parts make none. */
-export function formatSpiffeId(id: SpiffeId): string {
-  const text = `${SCHEME}${[id.trustDomain, ...id.segments].join('/')}`;
-  const parsed = parseSpiffeId(text);
-  // A slash inside of a part would make other parts of it.
-  if (parsed.segments.length !== id.segments.length) throw refusal(text, 'one of its segments holds a "/"');
-  return text;
 }
 
 /** Checks the name of a trust domain; returns it. Throws an IdentityError `spiffe-id`. */

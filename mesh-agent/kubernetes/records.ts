@@ -15,10 +15,10 @@ import type { ApiObject } from './watch-stream.ts';
  * Label on namespaces and pods: `enabled` or `disabled`; the pod's goes before the namespace's. Of a pod also
  * `sidecar`: it is in the mesh, with a proxy of its own.
  */
-export const MESH_LABEL = 'portcullis.dev/mesh';
+const MESH_LABEL = 'portcullis.dev/mesh';
 
 /** Label on namespaces and pods: `strict` or `permissive`; the pod's goes before the namespace's. */
-export const MODE_LABEL = 'portcullis.dev/mode';
+const MODE_LABEL = 'portcullis.dev/mode';
 
 /** A pod that has, or will have, addresses. */
 export interface PodRecord {
@@ -187,7 +187,7 @@ export function nodeRecord({ metadata }: ApiObject): NodeRecord {
 }
 
 /** What the label says; null: nothing, or something that is neither, which is no reason to guess. */
-export function meshWish(labels: Record<string, string> | undefined): boolean | null {
+function meshWish(labels: Record<string, string> | undefined): boolean | null {
   const wish = labels?.[MESH_LABEL];
   return wish === 'enabled' ? true : wish === 'disabled' ? false : null;
 }

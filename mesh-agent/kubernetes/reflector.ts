@@ -27,7 +27,7 @@ const WATCH_MS_MAX = 600_000;
 /** So much later than it promised, a server that has not ended a watch is dead. */
 const WATCH_GRACE_MS = 30_000;
 
-/** A watch that lived so long worked, even if nothing happened. */
+/** A watch that lived so long worked, even if nothing happened; what it had to catch up with has come. */
 const LIVED_MS = 5000;
 
 /** So many watches in a row that the server refuses or garbles: the version itself may be the cause. */
@@ -48,6 +48,8 @@ export interface ReflectorOptions<T> {
   log: Log;
   pageSize?: number;
   backoff?: BackoffSettings;
+  /** Milliseconds of a clock that never goes back; absent: performance.now(). */
+  now?: () => number;
 }
 
 /** What a reflector is doing, for status and metrics. */
@@ -81,9 +83,15 @@ export class Reflector<T> {
   /** The version was forgotten, and nothing has worked since. */
   private forgotten = false;
   private watchingSinceMs = 0;
+  /** A watch is open. */
+  private isOpen = false;
+  /** When the copy was last known to be as new as the collection. */
+  private currentMs = Number.NEGATIVE_INFINITY;
+  private readonly now: () => number;
 
   constructor(options: ReflectorOptions<T>) {
     this.options = options;
+    this.now = options.now ?? (() => performance.now());
     this.backoff = new Backoff(options.backoff ?? DEFAULT_BACKOFF);
     this.copy = new Map();
     this.objects = this.copy;
@@ -98,6 +106,14 @@ export class Reflector<T> {
       failures: 0,
       lastError: '',
     };
+  }
+
+  /**
+   * How long the copy may lack what is new, in milliseconds; 0: it follows. A server that is silent because it is cut off
+   * itself, or a connection that has broken and does not show it yet, cannot be told from one where nothing happens.
+   */
+  get behindMs(): number {
+    return this.isOpen && this.lived() ? 0 : this.now() - this.currentMs;
   }
 
   /** Begins. */
@@ -157,6 +173,7 @@ export class Reflector<T> {
     for (const [key, value] of fresh) this.put(key, value);
     this.state.resourceVersion = version;
     this.state.synced = true;
+    this.currentMs = this.now();
     this.options.onListed();
   }
 
@@ -182,17 +199,24 @@ export class Reflector<T> {
     );
     this.state.watches++;
     this.state.phase = 'watching';
-    this.watchingSinceMs = performance.now();
+    this.watchingSinceMs = this.now();
+    this.isOpen = true;
     if (this.state.lastError !== '') {
       this.state.lastError = '';
       this.options.log('info', 'kubernetes answers again', { resource: resource.name });
     }
     let worked = false;
-    for await (const events of watchEvents(body)) {
-      if (signal.aborted) return true;
-      for (const event of events) this.apply(event);
-      worked = true;
-      this.worked();
+    try {
+      for await (const events of watchEvents(body)) {
+        if (signal.aborted) return true;
+        for (const event of events) this.apply(event);
+        worked = true;
+        this.worked();
+      }
+    } finally {
+      // One that ends sooner may have had more to tell.
+      if (this.lived()) this.currentMs = this.now();
+      this.isOpen = false;
     }
     worked ||= this.lived();
     if (worked) this.worked();
@@ -226,7 +250,7 @@ export class Reflector<T> {
   }
 
   private lived(): boolean {
-    return this.state.phase === 'watching' && performance.now() - this.watchingSinceMs >= LIVED_MS;
+    return this.state.phase === 'watching' && this.now() - this.watchingSinceMs >= LIVED_MS;
   }
 
   private put(key: string, value: T): void {

@@ -47,6 +47,8 @@ export interface KubernetesSourceOptions extends Partial<ClusterSettings> {
   /** Objects per page of a list. */
   pageSize?: number;
   backoff?: BackoffSettings;
+  /** Milliseconds of a clock that never goes back, for `behindMs`; absent: performance.now(). */
+  now?: () => number;
 }
 
 /** What the source is doing, for status and metrics. */
@@ -78,6 +80,9 @@ const RESOURCES = {
   nodes: { name: 'nodes', path: '/api/v1/nodes', metadataOnly: true },
   serviceAccounts: { name: 'serviceaccounts', path: '/api/v1/serviceaccounts', metadataOnly: true },
 } satisfies Record<string, Resource>;
+
+/** The collections that say which addresses are of the mesh. */
+const OF_ADDRESSES: ReadonlySet<string> = new Set(['pods', 'services', 'endpointslices']);
 
 /** Pods, services and what belongs to them, from one cluster. */
 export class KubernetesSource implements MeshSource {
@@ -150,6 +155,12 @@ export class KubernetesSource implements MeshSource {
     this.tellAccountWaits();
   }
 
+  /** See MeshSource. */
+  get behindMs(): number {
+    const ofAddresses = this.reflectors.filter(({ state }) => OF_ADDRESSES.has(state.resource));
+    return Math.max(...ofAddresses.map(({ behindMs }) => behindMs));
+  }
+
   /** What every collection is doing. */
   get state(): KubernetesSourceState {
     return {
@@ -204,7 +215,7 @@ export class KubernetesSource implements MeshSource {
     project: Project<T>,
     onChange: (key: string, value: T | undefined, before: T | undefined) => void,
   ): Reflector<T> {
-    const { log, pageSize, backoff } = this.options;
+    const { log, pageSize, backoff, now } = this.options;
     const reflector = new Reflector<T>({
       client: this.client,
       resource,
@@ -217,6 +228,7 @@ export class KubernetesSource implements MeshSource {
       log,
       ...(pageSize === undefined ? {} : { pageSize }),
       ...(backoff === undefined ? {} : { backoff }),
+      ...(now === undefined ? {} : { now }),
     });
     this.reflectors.push(reflector as Reflector<unknown>);
     return reflector;

@@ -180,6 +180,11 @@ export interface MeshSource {
    * later one. Resolves after the first; rejects when the source cannot work at all.
    */
   start(onUpdate: (update: MeshUpdate) => void): Promise<void>;
+  /**
+   * How long it may have missed what is new, as far as it can know, in milliseconds; 0: it follows. Counts from when it
+   * last did, so that an ordinary break shows as a short time.
+   */
+  readonly behindMs: number;
   /** Ends; no update follows. */
   close(): Promise<void>;
 }

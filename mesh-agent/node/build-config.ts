@@ -69,7 +69,7 @@ export function buildConfig({ node, index, workloads, isWhole = () => true }: Bu
   addSockets(parts, local);
   addDelivery(parts, backend);
   const otherListener = addEgress(parts, node, backend);
-  addServices(parts, { index, backend, zone, isWhole });
+  addServices(parts, { index, backend, zone, isWhole, hasRedis: node.redis !== null });
   addWorkloads(parts, index);
   return {
     config: {
@@ -80,6 +80,7 @@ export function buildConfig({ node, index, workloads, isWhole = () => true }: Bu
       log: { level: node.logLevel },
       accessLog: node.accessLog,
       drainTimeoutMs: node.drainTimeoutMs,
+      redis: node.redis,
       // Applications are to notice nothing: no field says that somebody stands between them.
       headers: { requestId: true, forwarded: false, via: '', server: '' },
       listeners: parts.listeners,

@@ -1,9 +1,9 @@
-// The way of a sidecar to the control plane, past the rules that capture its workload.
+// The way of a sidecar to the control plane, and to Redis, past the rules that capture its workload.
 //
 // A sidecar shares the network namespace with its workload, so that its own connections would be captured, too, and
 // refused for as long as it does not serve: for ever, after a restart. The packet core marks its sockets, but those of
 // Node's TLS cannot be marked. So gRPC connects to a socket in the state directory, and what arrives there goes on over a
-// marked one. It is TLS of the two ends, which is none of this module's business.
+// marked one. It is TLS of the two ends, which is none of this module's business. So is what Redis is told.
 // Control thread of the proxy. Source: socket(7) (SO_MARK).
 
 import { lookup } from 'node:dns/promises';
@@ -19,33 +19,50 @@ import { CAPTURE_MARK } from '../capture/spec.ts';
 /** Longest path of a socket (unix(7)), without the zero at its end. */
 const PATH_BYTES_MAX = 107;
 
-/** Name of the socket in the state directory. */
-const SOCKET_NAME = 'control.sock';
+/** Name of the socket in the state directory that leads to the control plane. */
+const CONTROL_SOCKET = 'control.sock';
 
-/** Relays connections to the control plane. */
+/** Name of the one that leads to Redis; not longer. */
+export const REDIS_SOCKET = 'redis.sock';
+
+/** Relays connections to the control plane, or to something else that has another socket. */
 export class ControlRelay {
   /** Where it listens, as an address of gRPC. */
   readonly target: string;
   private readonly path: string;
-  private readonly host: string;
-  private readonly port: number;
+  private readonly peer: string;
+  private host = '';
+  private port = 0;
   private readonly sockets: NamespaceSockets;
   private readonly log: Log;
   private readonly open = new Set<Socket>();
   private server: Server | undefined;
-  /** Failures so far: after each it is the turn of another address of the control plane, if it has several. */
+  /** Failures so far: after each it is the turn of another address of the other end, if it has several. */
   private failures = 0;
   private problem = '';
 
-  /** `address`: host and port of the control plane. `sockets` is used and not closed. */
-  constructor(address: string, directory: string, sockets: NamespaceSockets, log: Log) {
-    const { host, port } = parseAddress(address) as { host: string; port: number };
-    this.host = host;
-    this.port = port;
-    this.path = relayPath(directory);
+  /** `address`: host and port of the other end, which the log calls `peer`. `sockets` is used and not closed. */
+  constructor(
+    address: string,
+    directory: string,
+    sockets: NamespaceSockets,
+    log: Log,
+    socket = CONTROL_SOCKET,
+    peer = 'the control plane',
+  ) {
+    this.aim(address);
+    this.peer = peer;
+    this.path = relayPath(directory, socket);
     this.target = `unix:${this.path}`;
     this.sockets = sockets;
     this.log = log;
+  }
+
+  /** Where further connections go. */
+  aim(address: string): void {
+    const { host, port } = parseAddress(address) as { host: string; port: number };
+    this.host = host;
+    this.port = port;
   }
 
   /** Begins to listen. Rejects with the system's error. */
@@ -109,18 +126,18 @@ export class ControlRelay {
     return null;
   }
 
-  /** gRPC knows only that the socket here was closed. Said once for each cause in a row. */
+  /** Who connects here knows only that the socket here was closed. Said once for each cause in a row. */
   private failed(problem: string): void {
     this.failures++;
     if (problem === this.problem) return;
     this.problem = problem;
-    this.log('warn', 'the control plane cannot be reached', { address: `${this.host}:${this.port}`, problem });
+    this.log('warn', `${this.peer} cannot be reached`, { address: `${this.host}:${this.port}`, problem });
   }
 }
 
-/** Where the relay of a state directory listens. */
-export function relayPath(directory: string): string {
-  return join(directory, SOCKET_NAME);
+/** Where a relay of a state directory listens. */
+export function relayPath(directory: string, socket = CONTROL_SOCKET): string {
+  return join(directory, socket);
 }
 
 /** Why there can be no relay in a state directory; undefined: there can. */

@@ -5,9 +5,10 @@
 //                                                                               --absent--> workers are told: outside
 //                                                                               --nothing--> workers are told, forgotten
 //
-// The workload that asks may be an attacker that tries every address: it has a rate, a number of questions under way and
-// a number of answers that nothing is there, and the others have theirs. A worker may take an address to be outside only
-// as long as the control plane would tell if something came to be there: who gives up a name tells the workers first.
+// The workload that asks may be an attacker that tries every address: it has a rate, a number of questions under way, a
+// number of answers that nothing is there and a number of addresses of the mesh, and the others have theirs. A worker may
+// take an address to be outside only as long as the control plane would tell if something came to be there, and for a day
+// without it: who gives up a name tells the workers first.
 // Owned by the control thread of the node proxy.
 
 import type { DestinationAnswer, DestinationQuestion, UsedDestinations } from '../../core/workers/protocol.ts';
@@ -59,6 +60,19 @@ const QUEUED_MAX = 1024;
 /** Addresses that are known to be outside: most of one workload, and of all. */
 export const OUTSIDE_PER_WORKLOAD_MAX = 1000;
 const OUTSIDE_MAX = 8000;
+/**
+ * Addresses of the mesh that are known on behalf of one workload, and on behalf of all. Each is kept up to date by the
+ * control plane, here and in every worker, with the service behind it and its endpoints, until it has not been used for
+ * long: without a bound whoever tries all addresses has the node know all of the mesh. More than the services and
+ * workloads that anything speaks to at a time; all together less than the control plane lets a proxy subscribe to
+ * (NAMES_MAX of control/proxy-stream.ts, 200,000), since a node that is cut off for that is cut off for everybody.
+ */
+export const MEMBERS_PER_WORKLOAD_MAX = 10_000;
+const KNOWN_MAX = 150_000;
+/** How many are given up at once, as far as nobody uses them, when one more is wanted, lest that is done for every one. */
+export const MEMBERS_ROOM = 100;
+/** How often it is looked for some that nobody uses any more. */
+const ROOM_MS = 1000;
 /** How many more there may be before workers are asked which of them are in use, lest that is done for every one. */
 export const OUTSIDE_SLACK = 50;
 /** How often those that wait for their turn are looked at. */
@@ -69,6 +83,9 @@ const LOOK_MS_MAX = 15 * 60_000;
 
 /** How soon answers that nothing is there are written down: whoever tries every address gets very many. */
 const SAVE_MS = 2000;
+
+/** Instead of a time: room is being made. */
+const MAKING_ROOM = Number.POSITIVE_INFINITY;
 
 /** Who asks for what is used already: nobody in particular. */
 const NOBODY = '';
@@ -88,7 +105,11 @@ class Asker {
   readonly queue = new Map<string, number>();
   /** Addresses that are outside, the one that has not been used for longest first. */
   readonly outside = new Set<string>();
+  /** Addresses of the mesh, in the same order. */
+  readonly members = new Set<string>();
   underWay = 0;
+  /** When room was last made for further ones. */
+  roomMs = Number.NEGATIVE_INFINITY;
   private tokens = QUESTIONS_BURST;
   private tokensMs: number;
 
@@ -112,7 +133,9 @@ class Asker {
 
   /** There is nothing to remember of it. */
   get isIdle(): boolean {
-    return this.queue.size + this.outside.size + this.underWay === 0 && this.tokens >= QUESTIONS_BURST;
+    return (
+      this.queue.size + this.outside.size + this.members.size + this.underWay === 0 && this.tokens >= QUESTIONS_BURST
+    );
   }
 }
 
@@ -142,7 +165,8 @@ export class Demand {
       if (!name.startsWith('/')) continue;
       const host = name.slice(1);
       this.entries.set(host, { host, workload: NOBODY, usedMs: this.now(), asking: false });
-      if (directory.known(name)?.status === 'absent') this.asker(NOBODY).outside.add(host);
+      const { members, outside } = this.asker(NOBODY);
+      (directory.known(name)?.status === 'absent' ? outside : members).add(host);
     }
     const everyMs = idleTimeoutMs === 0 ? LOOK_MS_MAX : Math.min(LOOK_MS_MAX, Math.ceil(idleTimeoutMs / LOOKS));
     this.looking = setInterval(() => void this.look(), everyMs).unref();
@@ -175,14 +199,14 @@ export class Demand {
       const entry = this.entries.get(host);
       if (entry === undefined) {
         const { queue } = this.asker(workload);
-        if (this.options.directory.awayMs > AWAY_MS) this.tell(host, 'away');
+        if (this.options.directory.awayMs > AWAY_MS) this.tell({ host, verdict: 'away' });
         // Nobody is told of what is too much: that would end the waiting of other workloads, which have their own turn.
         else if (queue.size < QUEUED_MAX) queue.set(host, this.now());
       } else if (!entry.asking) {
         this.touch(entry);
         const known = this.options.directory.known(nameOf(host));
-        if (known === null) this.tell(host, 'unanswered');
-        else if (known.status === 'absent') this.tell(host, 'outside');
+        if (known === null) this.tell({ host, verdict: 'unanswered' });
+        else if (known.status === 'absent') this.tell({ host, verdict: 'outside' });
       }
     }
     this.pump();
@@ -195,8 +219,13 @@ export class Demand {
       const entry = this.entries.get(host);
       if (entry === undefined) continue;
       this.askers.get(entry.workload)?.outside.delete(host);
-      this.tell(host, 'forgotten');
+      this.tell({ host, verdict: 'forgotten' });
     }
+  }
+
+  /** It is not to be believed any more that these names are outside: they are asked for when they are used again. */
+  forget(names: readonly string[]): void {
+    this.giveUp(names.flatMap((name) => this.entries.get(name.slice(1)) ?? []));
   }
 
   /** Finds out what is in use, keeps that, and gives up what has not been for long. */
@@ -235,8 +264,10 @@ export class Demand {
 
   private touch(entry: Entry): void {
     entry.usedMs = this.now();
-    const outside = this.askers.get(entry.workload)?.outside;
-    if (outside?.delete(entry.host)) outside.add(entry.host);
+    const { host } = entry;
+    const asker = this.askers.get(entry.workload);
+    if (asker?.outside.delete(host)) asker.outside.add(host);
+    if (asker?.members.delete(host)) asker.members.add(host);
   }
 
   private asker(workload: string): Asker {
@@ -260,7 +291,9 @@ export class Demand {
         if (first === undefined) continue;
         const [host, sinceMs] = first;
         const isOver = nowMs - sinceMs > ANSWER_MS || this.entries.has(host);
-        if (isOver || asker.mayAsk(nowMs)) {
+        if (!isOver && this.isFull(asker)) {
+          asked = this.refuse(host, workload, asker) || asked;
+        } else if (isOver || asker.mayAsk(nowMs)) {
           asked = true;
           asker.queue.delete(host);
           if (!isOver) void this.ask(host, workload, asker);
@@ -291,13 +324,15 @@ export class Demand {
   private settle(entry: Entry, result: Lookup, asker: Asker): void {
     const { host } = entry;
     if (result.status === 'found') {
+      asker.members.add(host);
+      entry.usedMs = this.now();
       this.options.found();
     } else if (result.status === 'absent') {
       this.saving ??= setTimeout(() => {
         this.saving = undefined;
         this.options.directory.save();
       }, SAVE_MS).unref();
-      this.tell(host, 'outside');
+      this.tell({ host, verdict: 'outside' });
       asker.outside.add(host);
       const over = Math.max(asker.outside.size - OUTSIDE_PER_WORKLOAD_MAX, this.state.outside - OUTSIDE_MAX);
       // A worker may never say what it uses.
@@ -306,7 +341,8 @@ export class Demand {
     } else {
       this.entries.delete(host);
       this.options.directory.release(nameOf(host));
-      this.tell(host, result.status === 'deadline' && !result.connected ? 'away' : 'unanswered');
+      const isAway = result.status === 'deadline' && !result.connected;
+      this.tell({ host, verdict: isAway ? 'away' : 'unanswered' });
     }
   }
 
@@ -322,6 +358,44 @@ export class Demand {
     this.pump();
   }
 
+  /** Whether no further address of the mesh may be known on behalf of a workload; of all, some are left for others. */
+  private isFull({ members, underWay }: Asker): boolean {
+    // What is asked may be of the mesh.
+    return members.size + underWay >= Math.min(MEMBERS_PER_WORKLOAD_MAX, KNOWN_MAX - this.entries.size);
+  }
+
+  /** Refuses a question of a workload that has all it may, unless there may be room; whether it has. */
+  private refuse(host: string, workload: string, asker: Asker): boolean {
+    // Its connections need no answer: what it stands for is known for another reason, too.
+    if (workload === NOBODY) return asker.queue.delete(host);
+    if (asker.roomMs === MAKING_ROOM) return false;
+    if (this.now() - asker.roomMs >= ROOM_MS) {
+      void this.makeRoomFor(asker);
+      return false;
+    }
+    this.tell({ host, verdict: 'limit', workload });
+    return asker.queue.delete(host);
+  }
+
+  /** Gives up addresses of the mesh that nobody uses, the one that has not been used for longest first. */
+  private async makeRoomFor(asker: Asker): Promise<void> {
+    const { directory, used } = this.options;
+    asker.roomMs = MAKING_ROOM;
+    // Whoever has just been let through may not have said so yet.
+    const endMs = this.now() - ANSWER_MS;
+    const { hosts, all } = await used();
+    asker.roomMs = this.now();
+    if (this.closed) return;
+    for (const host of hosts) this.noteUse(host);
+    // Without the control plane what was given up could not be had again.
+    if (!all && directory.awayMs === 0) {
+      const [...known] = asker.members;
+      const entries = known.slice(0, MEMBERS_ROOM).flatMap((host) => this.entries.get(host) ?? []);
+      this.giveUp(entries.filter(({ usedMs }) => usedMs < endMs));
+    }
+    this.pump();
+  }
+
   private forgetSome(): void {
     for (const asker of this.askers.values()) {
       while (asker.outside.size > OUTSIDE_PER_WORKLOAD_MAX) this.forgetOldest(asker);
@@ -333,12 +407,14 @@ export class Demand {
     return [...this.askers.values()].reduce((a, b) => (b.outside.size > a.outside.size ? b : a));
   }
 
-  private forgetOldest({ outside }: Asker): void {
+  private forgetOldest({ members, outside }: Asker): void {
     const [host] = outside;
     const entry = this.entries.get(host!);
     outside.delete(host!);
+    if (entry === undefined) return;
     // Something may have come to be there.
-    if (entry !== undefined && this.options.directory.known(nameOf(host!))?.status !== 'found') this.giveUp([entry]);
+    if (this.options.directory.known(nameOf(host!))?.status === 'found') members.add(host!);
+    else this.giveUp([entry]);
   }
 
   private giveUp(entries: readonly Entry[]): void {
@@ -347,8 +423,10 @@ export class Demand {
     const hadAny = entries.some(({ host }) => directory.known(nameOf(host))?.status === 'found');
     for (const { host, workload } of entries) {
       this.entries.delete(host);
-      this.askers.get(workload)?.outside.delete(host);
-      this.tell(host, 'forgotten');
+      const asker = this.askers.get(workload);
+      asker?.outside.delete(host);
+      asker?.members.delete(host);
+      this.tell({ host, verdict: 'forgotten' });
     }
     this.flush();
     directory.release(...entries.map(({ host }) => nameOf(host)));
@@ -357,9 +435,9 @@ export class Demand {
   }
 
   /** Has the workers told, together with what else there is to tell. */
-  private tell(host: string, verdict: DestinationAnswer['verdict']): void {
+  private tell(answer: DestinationAnswer): void {
     if (this.answers.length === 0) setImmediate(() => this.flush());
-    this.answers.push({ host, verdict });
+    this.answers.push(answer);
   }
 
   private flush(): void {

@@ -18,6 +18,7 @@ import type { WorkloadCertificateSettings } from '../../core/workers/mesh-settin
 import type { App, Reloaded } from '../../gateway/app.ts';
 import { XdsClient } from '../control/xds-client.ts';
 import { CertificateClient } from '../identity/certificate-client.ts';
+import { IdentityError } from '../identity/errors.ts';
 import { makePrivateDirectory } from '../identity/private-files.ts';
 import { type ServerName, serverNameOf } from '../identity/server-name.ts';
 import { bundleToPem, type TrustBundle } from '../identity/trust-bundle.ts';
@@ -27,12 +28,13 @@ import { identityOf, type Workload } from '../model/mesh-state.ts';
 import { buildConfig, type LocalWorkload } from './build-config.ts';
 import { WorkloadCaptures } from './captures.ts';
 import { Confirmations } from './confirmations.ts';
-import { ControlRelay } from './control-relay.ts';
+import { ControlRelay, REDIS_SOCKET } from './control-relay.ts';
 import { Demand } from './demand.ts';
 import { HostNamespaces } from './namespace-finder.ts';
 import { Namespaces, type OpenNamespace, releaseNamespace } from './namespaces.ts';
 import { type NodeConfig, statePaths } from './node-config.ts';
 import { OwnNamespace, type WorkloadNamespaces } from './own-namespace.ts';
+import { connectMarked, ProbeDialer } from './probe-dialer.ts';
 import { hostOfControlPlane, proxyIdentity, servedAs, servedWorkloads } from './served-workloads.ts';
 
 /** Shortest time from the end of a round to the next. */
@@ -56,6 +58,8 @@ export class NodeAgent {
   readonly captures: WorkloadCaptures | null;
   /** What is asked for when it is used; null: all is known. */
   readonly demand: Demand | null;
+  /** How health checks reach endpoints. */
+  readonly prober: ProbeDialer;
   /** What cannot be done as the mesh has it written. */
   problems: string[] = [];
   private node: NodeConfig;
@@ -65,6 +69,8 @@ export class NodeAgent {
   private readonly serverName: ServerName;
   /** Its way to the control plane, where its own connections are captured; null: there is no need for one. */
   private readonly relay: ControlRelay | null;
+  /** Its way to Redis, for the same reason; null: it has needed none so far. */
+  private redisRelay: ControlRelay | null = null;
   private readonly ending = new AbortController();
   private app: App | undefined;
   private knowledge: Knowledge = 'nothing';
@@ -111,6 +117,11 @@ export class NodeAgent {
     trust.onChange(() => this.changed());
     const own = node.sidecar !== null;
     this.namespaces = own ? new OwnNamespace(this.sockets) : new Namespaces(new HostNamespaces(), this.sockets);
+    this.prober = new ProbeDialer({
+      certificate: () => this.certificates.get(this.identity),
+      bundle: () => trust.current,
+      ...(own ? { connect: connectMarked(this.sockets) } : {}),
+    });
     this.captures = node.capture === null ? null : new WorkloadCaptures(node.capture, this.sockets, log, own);
     this.xds = new XdsClient({
       address,
@@ -124,6 +135,7 @@ export class NodeAgent {
       stateFile: mesh,
       onUpdate: () => this.meshChanged(),
       onDoubt: (names) => this.demand?.doubt(names),
+      onOld: (names) => this.demand?.forget(names),
       use: () => this.useMesh(),
       log,
       trust: {
@@ -142,10 +154,10 @@ export class NodeAgent {
    */
   static async open(node: NodeConfig, log: Log): Promise<NodeAgent> {
     await makePrivateDirectory(node.stateDirectory);
-    const roots = await readFile(node.controlPlane.rootsFile, 'utf8');
-    const trust = await TrustStore.open(node.trustDomain, roots, statePaths(node.stateDirectory).trust, log);
+    const trust = await openTrust(node, log);
     const agent = new NodeAgent(node, trust, log);
     await agent.relay?.start();
+    await agent.relayRedis();
     agent.certificates.hold(agent.identity);
     await agent.xds.start();
     agent.demand?.start();
@@ -184,6 +196,10 @@ export class NodeAgent {
       ...{ node: this.node, index: this.xds.index, workloads: this.local() },
       isWhole: (service) => this.xds.isWhole(service),
     });
+    const before = new Set(this.problems);
+    for (const problem of problems) {
+      if (!before.has(problem)) this.log('warn', 'the mesh is not served as it is written', { problem });
+    }
     this.problems = problems;
     this.made = this.knowledge;
     return { config, warnings: async () => [] };
@@ -209,6 +225,9 @@ export class NodeAgent {
   /** Takes over another configuration. */
   configure(node: NodeConfig): void {
     this.node = node;
+    void this.relayRedis().catch((error: Error) => {
+      this.log('error', 'there is no way to redis', { cause: error.message });
+    });
     this.changed();
   }
 
@@ -229,9 +248,28 @@ export class NodeAgent {
     this.client.close();
     await this.xds.close();
     this.relay?.close();
+    this.redisRelay?.close();
     await this.captures?.close();
     await this.sockets.close();
     this.namespaces.closeAll();
+  }
+
+  /** Opens the way to Redis where one is needed, or points it elsewhere. Rejects with the system's error. */
+  private async relayRedis(): Promise<void> {
+    const { redis, stateDirectory } = this.node;
+    if (redis?.relay === undefined) return;
+    if (this.redisRelay !== null) {
+      this.redisRelay.aim(redis.address);
+      return;
+    }
+    this.redisRelay = new ControlRelay(redis.address, stateDirectory, this.sockets, this.log, REDIS_SOCKET, 'redis');
+    try {
+      await this.redisRelay.start();
+    } catch (error) {
+      // The next reload tries again.
+      this.redisRelay = null;
+      throw error;
+    }
   }
 
   private newDemand(): Demand {
@@ -428,5 +466,19 @@ async function readToken(file: string): Promise<string | null> {
     return (await readFile(file, 'utf8')).trim() || null;
   } catch {
     return null;
+  }
+}
+
+/** Opens what the node trusts. Rejects with an IdentityError that names the file if its roots cannot be used. */
+async function openTrust({ controlPlane, stateDirectory, trustDomain }: NodeConfig, log: Log): Promise<TrustStore> {
+  const { rootsFile } = controlPlane;
+  const roots = await readFile(rootsFile, 'utf8');
+  try {
+    return await TrustStore.open(trustDomain, roots, statePaths(stateDirectory).trust, log);
+  } catch (error) {
+    // A bundle that was stored is passed over if it is damaged, so that it is these roots.
+    if (!(error instanceof IdentityError) || error.code !== 'bundle-malformed') throw error;
+    const advice = 'the file is to have what `portcullis mesh roots` prints';
+    throw new IdentityError(error.code, `controlPlane.roots (${rootsFile}): ${error.message}`, advice);
   }
 }

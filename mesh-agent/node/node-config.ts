@@ -5,16 +5,19 @@
 import { isIP } from 'node:net';
 import { hostname } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
-import type { AccessLogConfig, AdminConfig, LogLevel } from '../../config/config.ts';
+import type { AccessLogConfig, AdminConfig, LogLevel, RedisConfig } from '../../config/config.ts';
 import type { Environment } from '../../config/env.ts';
 import type { ConfigError } from '../../config/errors.ts';
 import { loadValueFile } from '../../config/load.ts';
 import { formatAddress, listenAddress, parseAddress } from '../../config/names.ts';
 import { canonicalAddress } from '../../config/networks.ts';
+import { normalise as normaliseGateway } from '../../config/normalise.ts';
+import type { ConfigInput } from '../../config/schema.ts';
 import { parseDurationMs } from '../../config/units.ts';
 import type { CaptureInput } from '../capture/spec.ts';
 import { isNamespaceName, isSubdomain } from '../identity/spiffe.ts';
 import { NODE_ADMIN_DEFAULT } from './admin-address.ts';
+import { REDIS_SOCKET, relayPath } from './control-relay.ts';
 import { checkNode, type NodeInput } from './node-schema.ts';
 
 /** A valid configuration. */
@@ -55,6 +58,8 @@ export interface NodeConfig {
     connectionsPerSecondMax: number;
     bufferPercentMax: number;
   };
+  /** Where global rate limits are counted; null: on this node. */
+  redis: RedisConfig | null;
   workers: number | 'auto';
   admin: AdminConfig | null;
   logLevel: LogLevel;
@@ -91,7 +96,7 @@ export function loadNode(file: string, env: Environment): { config: NodeConfig }
 
 /** Keys whose change takes effect at once; all others wait for a restart. */
 const RELOADED: ReadonlySet<keyof NodeConfig> = new Set([
-  ...(['mode', 'egress', 'limits', 'admin', 'logLevel', 'accessLog', 'drainTimeoutMs'] as const),
+  ...(['mode', 'egress', 'limits', 'redis', 'admin', 'logLevel', 'accessLog', 'drainTimeoutMs'] as const),
 ]);
 
 /** The configuration after a reload of `after`, and the keys that wait for a restart. */
@@ -151,12 +156,25 @@ function normalise(input: NodeInput, sidecar: SidecarConfig | null, file: string
       connectionsPerSecondMax: input.limits?.connectionsPerSecond ?? 0,
       bufferPercentMax: input.limits?.bufferPercent ?? 50,
     },
+    redis: input.redis === undefined ? null : redisOf(input.redis, sidecar, absolute(input.stateDirectory), file),
     workers: input.workers ?? 'auto',
     admin: admin === 'off' ? null : adminConfig(admin.address ?? NODE_ADMIN_DEFAULT),
     logLevel: input.log?.level ?? 'info',
     accessLog: accessLog === undefined ? null : { path: absolute(accessLog.path), format: accessLog.format ?? 'json' },
     drainTimeoutMs: parseDurationMs(String(input.drainTimeout ?? '30s'))!,
   };
+}
+
+/** As the gateway has it: with its defaults, and paths relative to the file. */
+function redisOf(
+  redis: NonNullable<ConfigInput['redis']>,
+  sidecar: SidecarConfig | null,
+  stateDirectory: string,
+  file: string,
+): RedisConfig {
+  const config = normaliseGateway({ listeners: [], routes: [], backends: [], redis } as ConfigInput, file).redis!;
+  // What a sidecar connects to is captured with what its workload does.
+  return sidecar === null ? config : { ...config, relay: relayPath(stateDirectory, REDIS_SOCKET) };
 }
 
 function workloadOf({ namespace, name, address }: SidecarConfig): string {

@@ -21,6 +21,7 @@ import {
   text,
 } from '../../config/kinds.ts';
 import { parseNetwork } from '../../config/networks.ts';
+import { redisSchema } from '../../config/rate-limit-schema.ts';
 import { configSchema } from '../../config/schema.ts';
 import { list, literal, mapping, maybe, nodeOf, union } from '../../config/schema-builder.ts';
 import { isMapping, type Mapping, refuse } from '../../config/semantics-walk.ts';
@@ -278,6 +279,11 @@ export const nodeSchema = mapping({
       { default: {}, description: 'Limits of each workload.' },
     ),
   ),
+  redis: maybe({
+    ...redisSchema,
+    description:
+      'Redis server that counts the rate limits with `global: true`, for the whole mesh together, see [rate limits](node.md#rate-limits). Absent: this node counts them alone.',
+  }),
   workers: maybe(gateway.workers as Schema),
   admin: maybe(adminSchema),
   log: maybe(
@@ -321,6 +327,12 @@ export function checkNode(root: unknown, file: string): Violation[] {
   const roots = isMapping(controlPlane) ? controlPlane.roots : undefined;
   if (typeof roots === 'string' && isNoFile(resolve(dirname(file), roots))) {
     refuse(report, ['controlPlane', 'roots'], `${describeValue(roots)} is not a file that there is`, 'a PEM file');
+  }
+  const redisTls = isMapping(root.redis) ? root.redis.tls : undefined;
+  const authorities = isMapping(redisTls) ? redisTls.caCertificates : undefined;
+  if (typeof authorities === 'string' && isNoFile(resolve(dirname(file), authorities))) {
+    const problem = `${describeValue(authorities)} is not a file that there is`;
+    refuse(report, ['redis', 'tls', 'caCertificates'], problem, 'a PEM file');
   }
   checkCapture(root, report);
   checkDiscovery(root, report);
