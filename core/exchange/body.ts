@@ -187,6 +187,7 @@ export function keepTrailers(reactor: Reactor, connection: Connection, trailers:
   stream.tailBlock = block;
   stream.tailOffset = lastChunk.length;
   stream.tailLength = putBodyEnd(reactor.memory, block, trailers) - block;
+  stream.tailSecret = trailers.secret;
   return true;
 }
 

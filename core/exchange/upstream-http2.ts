@@ -284,6 +284,7 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
       return INTERNAL_ERROR;
     }
     exchange.firstByteMs = exchange.firstByteMs === 0 ? reactor.nowMs : exchange.firstByteMs;
+    exchange.secretResponse = block.decoder.secret;
     if (exchange.upgradeRequested && status >= 200 && status < 300) {
       stream.headReceived = true;
       this.upgraded(connection, exchange, at, block);
@@ -294,7 +295,6 @@ export class UpstreamHttp2 implements Protocol, UpstreamSide, StreamOpener, Http
     // Whose it was is still to be sent, and must be read again: this one may not be kept at all.
     this.responseOf = null;
     const end = writeResponseHead(reactor, start, block, status, contentLength, head);
-    exchange.secretResponse = block.decoder.secret;
     if (status < 200) {
       const sent = exchange.downstreamSide!.sendInformational(exchange, start, head);
       output.freeSent(at);

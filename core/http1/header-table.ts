@@ -17,6 +17,8 @@ export const HEADER_COUNT_CAPACITY = 256;
 export class HeaderTable {
   /** Number of fields. */
   count = 0;
+  /** Trailers that came by HTTP/2 with never-indexed fields (HpackDecoder.secret). */
+  secret = false;
   /** FIELD_WORDS words per field, in order of arrival. */
   readonly words = new Int32Array(HEADER_COUNT_CAPACITY * FIELD_WORDS);
 

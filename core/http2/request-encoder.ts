@@ -104,25 +104,25 @@ export class RequestEncoder {
       return false;
     }
     const encoder = output.encoderOf(session);
-    const { method, upgradeRequested, rewrittenHostLength } = request;
+    const { method, upgradeRequested, rewrittenHostLength, secretRequest: secret } = request;
     const pathOffset = targetOffset(request);
     const pathLength = targetLength(request);
     let at = encoder.begin(memory, start);
     if (upgradeRequested) {
       at = encoder.putConstant(memory, at, connectMethod);
       const upgrade = headers.find(UPGRADE);
-      at = this.put(encoder, at, PROTOCOL_PSEUDO, headers.valueOffset(upgrade), headers.valueLength(upgrade));
+      at = this.put(encoder, at, PROTOCOL_PSEUDO, headers.valueOffset(upgrade), headers.valueLength(upgrade), secret);
     } else if (method === GET) at = encoder.putIndexed(memory, at, METHOD_GET);
     else if (method === POST) at = encoder.putIndexed(memory, at, METHOD_POST);
-    else at = this.put(encoder, at, METHOD_PSEUDO, request.headOffset, request.methodLength);
+    else at = this.put(encoder, at, METHOD_PSEUDO, request.headOffset, request.methodLength, secret);
     at = encoder.putIndexed(memory, at, https ? SCHEME_HTTPS : SCHEME_HTTP);
     if (rewrittenHostLength > 0) {
-      at = this.put(encoder, at, AUTHORITY_PSEUDO, request.rewrittenHostOffset, rewrittenHostLength);
+      at = this.put(encoder, at, AUTHORITY_PSEUDO, request.rewrittenHostOffset, rewrittenHostLength, secret);
     } else if (request.hostLength > 0) {
-      at = this.put(encoder, at, AUTHORITY_PSEUDO, request.hostOffset, request.hostLength);
+      at = this.put(encoder, at, AUTHORITY_PSEUDO, request.hostOffset, request.hostLength, secret);
     }
     if (pathLength === 1 && memory[pathOffset] === 47) at = encoder.putIndexed(memory, at, PATH_ROOT);
-    else at = this.put(encoder, at, PATH_PSEUDO, pathOffset, pathLength);
+    else at = this.put(encoder, at, PATH_PSEUDO, pathOffset, pathLength, secret);
 
     for (let field = 0; field < headers.count; field++) {
       const id = headers.id(field);
@@ -140,7 +140,7 @@ export class RequestEncoder {
         headers.valueOffset(field),
         headers.valueLength(field),
         id,
-        request.secretRequest,
+        secret,
       );
     }
     output.endHeaders(stream, at, endStream);
@@ -158,7 +158,7 @@ export class RequestEncoder {
     memory.set(authority, text);
     let at = encoder.begin(memory, start);
     at = encoder.putConstant(memory, at, connectMethod);
-    at = this.put(encoder, at, AUTHORITY_PSEUDO, text, authority.length);
+    at = this.put(encoder, at, AUTHORITY_PSEUDO, text, authority.length, false);
     output.endHeaders(stream, at, false);
     return true;
   }
@@ -190,8 +190,8 @@ export class RequestEncoder {
     return parseFields(memory, at + 1, end, HEADER_COUNT_CAPACITY, this.headers, this.bits) > 0;
   }
 
-  private put(encoder: HpackEncoder, at: number, id: number, offset: number, length: number): number {
-    return encoder.putField(this.memory, at, 0, 0, offset, length, id, false);
+  private put(encoder: HpackEncoder, at: number, id: number, offset: number, length: number, secret: boolean): number {
+    return encoder.putField(this.memory, at, 0, 0, offset, length, id, secret);
   }
 }
 

@@ -23,6 +23,8 @@ import { equalsLower, lowerLiteral } from '../http1/word-view.ts';
 import { LARGE_BLOCK_BYTES } from '../io/arena.ts';
 import { putLineEnd, putRange, putText, SPILL_BYTES, Text } from '../io/bytes.ts';
 import type { Reactor } from '../io/reactor.ts';
+import { isSensitive } from './hpack-decoder.ts';
+import { isNeverIndexed } from './hpack-encoder.ts';
 import * as pseudo from './pseudo-ids.ts';
 import type { HeaderBlock } from './role.ts';
 
@@ -242,11 +244,13 @@ export class RequestFields {
     let joinedLength = 0;
     let dest = -1;
     let count = 0;
+    let secret = false;
     for (let field = 0; field < headers.count; field++) {
       const name = headers.nameOffset(field);
       const value = headers.valueOffset(field);
       const valueLength = headers.valueLength(field);
       if (headers.id(field) === COOKIE) {
+        secret ||= isSensitive(field);
         if (joinedLength > 0) {
           memory[joined + joinedLength] = 0x3b;
           memory[joined + joinedLength + 1] = SP;
@@ -284,6 +288,8 @@ export class RequestFields {
     headers.count = count + 1;
     block.textLength = dest - block.textOffset;
     arena.free(joined);
+    // Short ones are never-indexed by themselves; together they may be long.
+    if (secret && !isNeverIndexed(COOKIE, joinedLength)) block.decoder.secret = true;
     return true;
   }
 

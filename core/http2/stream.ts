@@ -64,6 +64,8 @@ export class Http2Stream {
   tailBlock = 0;
   tailOffset = 0;
   tailLength = 0;
+  /** Its fields are never-indexed. */
+  tailSecret = false;
   /** Where its last frame ends in what has been written to the connection (`session.writtenBytes`). */
   writtenEnd = 0;
   /** Waits for its own window: a WINDOW_UPDATE wakes it up. */
@@ -102,6 +104,7 @@ export class Http2Stream {
     this.tailBlock = 0;
     this.tailOffset = 0;
     this.tailLength = 0;
+    this.tailSecret = false;
     this.writtenEnd = 0;
     this.windowBlocked = false;
     this.queued = false;

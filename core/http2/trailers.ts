@@ -48,6 +48,7 @@ export class TrailerSections {
       words[word + 2] += shift;
     }
     table.count = headers.count;
+    table.secret = block.decoder.secret;
     stream.trailers = table;
     stream.trailersBlock = at;
     stream.connection!.trailers = table;
@@ -94,7 +95,7 @@ export class TrailerSections {
             value,
             fields.valueLength(field),
             fields.id(field),
-            false,
+            stream.tailSecret,
           );
         }
         output.endHeaders(stream, dest, true);

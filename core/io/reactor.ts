@@ -314,6 +314,7 @@ export class Reactor {
     }
     this.timers.clear(connection.slot);
     if (connection.workloadSide !== 0) {
+      // Told of the workload only: the connection itself is nobody's any more.
       this.onWorkloadConnectionClosed(connection.workload!, connection.workloadSide);
     }
     connection.reset();

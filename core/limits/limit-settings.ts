@@ -43,7 +43,7 @@ export const RedisWord = {
 /** What workers share of a limit. */
 export interface RateLimitTable {
   name: string;
-  /** Number of the name, for `DETAIL_LIMIT`; never given to another name. */
+  /** Number of the name, for `DETAIL_LIMIT`; never given to another name, but for the last (LIMIT_NAMES_MAX). */
   id: number;
   /** See core/limits/limit-table.ts. */
   buffer: SharedArrayBuffer;

@@ -3,6 +3,7 @@
 //
 // Owned by the control thread. A limit is the same as long as its name and its numbers are.
 
+import { DETAIL_LIMIT, DETAIL_POLICY } from '../exchange/reasons.ts';
 import { useLimitNames } from '../limits/limit-names.ts';
 import { type RateLimitSettings, type RateLimitTable, RedisWord } from '../limits/limit-settings.ts';
 import { createLimitTable, LimitTable, limitCounter, wrapMs } from '../limits/limit-table.ts';
@@ -10,6 +11,14 @@ import type { RulePolicySettings } from './policies.ts';
 
 /** How often tables are looked at that may need a sweep; the fastest limits need one every half hour. */
 export const LIMIT_SWEEP_INTERVAL_MS = 60_000;
+
+/**
+ * Names that get a number of their own. A number is never given to another name, since records of failed requests explain
+ * themselves by it long after; so names are not forgotten, and in a mesh services with limits come and go. Beyond the
+ * numbers that there are for limits, which are 97,000 names and some 20 MB in every thread, further ones share the last
+ * number, which has no name: they limit as all do, and are `limit_96999` in logs until the process is restarted.
+ */
+export const LIMIT_NAMES_MAX = DETAIL_POLICY - DETAIL_LIMIT - 1;
 
 interface Entry {
   settings: RateLimitSettings;
@@ -80,6 +89,7 @@ export class LimitTables {
   private idOf(name: string): number {
     let id = this.ids.get(name);
     if (id === undefined) {
+      if (this.ids.size >= LIMIT_NAMES_MAX) return LIMIT_NAMES_MAX;
       id = this.ids.size;
       this.ids.set(name, id);
       // For records of failed requests, which this thread explains.

@@ -72,14 +72,17 @@ function handle(stream: http2.ServerHttp2Stream, headers: http2.IncomingHttpHead
     stream.end(String(count));
     return;
   }
-  if (path === '/secret') {
+  if (path.startsWith('/secret')) {
     secretsSeen = (headers as Marked)[http2.sensitiveHeaders] ?? [];
     const marked = headers['x-plain'] === undefined ? { [http2.sensitiveHeaders]: ['x-answer'] } : {};
     stream.respond({ ':status': 200, 'x-answer': 'word', ...marked });
     stream.end();
     return;
   }
-  stream.on('trailers', (trailers) => (trailersSeen = String(trailers['x-sum'])));
+  stream.on('trailers', (trailers) => {
+    trailersSeen = String(trailers['x-sum']);
+    secretsSeen = (trailers as Marked)[http2.sensitiveHeaders] ?? [];
+  });
   stream.respond({ ':status': 200, 'x-scheme': headers[':scheme'] }, { waitForTrailers: true });
   stream.on('wantTrailers', () => stream.sendTrailers({ 'x-done': 'yes' }));
   stream.pipe(stream);
@@ -160,7 +163,7 @@ for (const host of ['plain.test', 'tls.test']) {
     const stream = connectNode().request({ ':method': 'POST', ':path': '/', ':authority': host }, {
       waitForTrailers: true,
     } as object);
-    stream.on('wantTrailers', () => stream.sendTrailers({ 'x-sum': host }));
+    stream.on('wantTrailers', () => stream.sendTrailers({ 'x-sum': host, [http2.sensitiveHeaders]: ['x-sum'] }));
     let trailers: http2.IncomingHttpHeaders = {};
     stream.on('trailers', (fields) => (trailers = fields));
     stream.end(body);
@@ -169,6 +172,8 @@ for (const host of ['plain.test', 'tls.test']) {
     assert.equal(sha256(Buffer.concat(chunks)), digest);
     assert.equal(trailers['x-done'], 'yes');
     assert.equal(trailersSeen, host);
+    assert.deepEqual(secretsSeen, ['x-sum']);
+    assert.deepEqual((trailers as Marked)[http2.sensitiveHeaders] ?? [], []);
   });
 }
 
@@ -184,6 +189,12 @@ test('fields that came never-indexed go on never-indexed both ways, and no other
   const answered = await ask({ 'x-token': 'secret', [http2.sensitiveHeaders]: ['x-token'] });
   assert.ok(secretsSeen.includes('x-token'), secretsSeen.join());
   assert.ok(answered.includes('x-answer'), answered.join());
+  const path = await ask({ ':path': '/secret?key', [http2.sensitiveHeaders]: [':path'] });
+  assert.ok(secretsSeen.includes(':path') && path.includes('x-answer'), secretsSeen.join());
+  // Short ones are never indexed anyway; together they are long.
+  const crumbs = ['a=123456789', 'b=123456789', 'c=123456789'];
+  await ask({ cookie: crumbs, [http2.sensitiveHeaders]: ['cookie'] });
+  assert.ok(secretsSeen.includes('cookie'), secretsSeen.join());
   // Authorization always goes so, and hides nothing else.
   const marked = { authorization: 'Bearer x', 'x-plain': 'yes', [http2.sensitiveHeaders]: ['authorization'] };
   assert.deepEqual([await ask(marked), secretsSeen], [[], ['authorization']]);
