@@ -361,7 +361,8 @@ function textBytes(source: LogSource): number {
     source.peer.length +
     source.service.length +
     source.policy.length +
-    (source.detail >= DETAIL_POLICY ? policyWord(source.detail).length : 0)
+    // Names that users give: the only words of any length.
+    (source.detail >= DETAIL_LIMIT ? detailBytes(source.detail).length : 0)
   );
 }
 

@@ -16,7 +16,7 @@ export const LIMIT_SWEEP_INTERVAL_MS = 60_000;
  * Names that get a number of their own. A number is never given to another name, since records of failed requests explain
  * themselves by it long after; so names are not forgotten, and in a mesh services with limits come and go. Beyond the
  * numbers that there are for limits, which are 97,000 names and some 20 MB in every thread, further ones share the last
- * number, which has no name: they limit as all do, and are `limit_96999` in logs until the process is restarted.
+ * number, which has no name: they limit as all do, and logs call them `limit_96999` until the process is restarted.
  */
 export const LIMIT_NAMES_MAX = DETAIL_POLICY - DETAIL_LIMIT - 1;
 

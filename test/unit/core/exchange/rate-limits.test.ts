@@ -7,6 +7,7 @@ import { ClaimReader } from '../../../../core/exchange/jwt-claim.ts';
 import { limitKeyText } from '../../../../core/exchange/limit-key-text.ts';
 import { putRateLimitLines, putRetryAfterLine } from '../../../../core/exchange/rate-limit-lines.ts';
 import { LimitFailure, RateLimits } from '../../../../core/exchange/rate-limits.ts';
+import { DETAIL_LIMIT } from '../../../../core/exchange/reasons.ts';
 import { LimitState, type RuleLimits, ruleLimits } from '../../../../core/exchange/rule-limits.ts';
 import { RequestHead } from '../../../../core/http1/message.ts';
 import { parseRequestHead } from '../../../../core/http1/request-parser.ts';
@@ -15,7 +16,8 @@ import { KeyHash } from '../../../../core/limits/key-hash.ts';
 import { limitName } from '../../../../core/limits/limit-names.ts';
 import type { RateLimitKeyPart, RateLimitSettings } from '../../../../core/limits/limit-settings.ts';
 import { LimitCounter } from '../../../../core/limits/limit-table.ts';
-import { LimitTables } from '../../../../core/workers/limit-tables.ts';
+import { detailName } from '../../../../core/telemetry/outcome-names.ts';
+import { LIMIT_NAMES_MAX, LimitTables } from '../../../../core/workers/limit-tables.ts';
 import { noRulePolicy } from '../../../../core/workers/policies.ts';
 
 const NOW_MS = 1_000_000;
@@ -478,4 +480,19 @@ test('tables are kept while a limit stays as it is, and forgotten once no rule h
     ['a'],
   );
   assert.notEqual(tables.assign(policy(limit('b')), NOW_MS)[0]!.buffer, again[0]!.buffer);
+});
+
+test('when all numbers of limits are given, further names share the last one, which is no name’s', () => {
+  const tables = new LimitTables(1);
+  const assign = (...names: string[]) =>
+    tables.assign([{ ...noRulePolicy, rateLimits: names.map((name) => limit(name)) }], NOW_MS);
+  for (let next = 0; next < LIMIT_NAMES_MAX; next++) {
+    assign(`gone-${next}`);
+    // Numbers stay given when nothing has the names any more.
+    if (next % 1000 === 0) tables.keepOnly([]);
+  }
+  const [late, later, known] = assign('late', 'later', 'gone-7');
+  assert.deepEqual([late!.id, later!.id, known!.id], [LIMIT_NAMES_MAX, LIMIT_NAMES_MAX, 7]);
+  assert.notEqual(late!.buffer, later!.buffer, 'each counts for itself');
+  assert.equal(detailName(DETAIL_LIMIT + late!.id), `limit_limit_${LIMIT_NAMES_MAX}`, 'not that of a policy');
 });

@@ -2,9 +2,10 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { DETAIL_PARSE, Detail, Reason } from '../../../../core/exchange/reasons.ts';
+import { DETAIL_LIMIT, DETAIL_PARSE, Detail, Reason } from '../../../../core/exchange/reasons.ts';
 import { AttemptFailure, RetryEnd } from '../../../../core/exchange/retry-outcome.ts';
 import { encodeSockaddr } from '../../../../core/ffi/sockaddr.ts';
+import { useLimitNames } from '../../../../core/limits/limit-names.ts';
 import { AccessLog } from '../../../../core/telemetry/access-log.ts';
 import { accessLogFields } from '../../../../core/telemetry/access-log-format.ts';
 import { createByteRing } from '../../../../core/telemetry/byte-ring.ts';
@@ -39,6 +40,20 @@ test('a JSON line of a node proxy says more, and a template may name that anywhe
     `shop/web-0 outbound ${peer} shop/cart:80 shop/\\x22guard\\x22\n`,
   );
   assert.equal(lineOf(format, exampleSource()), '- - - - -\n');
+});
+
+test('long names of rate limits are whole in the log wherever in the ring their line lies', () => {
+  const name = `shop/cart.shop.svc.cluster.local/${'n'.repeat(200)}`;
+  useLimitNames([{ id: 7, name }]);
+  const empty = { method: '', path: '', host: '', userAgent: '', referer: '', requestId: '' };
+  const source = exampleSource(empty, { detail: DETAIL_LIMIT + 7 });
+  const ring = createByteRing(4096);
+  const { log } = logTo(ring, '%{detail}');
+  // 17 lines fill the ring nearly, so that all lengths of a rest at its end come up in time.
+  for (let line = 0; line < 400; line++) {
+    log.log(source);
+    assert.equal(takeAll(ring), `limit_${name}\n`, `line ${line}`);
+  }
 });
 
 /** One line in a format; a small ring makes it lie across the end now and then. */
