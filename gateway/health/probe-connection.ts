@@ -101,6 +101,7 @@ function startTls(socket: Duplex, settings: BackendTlsSettings, alpn: readonly s
     secureContext: contextOf(settings),
     ...(serverName === '' || isIP(serverName) > 0 ? {} : { servername: serverName }),
     ...(alpn.length === 0 ? {} : { ALPNProtocols: [...alpn] }),
+    // Said in either case, so that NODE_TLS_REJECT_UNAUTHORIZED decides nothing.
     rejectUnauthorized: verify,
     checkServerIdentity: (_host, certificate) => {
       const names = verifyNames ?? [serverName];

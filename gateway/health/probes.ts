@@ -7,6 +7,7 @@ import { connect, constants, type IncomingHttpHeaders, type OutgoingHttpHeaders 
 import type { Duplex } from 'node:stream';
 import type { HealthCheckConfig } from '../../config/config.ts';
 import { formatAddress } from '../../config/names.ts';
+import { Errno, errnoSentence } from '../../core/ffi/errno.ts';
 import { request } from '../../core/process/node-http.ts';
 import type { CheckOutcome } from './check-record.ts';
 import { HEALTH_CHECK_PATH, healthRequest, readHealthResponse } from './grpc-health.ts';
@@ -17,6 +18,9 @@ const BODY_BYTES_MAX = 64 * 1024;
 
 /** Characters of an answer that are looked at for who gave it. */
 const TEXT_CHARS_MAX = 1024;
+
+/** What this process or this machine has run out of: every endpoint would be blamed at once. */
+const LOCAL_FAULTS = ['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL'] as const;
 
 /** How proxies of the mesh begin to say that policies refuse something (core/exchange/reasons.ts; Istio's do alike). */
 const POLICY_REFUSAL = 'RBAC: ';
@@ -63,9 +67,10 @@ export function probeThrough(dial: Dial): Probe {
         stream.destroy();
       }
     } catch (error) {
+      const local = localCauseOf(error as NodeJS.ErrnoException);
+      if (local !== undefined) return { outcome: null, cause: local };
       if (signal.aborted) return { outcome: 'timeout', cause: `no answer within ${check.timeoutMs} ms` };
-      const cause = causeOf(error as NodeJS.ErrnoException);
-      return { outcome: error instanceof CheckNotMade ? null : 'failure', cause };
+      return { outcome: 'failure', cause: causeOf(error as NodeJS.ErrnoException) };
     }
   };
 }
@@ -248,6 +253,13 @@ function percentDecoded(text: string): string {
   }
 }
 
+/** Why a check could not be made, in words; undefined: it was made. */
+function localCauseOf(error: NodeJS.ErrnoException): string | undefined {
+  if (error instanceof CheckNotMade) return inOneLine(error.message);
+  const fault = LOCAL_FAULTS.find((code) => code === error.code);
+  return fault === undefined ? undefined : `not checked: ${errnoSentence(Errno[fault])}`;
+}
+
 /** A cause in words, from errors of sockets, TLS and protocols. */
 function causeOf({ code, message }: NodeJS.ErrnoException): string {
   switch (code) {
@@ -260,6 +272,10 @@ function causeOf({ code, message }: NodeJS.ErrnoException): string {
     case 'ENETUNREACH':
       return 'no route to the address';
     default:
-      return message.replace(/\s+/g, ' ').slice(0, 200);
+      return inOneLine(message);
   }
+}
+
+function inOneLine(message: string): string {
+  return message.replace(/\s+/g, ' ').slice(0, 200);
 }

@@ -8,7 +8,8 @@
 // under way at a time; what is asked meanwhile makes the next. A control plane that is cut off from its source says
 // nothing of a name that it does not know: that name waits on, for what is said later.
 // That nothing has a name is so for as long as the control plane would tell otherwise. Without it that is believed for
-// some time only: something may have come to have the name.
+// some time only: something may have come to have the name. A control plane that is there and cut off from its source ends
+// every stream after a while (xdsServerOptions), and has nothing to say of the name on the next one.
 // Control thread of the node proxy. Spec: xDS, incremental variant.
 
 /** A name that nothing has: no namespace has a dot in it, and an address no such letters. */
@@ -16,9 +17,10 @@ const BARRIER = 'portcullis.dev/barrier';
 
 /**
  * How long it is believed without the control plane that nothing has a name, from when that was last known. An address
- * that has become a member's meanwhile is spoken to in plain text for so long at most. As long as a workload's
- * certificate lives (`ca.certificateLifetime`): a node that has not been told anything for this time has nothing left to
- * speak to members with, and nobody should speak past them.
+ * that has become a member's meanwhile is spoken to in plain text for so long at most, and for as long as a stream lasts
+ * (35 minutes at most) when the control plane is there and cut off. As long as a workload's certificate lives
+ * (`ca.certificateLifetime`): a node that has not been told anything for this time has nothing left to speak to members
+ * with, and nobody should speak past them.
  */
 export const ABSENCE_AGE_MAX_MS = 24 * 60 * 60_000;
 

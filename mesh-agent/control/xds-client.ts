@@ -208,6 +208,8 @@ export class XdsClient {
         this.options.log('warn', 'saved state of the mesh cannot be used', { problem: (error as Error).message });
       }
     }
+    // Nobody would end what begins now.
+    if (this.closed) return;
     this.reviewTimer = setInterval(() => this.review(), REVIEW_MS).unref();
     void this.connect();
   }

@@ -32,7 +32,9 @@ export const xdsServerOptions = {
   'grpc.keepalive_time_ms': 10_000,
   'grpc.keepalive_timeout_ms': 5_000,
   'grpc.max_receive_message_length': 32 * 1024 * 1024,
-  // Callers prove who they are again from time to time; what they have is kept.
+  // Callers prove who they are again from time to time; what they have is kept. That also bounds what they believe of a
+  // control plane that is cut off from its source: the next stream does not say again that an address is nothing's, so
+  // from the end of this one that grows old as without a control plane (ABSENCE_AGE_MAX_MS of lookups.ts).
   'grpc.max_connection_age_ms': 30 * 60_000,
   'grpc.max_connection_age_grace_ms': 10_000,
 };

@@ -72,7 +72,11 @@ export class ControlRelay {
     const server = createServer({ allowHalfOpen: true }, (near) => void this.relay(near));
     this.server = server;
     await new Promise<void>((resolve, reject) => {
-      server.once('error', reject);
+      server.on('error', (error) => {
+        // Later ones are of connections that cannot be accepted, as without descriptors.
+        if (server.listening) this.failed(error.message);
+        else reject(error);
+      });
       server.listen(this.path, resolve);
     });
   }

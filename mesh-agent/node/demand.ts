@@ -68,7 +68,7 @@ const OUTSIDE_MAX = 8000;
  * (NAMES_MAX of control/proxy-stream.ts, 200,000), since a node that is cut off for that is cut off for everybody.
  */
 export const MEMBERS_PER_WORKLOAD_MAX = 10_000;
-const KNOWN_MAX = 150_000;
+export const KNOWN_MAX = 150_000;
 /** How many are given up at once, as far as nobody uses them, when one more is wanted, lest that is done for every one. */
 export const MEMBERS_ROOM = 100;
 /** How often it is looked for some that nobody uses any more. */
@@ -87,7 +87,7 @@ const SAVE_MS = 2000;
 /** Instead of a time: room is being made. */
 const MAKING_ROOM = Number.POSITIVE_INFINITY;
 
-/** Who asks for what is used already: nobody in particular. */
+/** Who asks for what is used already, and has asked for what an earlier process knew: nobody in particular. */
 const NOBODY = '';
 
 /** An address that has been asked for. */
@@ -203,6 +203,7 @@ export class Demand {
         // Nobody is told of what is too much: that would end the waiting of other workloads, which have their own turn.
         else if (queue.size < QUEUED_MAX) queue.set(host, this.now());
       } else if (!entry.asking) {
+        this.claim(entry, workload);
         this.touch(entry);
         const known = this.options.directory.known(nameOf(host));
         if (known === null) this.tell({ host, verdict: 'unanswered' });
@@ -268,6 +269,19 @@ export class Demand {
     const asker = this.askers.get(entry.workload);
     if (asker?.outside.delete(host)) asker.outside.add(host);
     if (asker?.members.delete(host)) asker.members.add(host);
+  }
+
+  /** What an earlier process has asked for is known on behalf of who is seen to use it first, if that may have more. */
+  private claim(entry: Entry, workload: string): void {
+    if (entry.workload !== NOBODY) return;
+    const { host } = entry;
+    const nobody = this.asker(NOBODY);
+    const asker = this.asker(workload);
+    const hasPlace = asker.members.size + asker.underWay < MEMBERS_PER_WORKLOAD_MAX;
+    if (hasPlace && nobody.members.delete(host)) asker.members.add(host);
+    else if (asker.outside.size < OUTSIDE_PER_WORKLOAD_MAX && nobody.outside.delete(host)) asker.outside.add(host);
+    else return;
+    entry.workload = workload;
   }
 
   private asker(workload: string): Asker {
@@ -377,7 +391,10 @@ export class Demand {
     return asker.queue.delete(host);
   }
 
-  /** Gives up addresses of the mesh that nobody uses, the one that has not been used for longest first. */
+  /**
+   * Gives up addresses of the mesh that nobody uses, the one that has not been used for longest first: of the workload's
+   * own, but when there is no room because of all that is known, of those that an earlier process has asked for before.
+   */
   private async makeRoomFor(asker: Asker): Promise<void> {
     const { directory, used } = this.options;
     asker.roomMs = MAKING_ROOM;
@@ -389,9 +406,14 @@ export class Demand {
     for (const host of hosts) this.noteUse(host);
     // Without the control plane what was given up could not be had again.
     if (!all && directory.awayMs === 0) {
-      const [...known] = asker.members;
-      const entries = known.slice(0, MEMBERS_ROOM).flatMap((host) => this.entries.get(host) ?? []);
-      this.giveUp(entries.filter(({ usedMs }) => usedMs < endMs));
+      const unused = ({ members }: Asker): Entry[] =>
+        [...members]
+          .slice(0, MEMBERS_ROOM)
+          .flatMap((host) => this.entries.get(host) ?? [])
+          .filter(({ usedMs }) => usedMs < endMs);
+      const hasShare = asker.members.size + asker.underWay < MEMBERS_PER_WORKLOAD_MAX;
+      const ofNobody = hasShare ? unused(this.asker(NOBODY)) : [];
+      this.giveUp(ofNobody.length > 0 ? ofNobody : unused(asker));
     }
     this.pump();
   }

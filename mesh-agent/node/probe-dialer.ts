@@ -15,6 +15,7 @@ import { connect as connectTcp, Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { connect as connectTls, createSecureContext, type SecureContext, type TLSSocket } from 'node:tls';
 import { formatAddress } from '../../config/names.ts';
+import { Errno, errnoName } from '../../core/ffi/errno.ts';
 import type { NamespaceSockets } from '../../core/ffi/netns.ts';
 import { parseAlternativeNames } from '../../core/tls/peer.ts';
 import { CheckNotMade, type Dial } from '../../gateway/health/probe-connection.ts';
@@ -23,7 +24,10 @@ import { CAPTURE_MARK, TUNNEL_PORT } from '../capture/spec.ts';
 import { bundleToPem, type TrustBundle } from '../identity/trust-bundle.ts';
 import type { WorkloadCertificate } from '../identity/workload-certificates.ts';
 
-/** Opens a TCP connection, which may still be under way. Rejects with the system's error. */
+/**
+ * Opens a TCP connection, which may still be under way, or have failed without anybody having heard it. Rejects with
+ * the system's error, or `CheckNotMade` for one that is not the endpoint's.
+ */
 export type Connect = (host: string, port: number) => Promise<Socket>;
 
 /** Whose certificate is shown and who is trusted, and what tests do in another way. */
@@ -36,6 +40,11 @@ export interface ProbeDialerOptions {
   connect?: Connect;
   tunnelPort?: number;
 }
+
+/** What the network says of an endpoint when a socket is connected; all else is a fault of this side. */
+const NETWORK_ERRNOS: readonly number[] = [
+  ...[Errno.ECONNREFUSED, Errno.ECONNRESET, Errno.ETIMEDOUT, Errno.EHOSTUNREACH, Errno.ENETUNREACH],
+];
 
 /** Connects health checks to endpoints of the mesh. */
 export class ProbeDialer {
@@ -66,18 +75,33 @@ export class ProbeDialer {
     };
   };
 
-  /** A socket that an abort closes. */
-  private async open(host: string, port: number, signal: AbortSignal): Promise<Socket> {
+  /** A socket that an abort closes, also when it comes only after that. */
+  private open(host: string, port: number, signal: AbortSignal): Promise<Socket> {
     const { connect = connectHere } = this.options;
-    const socket = await connect(host, port);
-    const stop = (): void => void socket.destroy();
-    // Whoever waits for something is told by `close` as well; later it is nobody's business.
-    socket.on('error', () => {});
-    socket.once('close', () => signal.removeEventListener('abort', stop));
-    signal.addEventListener('abort', stop, { once: true });
-    if (signal.aborted) stop();
-    signal.throwIfAborted();
-    return socket;
+    return new Promise((resolve, reject) => {
+      signal.throwIfAborted();
+      let socket: Socket | null = null;
+      const stop = (): void => {
+        socket?.destroy();
+        // Until there is a socket, nobody but this machine has been asked for anything.
+        reject(new CheckNotMade('not checked: no socket could be opened in time'));
+      };
+      const forget = (): void => signal.removeEventListener('abort', stop);
+      signal.addEventListener('abort', stop, { once: true });
+      connect(host, port).then(
+        (opened) => {
+          // Whoever waits for something is told by `close` as well; later it is nobody's business.
+          socket = opened.on('error', () => {}).once('close', forget);
+          if (signal.aborted) socket.destroy();
+          else if (socket.errored !== null) reject(socket.errored);
+          else resolve(socket);
+        },
+        (error) => {
+          forget();
+          reject(error);
+        },
+      );
+    });
   }
 
   private contextOf(certificate: WorkloadCertificate): SecureContext {
@@ -97,13 +121,18 @@ export class ProbeDialer {
 export function connectMarked(sockets: Pick<NamespaceSockets, 'open'>): Connect {
   return async (host, port) => {
     const opened = await sockets.open(OWN_NAMESPACE, { kind: 'dial', host, port, mark: CAPTURE_MARK });
-    if (!opened.ok) throw new Error(opened.message);
-    return new Socket({ fd: opened.fds[0]! });
+    if (opened.ok) return new Socket({ fd: opened.fds[0]! });
+    const { code, errno, message } = opened;
+    if (code === 'SOCKET_FAILED' && NETWORK_ERRNOS.includes(errno)) {
+      throw Object.assign(new Error(message), { code: errnoName(errno) });
+    }
+    throw new CheckNotMade(`not checked: ${message}`);
   };
 }
 
 async function connectHere(host: string, port: number): Promise<Socket> {
-  return connectTcp({ host, port });
+  // One that fails at once does so before the caller has the socket: unheard, that would end the process.
+  return connectTcp({ host, port }).on('error', () => {});
 }
 
 /** Resolves when a socket is connected, however it was opened: it takes a write of nothing then. */
@@ -119,7 +148,8 @@ function greet(socket: Socket, secureContext: SecureContext, identity: string): 
   return new Promise((resolve, reject) => {
     rejectAtEnd(socket, reject);
     const secure = connectTls({
-      ...{ socket, secureContext, ALPNProtocols: ['h2'] },
+      // Not left to NODE_TLS_REJECT_UNAUTHORIZED.
+      ...{ socket, secureContext, ALPNProtocols: ['h2'], rejectUnauthorized: true },
       // Called for a chain that is trusted. An identity of the mesh is the only URI of its certificate (X.509-SVID §2).
       checkServerIdentity: (_host, { subjectaltname = '' }) => {
         const { uri } = parseAlternativeNames(subjectaltname);

@@ -26,9 +26,10 @@ export class ControlPlane {
   readonly discovery: Discovery;
   readonly lines: string[];
   port = 0;
-  private readonly server = new Server(xdsServerOptions);
+  private readonly server: Server;
 
-  constructor(authenticator = byToken) {
+  constructor(authenticator = byToken, options: Partial<typeof xdsServerOptions> = {}) {
+    this.server = new Server({ ...xdsServerOptions, ...options });
     const { log, lines } = logLines();
     this.lines = lines;
     this.discovery = new Discovery(log, 'cluster.local');

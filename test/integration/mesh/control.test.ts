@@ -7,9 +7,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { credentials, ServerCredentials } from '@grpc/grpc-js';
+import { ABSENCE_AGE_MAX_MS } from '../../../mesh-agent/control/lookups.ts';
 import { ProxyState } from '../../../mesh-agent/control/proxy-state.ts';
 import { SavedFile } from '../../../mesh-agent/control/saved-file.ts';
 import { meshStatus, policyStatus, serviceStatus, workloadStatus } from '../../../mesh-agent/control/status.ts';
+import { xdsServerOptions } from '../../../mesh-agent/control/xds-service.ts';
 import { authenticate, CertificateAttestor } from '../../../mesh-agent/identity/attestation.ts';
 import { formatNodeIdentity } from '../../../mesh-agent/identity/spiffe.ts';
 import type { Service } from '../../../mesh-agent/model/mesh-state.ts';
@@ -62,6 +64,38 @@ test('a control plane that is cut off from its source has no answer about what i
   assert.equal(client.known('/10.77.0.2'), null);
   control.discovery.setCutOff(false);
   assert.deepEqual(await waiting, { status: 'absent' });
+});
+
+test('a control plane that stays cut off ends its streams, and what was outside is believed for a day from then on', async (t) => {
+  // As docs/mesh/control.md has it; gRPC varies the age by a tenth.
+  const { 'grpc.max_connection_age_ms': ageMs, 'grpc.max_connection_age_grace_ms': graceMs } = xdsServerOptions;
+  assert.ok(ageMs * 1.1 + graceMs < 35 * 60_000);
+  const age = { 'grpc.max_connection_age_ms': 100, 'grpc.max_connection_age_grace_ms': 10 };
+  const control = await new ControlPlane(undefined, age).listen(t);
+  setState(control.discovery, web);
+  let nowMs = 0;
+  const old: string[] = [];
+  const proxy = new NodeClient(t, control.port, {
+    nowMs: () => nowMs,
+    onOld: (names) => void old.push(...names),
+  });
+  const { client } = proxy;
+  await client.start();
+  await client.synced();
+  assert.equal((await client.lookup('/10.77.0.1', 10_000)).status, 'absent');
+  control.discovery.setCutOff(true);
+  // Later streams of a control plane that is cut off say nothing of it.
+  const ends = (): number => proxy.lines.filter((line) => line.includes('control plane is away')).length;
+  const before = ends();
+  await proxy.until(() => ends() > before);
+  nowMs = ABSENCE_AGE_MAX_MS / 2;
+  await proxy.until(() => ends() >= before + 3);
+  nowMs = ABSENCE_AGE_MAX_MS;
+  client.review();
+  assert.equal(client.known('/10.77.0.1')?.status, 'absent');
+  nowMs++;
+  client.review();
+  assert.deepEqual([old, client.known('/10.77.0.1')], [['/10.77.0.1'], null]);
 });
 
 test('an address that did not exist is found when it comes to be', async (t) => {

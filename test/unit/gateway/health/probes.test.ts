@@ -1,16 +1,18 @@
 // One check at a time against real servers: node's own of every protocol, and grpc-js.
 
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { createServer, type IncomingMessage, type RequestListener } from 'node:http';
 import { createServer as createHttp2Server, createSecureServer, type ServerHttp2Stream } from 'node:http2';
 import { createServer as createHttpsServer } from 'node:https';
 import { type AddressInfo, createServer as createTcpServer, type Server, type Socket } from 'node:net';
 import { type TestContext, test } from 'node:test';
+import { promisify } from 'node:util';
 import { Server as GrpcServer, ServerCredentials } from '@grpc/grpc-js';
 import type { HealthCheckConfig } from '../../../../config/config.ts';
 import type { BackendTlsSettings } from '../../../../core/workers/snapshot.ts';
 import { healthRequest, readHealthResponse } from '../../../../gateway/health/grpc-health.ts';
-import { type ProbeTarget, probe } from '../../../../gateway/health/probes.ts';
+import { type ProbeTarget, probe, probeThrough } from '../../../../gateway/health/probes.ts';
 import { makeCertificate } from '../../core/tls/certificates.ts';
 
 const httpCheck: HealthCheckConfig = {
@@ -115,6 +117,39 @@ test('no answer is a failure with its cause', async (t) => {
   assert.match((await check(other)).cause, /Parse Error/);
 });
 
+test('what this machine has run out of says nothing of the endpoint', async () => {
+  const target = { host: '127.0.0.1', port: 1, proxyProtocol: 0 as const, tls: null, identity: null };
+  const resultOf = (code: string, signal = new AbortController().signal) =>
+    probeThrough(() => Promise.reject(Object.assign(new Error(`connect ${code}`), { code })))(
+      { ...target, http2: false, check: httpCheck },
+      signal,
+    );
+  for (const code of ['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL']) {
+    const { outcome, cause } = await resultOf(code);
+    assert.equal(outcome, null);
+    assert.match(cause, new RegExp(`^not checked: .+\\(${code}\\)$`));
+  }
+  assert.equal((await resultOf('EMFILE', AbortSignal.abort())).outcome, null);
+  assert.deepEqual(await resultOf('ENETUNREACH'), { outcome: 'failure', cause: 'no route to the address' });
+});
+
+test('a check of a process without descriptors is not made', async () => {
+  const program = `
+    import { openSync } from 'node:fs';
+    import { probe } from ${JSON.stringify(import.meta.resolve('../../../../gateway/health/probes.ts'))};
+    const check = ${JSON.stringify(httpCheck)};
+    const place = { host: '127.0.0.1', port: 1, proxyProtocol: 0, tls: null, identity: null };
+    try { for (;;) openSync('/dev/null'); } catch {}
+    process.stdout.write(JSON.stringify(await probe({ ...place, http2: false, check }, new AbortController().signal)));
+  `;
+  const limited = ['-c', 'ulimit -n 64; exec "$@"', 'sh', process.execPath, '--input-type=module', '-e', program];
+  const { stdout } = await promisify(execFile)('sh', limited, { timeout: 60_000 });
+  assert.deepEqual(JSON.parse(stdout), {
+    outcome: null,
+    cause: 'not checked: the process has no more file descriptors (EMFILE)',
+  });
+});
+
 test('an answer whose body does not end in time is none', async (t) => {
   const controller = new AbortController();
   const port = await portOf(
@@ -195,6 +230,19 @@ test('an HTTPS check trusts what the backend is trusted for, and nothing else', 
   assert.match((await check(port, { tls: tlsOf({ caPem: stranger.pem }) })).cause, /certificate/);
   const careless = tlsOf({ caPem: stranger.pem, serverName: 'other.test', verify: false });
   assert.deepEqual(await check(port, { tls: careless }), success);
+});
+
+test('the environment cannot turn the verification of an HTTPS check off', async (t) => {
+  const port = await portOf(t, createHttpsServer(serverTls, hello));
+  const { NODE_TLS_REJECT_UNAUTHORIZED: before } = process.env;
+  process.env.NODE_TLS_REJECT_UNAUTHORIZED = '0';
+  t.after(() => {
+    if (before === undefined) delete process.env.NODE_TLS_REJECT_UNAUTHORIZED;
+    else process.env.NODE_TLS_REJECT_UNAUTHORIZED = before;
+  });
+  const stranger = makeCertificate({ name: 'stranger', ca: true });
+  assert.match((await check(port, { tls: tlsOf({ caPem: stranger.pem }) })).cause, /certificate/);
+  assert.equal((await check(port, { tls: tlsOf({ serverName: 'other.test' }) })).outcome, 'failure');
 });
 
 test('an HTTPS check shows the client certificate of the backend', async (t) => {

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { connect, createServer, type Socket } from 'node:net';
+import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { NamespaceSockets } from '../../../../core/ffi/netns.ts';
@@ -85,6 +85,23 @@ test('while nobody is there connections end, the log says so once, and again aft
   await new Promise((resolve) => server.close(resolve));
   await refused();
   assert.equal(lines.length, 2);
+});
+
+test('connections that cannot be accepted are said, and the next one is', async (t) => {
+  const { relay, lines, dial } = await start(t, await listen(t, (socket) => socket.end('here')));
+  const { server } = relay as unknown as { server: Server };
+  for (let i = 0; i < 2; i++) server.emit('error', new Error('accept EMFILE'));
+  assert.equal(lines.length, 1);
+  assert.match(lines[0]!, /warn the control plane cannot be reached .*accept EMFILE/);
+  assert.equal(await readAll(dial()), 'here');
+});
+
+test('a relay that cannot listen says so to who starts it', async (t) => {
+  const { log, lines } = logLines();
+  const directory = join(temporaryDirectory(t), 'none');
+  const relay = new ControlRelay('127.0.0.1:1', directory, new NamespaceSockets(), log);
+  await assert.rejects(relay.start(), { syscall: 'listen' });
+  assert.deepEqual(lines, []);
 });
 
 test('a name that nobody has is said, and a directory without room for a socket is known before', async (t) => {

@@ -8,6 +8,7 @@ import type { AddressOwner } from '../../../../mesh-agent/model/mesh-index.ts';
 import {
   AWAY_MS,
   Demand,
+  KNOWN_MAX,
   MEMBERS_PER_WORKLOAD_MAX,
   MEMBERS_ROOM,
   OUTSIDE_PER_WORKLOAD_MAX,
@@ -40,8 +41,10 @@ class Node {
   questions = 0;
   readonly demand: Demand;
 
-  constructor(names: string[] = []) {
+  /** `names` are known from an earlier process, those in `absent` to be nothing's. */
+  constructor(names: string[] = [], absent: readonly string[] = [], idleTimeoutMs = IDLE_MS) {
     const node = this;
+    for (const name of absent) this.absent.add(name);
     this.demand = new Demand({
       directory: {
         names,
@@ -67,7 +70,7 @@ class Node {
       found: () => void this.rounds++,
       used: async () => (this.silent ? new Promise<UsedDestinations>(() => {}) : this.used),
       isOwn: (host) => host === '10.2.0.1',
-      idleTimeoutMs: IDLE_MS,
+      idleTimeoutMs,
       now: () => this.nowMs,
     });
     this.demand.start();
@@ -430,4 +433,54 @@ test('what an earlier process knew is nobody’s, and takes no place of a worklo
   await node.demand.look();
   assert.deepEqual([[...node.asked.keys()], node.demand.state.queued, node.takeTold()], [['/10.8.0.1'], 0, []]);
   node.end();
+});
+
+test('when there is no room in all, what an earlier process knew and nobody uses makes way, the oldest first', async () => {
+  const names = Array.from(
+    { length: KNOWN_MAX },
+    (_, count) => `/10.${count >> 16}.${(count >> 8) & 255}.${count & 255}`,
+  );
+  // Nothing goes by itself.
+  const node = new Node(names, [], 0);
+  for (const name of names) node.owners.set(name.slice(1), cart);
+  node.ask('10.8.0.1', 'web');
+  await node.answer();
+  assert.deepEqual([node.takeTold(), node.released], [['10.8.0.1 limit web'], []], 'all may be in use still');
+  node.nowMs += 10_000;
+  node.used = { hosts: ['10.0.0.0'], all: false };
+  node.ask('10.8.0.1', 'web');
+  await new Promise(setImmediate);
+  await new Promise(setImmediate);
+  assert.deepEqual([...node.asked.keys()], ['/10.8.0.1']);
+  assert.deepEqual(node.released, names.slice(1, MEMBERS_ROOM + 1));
+  node.end();
+});
+
+test('an address that an earlier process knew counts for the workload that asks for it, as far as that may have it', async () => {
+  const names = Array.from({ length: MEMBERS_PER_WORKLOAD_MAX + 2 }, (_, count) => `/${member(count)}`);
+  const node = new Node(names);
+  for (const name of names) node.owners.set(name.slice(1), cart);
+  // One is never asked for, and one more is asked for than counts.
+  for (const name of names.slice(1)) node.ask(name.slice(1), 'web');
+  assert.equal(node.questions, 0);
+  node.nowMs += 10_000;
+  node.ask('10.8.0.1', 'web');
+  await new Promise(setImmediate);
+  await new Promise(setImmediate);
+  assert.deepEqual(node.released, names.slice(1, MEMBERS_ROOM + 1), 'of its own, which are all that it may have');
+  assert.deepEqual([...node.asked.keys()], ['/10.8.0.1']);
+  node.end();
+});
+
+test('what an earlier process knew to be outside counts for the workload that asks for it, as far as that may have it', async () => {
+  const names = Array.from({ length: OUTSIDE_PER_WORKLOAD_MAX + 2 }, (_, count) => `/${member(count)}`);
+  for (const left of [0, 1]) {
+    const node = new Node(names, names);
+    for (const name of names.slice(1)) node.ask(name.slice(1), 'web');
+    for (let count = left; count <= OUTSIDE_SLACK; count++) node.ask(`192.0.2.${count}`, 'web');
+    await node.answer();
+    assert.equal(node.questions, OUTSIDE_SLACK + 1 - left);
+    assert.deepEqual(node.released, left === 1 ? [] : names.slice(1, OUTSIDE_SLACK + 2));
+    node.end();
+  }
 });

@@ -15,7 +15,9 @@ import { type AddressInfo, connect, createServer as createTcp, type Server, type
 import { type TestContext, test } from 'node:test';
 import type { TLSSocket } from 'node:tls';
 import type { HealthCheckConfig } from '../../../../config/config.ts';
-import { NamespaceSockets } from '../../../../core/ffi/netns.ts';
+import { Errno } from '../../../../core/ffi/errno.ts';
+import { type NamespaceFailure, NamespaceSockets } from '../../../../core/ffi/netns.ts';
+import { failure } from '../../../../core/ffi/netns-open.ts';
 import { probeThrough } from '../../../../gateway/health/probes.ts';
 import { makeTrustBundle } from '../../../../mesh-agent/identity/trust-bundle.ts';
 import type { WorkloadCertificate } from '../../../../mesh-agent/identity/workload-certificates.ts';
@@ -60,6 +62,16 @@ async function portOf(t: TestContext, server: Server): Promise<number> {
     for (const socket of sockets) socket.destroy();
   });
   return (server.address() as AddressInfo).port;
+}
+
+/** Until the test is over, TLS clients of this process verify only where they say so. */
+function withoutVerification(t: TestContext): void {
+  const { NODE_TLS_REJECT_UNAUTHORIZED: before } = process.env;
+  process.env.NODE_TLS_REJECT_UNAUTHORIZED = '0';
+  t.after(() => {
+    if (before === undefined) delete process.env.NODE_TLS_REJECT_UNAUTHORIZED;
+    else process.env.NODE_TLS_REJECT_UNAUTHORIZED = before;
+  });
 }
 
 /** What a proxy has seen of a tunnel. */
@@ -382,5 +394,87 @@ test('a sidecar connects with sockets that are marked', {
   assert.deepEqual(marks, [0x539, 0x539, 0x539]);
   await sockets.close();
   const { outcome, cause } = await checkThrough(proxy.port, app, {}, options);
-  assert.deepEqual([outcome, cause], ['failure', 'the namespace thread has been closed']);
+  assert.deepEqual([outcome, cause], [null, 'not checked: the namespace thread has been closed']);
+});
+
+test("of what a marked socket fails by, only what the network says is the endpoint's", async () => {
+  const resultOf = (failed: NamespaceFailure) =>
+    checkThrough(1, 1, {}, { connect: connectMarked({ open: () => Promise.resolve(failed) }) });
+  for (const [errno, cause] of [
+    [Errno.ECONNREFUSED, 'connection refused'],
+    [Errno.ECONNRESET, 'connection reset'],
+    [Errno.EHOSTUNREACH, 'no route to the address'],
+    [Errno.ENETUNREACH, 'no route to the address'],
+    [Errno.ETIMEDOUT, 'connect failed: connection timed out (ETIMEDOUT)'],
+  ] as const) {
+    assert.deepEqual(await resultOf(failure('SOCKET_FAILED', errno, 'connect failed')), { outcome: 'failure', cause });
+  }
+  for (const local of [
+    failure('SOCKET_FAILED', Errno.EMFILE, 'socket failed'),
+    failure('SOCKET_FAILED', Errno.ENFILE, 'socket failed'),
+    failure('SOCKET_FAILED', Errno.ENOBUFS, 'socket failed'),
+    failure('SOCKET_FAILED', Errno.EADDRNOTAVAIL, 'connect failed'),
+    failure('SOCKET_FAILED', Errno.EPERM, 'SO_MARK failed'),
+    failure('NAMESPACE_UNREADABLE', Errno.EMFILE, '/proc/self/ns/net cannot be opened'),
+    failure('NAMESPACE_NOT_FOUND', Errno.ENOENT, 'there is no network namespace'),
+    failure('NAMESPACE_FORBIDDEN', Errno.EPERM, 'it cannot be entered'),
+    failure('THREAD_LOST', 0, 'the namespace thread failed'),
+    failure('CLOSED', 0, 'the namespace thread has been closed'),
+  ]) {
+    assert.deepEqual(await resultOf(local), { outcome: null, cause: `not checked: ${local.message}` });
+  }
+});
+
+test('a connection that fails at once is a failure of the check, and ends nothing else', async () => {
+  const dialer = new ProbeDialer({ certificate: () => null, bundle: () => bundle });
+  // The kernel refuses it in the call itself. As from a timer, its error comes before anything that is awaited.
+  const place = { host: '224.0.0.1', port: 1, proxyProtocol: 0 as const, tls: null, identity: null };
+  const result = await new Promise((resolve) => {
+    const target = { ...place, http2: false, check: { ...httpCheck, type: 'TCP' as const } };
+    setImmediate(() => resolve(probeThrough(dialer.dial)(target, new AbortController().signal)));
+  });
+  assert.deepEqual(result, { outcome: 'failure', cause: 'no route to the address' });
+});
+
+test('a check ends in time while its socket is still being opened, and closes one that comes late', async (t) => {
+  const server = createTcp();
+  const accepted = once(server, 'connection') as Promise<[Socket]>;
+  const port = await portOf(t, server);
+  for (const identity of [CART, null]) {
+    const controller = new AbortController();
+    const opening = Promise.withResolvers<Socket>();
+    const asked = Promise.withResolvers<void>();
+    const hang = (): Promise<Socket> => {
+      asked.resolve();
+      return opening.promise;
+    };
+    const result = checkThrough(port, port, {}, { connect: hang, identity, signal: controller.signal });
+    await asked.promise;
+    controller.abort();
+    // Nobody but this machine has been asked for anything.
+    const cause = 'not checked: no socket could be opened in time';
+    assert.deepEqual(await result, { outcome: null, cause });
+    if (identity === null) {
+      // One that fails late is nobody's business.
+      opening.reject(new Error('too late'));
+      continue;
+    }
+    const late = connect(port, '127.0.0.1');
+    const [far] = await accepted;
+    const closed = [once(late, 'close'), once(far.resume(), 'close')];
+    opening.resolve(late);
+    await Promise.all(closed);
+  }
+});
+
+test('the environment cannot turn the verification of tunnels off', async (t) => {
+  const proxy = await startProxy(t, await forger.issue(THIEF));
+  const stranger = await startProxy(t, await (await Forger.stranger()).issue(CART));
+  withoutVerification(t);
+  assert.deepEqual(await checkThrough(proxy.port, 1), {
+    outcome: 'failure',
+    cause: `the other end of the tunnel is ${THIEF}, not ${CART}`,
+  });
+  assert.equal((await checkThrough(stranger.port, 1)).outcome, 'failure');
+  assert.deepEqual([proxy.asked, stranger.asked], [[], []]);
 });
