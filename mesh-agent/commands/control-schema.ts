@@ -148,7 +148,7 @@ const sourceSchema = mapping(
     ),
     lastGoodDirectory: maybe(
       filePath(
-        'Where the last good content of the files of `directory` is kept, so that a broken one does not lose its policies at a restart. Default: `last-good` beside the directory of the CA.',
+        'Where the last good content of the files of `directory` is kept, so that a restart loses nothing when one is broken, or when all are gone at once. Default: `last-good` beside the directory of the CA.',
         true,
       ),
     ),

@@ -10,10 +10,10 @@ import { MeshIndex, selects } from '../model/mesh-index.ts';
 import { identityOf, type MeshState, serviceKey } from '../model/mesh-state.ts';
 import { type AssemblySettings, assemble, type Candidate } from './directory-assembly.ts';
 import { errorIn, type MeshDocument, type MeshFile, readMeshFile } from './directory-file.ts';
+import { lastGoodPath } from './directory-last-good.ts';
 import { listMeshFiles } from './directory-list.ts';
 import { hostnameOf, policyOf } from './directory-model.ts';
 import type { DocumentOf } from './directory-schema.ts';
-import { lastGoodPath } from './directory-source.ts';
 import { policyWarnings } from './policy-warnings.ts';
 import { judgeTraffic, trafficWarnings } from './traffic-warnings.ts';
 

@@ -2,27 +2,19 @@
 //
 // Control thread of the control plane. A broken file is refused by name, and what it last held stays; all
 // others serve. What was last good is also kept in a directory of its own, if one is given, so that a file
-// broken before a restart does not take its policies out of the mesh.
+// broken before a restart does not take its policies out of the mesh, nor a mount that fails at the start all of it.
 // Events only tell that it is worth looking; what has changed shows in the content. A slow poll finds what
 // sends no events (network mounts).
 // A directory that cannot be read, or that has lost all of its files at once, is one that something has happened to:
-// what it held stays, since a mesh that is gone has every node carry its traffic in plain text.
+// what it held stays, since a mesh that is gone has every node carry its traffic in plain text. What comes back there
+// is left alone until it is complete: all that was lost, or files that have been the same for a while.
 
 import { hash } from 'node:crypto';
-import {
-  type FSWatcher,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  watch,
-  writeFileSync,
-} from 'node:fs';
+import { type FSWatcher, readdirSync, readFileSync, type Stats, statSync, watch } from 'node:fs';
 import { join } from 'node:path';
 import type { Environment } from '../../config/env.ts';
 import { type ConfigError, formatConfigError, formatConfigErrors } from '../../config/errors.ts';
+import { ExitCode, ExitError } from '../../core/process/exit-codes.ts';
 import type { Log, LogLevel } from '../../core/workers/log.ts';
 import {
   changesBetween,
@@ -35,6 +27,7 @@ import {
 } from '../model/mesh-state.ts';
 import { assemble, type Candidate, type PolicyWarning } from './directory-assembly.ts';
 import { type MeshFile, readMeshFile } from './directory-file.ts';
+import { LastGood } from './directory-last-good.ts';
 import { changeMark, listMeshFiles } from './directory-list.ts';
 import type { PolicyWarningName } from './policy-warnings.ts';
 
@@ -72,6 +65,9 @@ const TIMES: DirectoryTimes = { quietMs: 100, delayMaxMs: 1000, pollMs: 5000 };
 /** How long a change of several files that is under way is left alone before the next look. */
 const CHANGE_WAIT_MS = 20;
 
+/** For how many polls files that come back have to be the same before they are read: a copy may pause. */
+const STEADY_POLLS = 3;
+
 const FILE_BYTES_MAX = 64 * 1024 * 1024;
 
 /** Most errors of a file that one log line tells. */
@@ -86,12 +82,12 @@ const POLICY_LINES: Record<PolicyWarningName, string> = {
 
 /** What there is to do about a directory that has lost all of its files. */
 const EMPTIED_ADVICE =
-  'bring the files back, or, if the mesh is to be empty, put a file there (empty.yaml without content will do) or restart the control plane';
+  'bring the files back, or, if the mesh is to be empty, put a file there (empty.yaml without content will do)';
 
 /** A file as it was last looked at. */
 interface Known extends Candidate {
-  /** Size, time and inode; the same: it has not changed. */
-  signature: string;
+  /** Size, time and inode; the same: it has not changed. null: it has not been seen, only what was last good of it. */
+  signature: string | null;
   /** Hash of the content; empty: it could not be read. */
   digest: string;
   errors: ConfigError[];
@@ -109,8 +105,8 @@ export interface FileState {
 
 /** Why it is not known what the directory should hold now. */
 interface Outage {
-  /** It cannot be listed, or all files that were in use are gone from it. */
-  kind: 'unreadable' | 'emptied';
+  /** It cannot be listed; all files that were in use are gone from it; or, after either, some are there again. */
+  kind: 'unreadable' | 'emptied' | 'returning';
   problem: string;
   /** Since when it has not been known, by performance.now(). */
   sinceMs: number;
@@ -120,6 +116,7 @@ interface Outage {
 export class DirectorySource implements MeshSource {
   readonly name: string;
   private readonly options: DirectoryOptions;
+  private readonly times: DirectoryTimes;
   private readonly files = new Map<string, Known>();
   private readonly watchers = new Map<string, FSWatcher>();
   private onUpdate: ((update: MeshUpdate) => void) | undefined;
@@ -130,6 +127,12 @@ export class DirectorySource implements MeshSource {
   private pollTimer: NodeJS.Timeout | undefined;
   private firstEventMs = 0;
   private outage: Outage | null = null;
+  /** Files that came back to the directory, as they were at a poll of that number and are since. */
+  private returning: { signatures: string; sincePoll: number } | null = null;
+  private polls = 0;
+  private readonly lastGood: LastGood | null;
+  /** Nothing is kept any more of files that went before this process began. */
+  private isTidy = false;
   /** Something was read that has not been put together yet. */
   private unfinished = false;
   private used: ReadonlyMap<string, MeshFile | null> = new Map();
@@ -137,7 +140,9 @@ export class DirectorySource implements MeshSource {
   constructor(options: DirectoryOptions) {
     this.options = options;
     this.name = `directory ${options.directory}`;
+    this.lastGood = options.lastGoodDirectory === null ? null : new LastGood(options.lastGoodDirectory);
     this.state = emptyMeshState(options.trustDomain);
+    this.times = options.times ?? TIMES;
   }
 
   /**
@@ -164,7 +169,10 @@ export class DirectorySource implements MeshSource {
     });
   }
 
-  /** See MeshSource. Rejects when the directory cannot be read. */
+  /**
+   * See MeshSource. Rejects when the directory cannot be read, and when nothing is there and nothing can be used of what
+   * was last good.
+   */
   async start(onUpdate: (update: MeshUpdate) => void): Promise<void> {
     readdirSync(this.options.directory);
     this.onUpdate = onUpdate;
@@ -172,7 +180,10 @@ export class DirectorySource implements MeshSource {
       await new Promise((resolve) => setTimeout(resolve, CHANGE_WAIT_MS));
     }
     if (this.onUpdate === undefined) return;
-    this.pollTimer = setInterval(() => this.look(false), (this.options.times ?? TIMES).pollMs).unref();
+    this.pollTimer = setInterval(() => {
+      this.polls++;
+      this.look(false);
+    }, this.times.pollMs).unref();
   }
 
   /** See MeshSource. */
@@ -200,16 +211,12 @@ export class DirectorySource implements MeshSource {
     const mark = changeMark(directory);
     const found = mark === null ? null : this.list();
     if (found !== null) {
-      const isEmptied = this.isEmptied(found);
-      for (const path of [...this.files.keys()]) {
-        if (found.has(path) || isEmptied) continue;
-        this.files.delete(path);
-        this.forgetGood(path);
-        this.unfinished = true;
-      }
-      for (const path of found) if (this.readFile(path)) this.unfinished = true;
+      if (first && found.size === 0 && this.files.size === 0) this.recall();
+      const isLost = this.isLost(found);
+      if (!isLost) this.readFiles(found);
       if (changeMark(directory) === mark) {
         if (this.unfinished || first) this.assemble(first);
+        if (!isLost && !this.isTidy) this.tidy();
         return true;
       }
     }
@@ -236,22 +243,72 @@ export class DirectorySource implements MeshSource {
     return listed.files;
   }
 
+  /** Takes what was last good for the files of a directory that is empty at the start, as after a mount that failed. */
+  private recall(): void {
+    const { directory, lastGoodDirectory, env } = this.options;
+    const fail = (problem: string): ExitError =>
+      new ExitError(
+        ExitCode.CONFIG_INVALID,
+        `source.directory: ${directory} is empty, and ${problem}; ${EMPTIED_ADVICE}.`,
+      );
+    let copies: Map<string, Uint8Array>;
+    try {
+      copies = this.lastGood?.all() ?? new Map();
+    } catch (error) {
+      throw fail(`what was there last cannot be read (${(error as Error).message})`);
+    }
+    const used = new Map<string, MeshFile | null>();
+    for (const [path, bytes] of copies) {
+      const read = readMeshFile(bytes, path, env);
+      const good = 'errors' in read ? null : read;
+      if (good?.documents.length === 0) continue;
+      this.files.set(path, {
+        signature: null,
+        digest: '',
+        now: null,
+        good,
+        errors: 'errors' in read ? read.errors : [],
+      });
+      used.set(path, good);
+    }
+    if (used.size > 0 && [...used.values()].every((file) => file === null)) {
+      const [error] = [...this.files.values()].flatMap(({ errors }) => errors);
+      throw fail(
+        `nothing in ${lastGoodDirectory}, where its last content is, can be used (${formatConfigError(error!)})`,
+      );
+    }
+    this.used = used;
+  }
+
   /**
-   * Whether a directory that can be listed has lost all that was in use of it; says so when that begins and ends. More
-   * likely than a mesh that is to end is a mount that was lost, or a copy that has begun with removing: any file there
-   * says that it is meant.
+   * Whether a directory that can be listed has lost what was in use of it; says so when that begins and ends. More likely
+   * than a mesh that is to end is a mount that was lost: files there say that it is meant, when no more of them come. A
+   * copy that begins with removing is only covered when a look finds nothing at all in between.
    */
-  private isEmptied(found: ReadonlySet<string>): boolean {
+  private isLost(found: ReadonlySet<string>): boolean {
     const { log, directory } = this.options;
     const before = this.outage;
     if (before?.kind === 'unreadable') log('info', 'mesh directory can be read again', { directory });
-    const lost = [...this.used.values()].filter((file) => file !== null && file.documents.length > 0).length;
-    if (found.size > 0 || lost === 0) {
-      if (before?.kind === 'emptied') log('info', 'mesh directory has files again', { directory, files: found.size });
+    const wanted = [...this.files].filter(([path, file]) => file.signature === null || isInUse(this.used.get(path)));
+    const missing = wanted.filter(([path]) => !found.has(path)).length;
+    if (missing === 0 || (found.size > 0 && (before === null || this.isSteady(found)))) {
+      if (before !== null && before.kind !== 'unreadable') {
+        log('info', 'mesh directory has files again', { directory, files: found.size });
+      }
       this.outage = null;
+      this.returning = null;
       return false;
     }
-    const what = lost === 1 ? 'the only file that was in use is gone' : `all ${lost} files that were in use are gone`;
+    if (found.size > 0) {
+      const seconds = Math.ceil((STEADY_POLLS * this.times.pollMs) / 1000);
+      const until = `all that were in use are there (${missing} missing), or none has changed for ${seconds} s`;
+      if (before?.kind !== 'returning') log('info', 'files of the mesh directory come back', { directory, missing });
+      this.begin('returning', `files come back, and what the directory held stays in use until ${until}`);
+      return true;
+    }
+    this.returning = null;
+    const what =
+      missing === 1 ? 'the only file that was in use is gone' : `all ${missing} files that were in use are gone`;
     const problem = `${what}, and what the directory held stays in use; ${EMPTIED_ADVICE}`;
     if (before?.kind !== 'emptied') {
       log('error', 'mesh directory has lost all of its files, what they held stays in use', { directory, problem });
@@ -260,8 +317,37 @@ export class DirectorySource implements MeshSource {
     return true;
   }
 
+  /** Whether the files that have come back have been the same for some polls. */
+  private isSteady(found: ReadonlySet<string>): boolean {
+    const signatures = [...found]
+      .sort()
+      .map((path) => `${path} ${this.signatureOf(path)}`)
+      .join('\n');
+    if (this.returning?.signatures !== signatures) this.returning = { signatures, sincePoll: this.polls };
+    return this.polls - this.returning.sincePoll >= STEADY_POLLS;
+  }
+
+  private signatureOf(path: string): string {
+    try {
+      return signature(statSync(join(this.options.directory, path)));
+    } catch {
+      return 'unreadable';
+    }
+  }
+
   private begin(kind: Outage['kind'], problem: string): void {
     this.outage = { kind, problem, sinceMs: this.outage?.sinceMs ?? performance.now() };
+  }
+
+  /** Reads what has changed of the files that are there, and forgets those that are not. */
+  private readFiles(found: ReadonlySet<string>): void {
+    for (const path of [...this.files.keys()]) {
+      if (found.has(path)) continue;
+      this.files.delete(path);
+      this.lastGood?.forget(path);
+      this.unfinished = true;
+    }
+    for (const path of found) if (this.readFile(path)) this.unfinished = true;
   }
 
   /** Reads a file if it has changed; whether it has. */
@@ -281,12 +367,12 @@ export class DirectorySource implements MeshSource {
       return true;
     };
     let bytes: Uint8Array;
-    let signature: string;
+    let seen: string;
     try {
       const status = statSync(join(directory, path));
-      signature = `${status.size} ${status.mtimeMs} ${status.ino} ${status.ctimeMs}`;
-      if (signature === known?.signature) return false;
-      if (status.size > FILE_BYTES_MAX) return broken(`the file has more than ${FILE_BYTES_MAX} bytes`, signature);
+      seen = signature(status);
+      if (seen === known?.signature) return false;
+      if (status.size > FILE_BYTES_MAX) return broken(`the file has more than ${FILE_BYTES_MAX} bytes`, seen);
       bytes = readFileSync(join(directory, path));
     } catch (error) {
       const { code, message } = error as NodeJS.ErrnoException;
@@ -294,13 +380,13 @@ export class DirectorySource implements MeshSource {
     }
     const digest = hash('sha256', bytes);
     if (known !== undefined && known.digest === digest) {
-      known.signature = signature;
+      known.signature = seen;
       return false;
     }
     const read = readMeshFile(bytes, path, env);
     const now = 'errors' in read ? null : read;
     const good = known === undefined ? (now === null ? this.loadGood(path) : null) : known.good;
-    this.files.set(path, { signature, digest, now, good, errors: 'errors' in read ? read.errors : [] });
+    this.files.set(path, { signature: seen, digest, now, good, errors: 'errors' in read ? read.errors : [] });
     return true;
   }
 
@@ -360,38 +446,29 @@ export class DirectorySource implements MeshSource {
     for (const line of lines) this.reported.add(line);
   }
 
-  private goodPath(path: string): string | null {
-    const { lastGoodDirectory: directory } = this.options;
-    return directory === null ? null : lastGoodPath(directory, path);
-  }
-
   private keepGood(path: string, file: MeshFile): void {
-    const good = this.goodPath(path);
-    if (good === null) return;
     try {
-      mkdirSync(this.options.lastGoodDirectory!, { recursive: true, mode: 0o700 });
-      writeFileSync(`${good}.new`, file.text, { mode: 0o600, flush: true });
-      renameSync(`${good}.new`, good);
+      this.lastGood?.keep(path, file.text);
     } catch (error) {
       this.options.log('warn', 'last good content cannot be kept', { file: path, problem: (error as Error).message });
     }
   }
 
   private loadGood(path: string): MeshFile | null {
-    const good = this.goodPath(path);
-    if (good === null) return null;
-    try {
-      const read = readMeshFile(readFileSync(good), path, this.options.env);
-      return 'errors' in read ? null : read;
-    } catch {
-      // There never was one.
-      return null;
-    }
+    const bytes = this.lastGood?.load(path) ?? null;
+    if (bytes === null) return null;
+    const read = readMeshFile(bytes, path, this.options.env);
+    return 'errors' in read ? null : read;
   }
 
-  private forgetGood(path: string): void {
-    const good = this.goodPath(path);
-    if (good !== null) rmSync(good, { force: true });
+  /** What went while no process was there to see it is not to come back. */
+  private tidy(): void {
+    this.isTidy = true;
+    try {
+      this.lastGood?.forgetOthers(this.files.keys());
+    } catch (error) {
+      this.options.log('warn', 'last good content cannot be removed', { problem: (error as Error).message });
+    }
   }
 
   /** Watches exactly these directories. */
@@ -417,7 +494,7 @@ export class DirectorySource implements MeshSource {
   }
 
   private noteEvent(): void {
-    const { quietMs, delayMaxMs } = this.options.times ?? TIMES;
+    const { quietMs, delayMaxMs } = this.times;
     const nowMs = performance.now();
     if (this.quietTimer === undefined) this.firstEventMs = nowMs;
     clearTimeout(this.quietTimer);
@@ -426,9 +503,12 @@ export class DirectorySource implements MeshSource {
   }
 }
 
-/** Where the last good content of a file is kept. */
-export function lastGoodPath(lastGoodDirectory: string, file: string): string {
-  return join(lastGoodDirectory, `${hash('sha256', file)}.yaml`);
+function isInUse(file: MeshFile | null | undefined): boolean {
+  return file != null && file.documents.length > 0;
+}
+
+function signature({ size, mtimeMs, ino, ctimeMs }: Stats): string {
+  return `${size} ${mtimeMs} ${ino} ${ctimeMs}`;
 }
 
 /** The new state, with the objects of the old one where nothing has changed. */

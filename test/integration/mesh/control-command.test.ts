@@ -247,6 +247,24 @@ test('a mesh whose directory is empty or away at once goes on, and status, metri
   await control.process.log(/info mesh directory can be read again/);
   assert.equal(await problems(), '0');
   assert.doesNotMatch(await control.mesh('status', ...admin), /problem/);
+
+  // A restart, as after a boot whose mount failed, is no sign that the mesh is to be empty; a file there is one.
+  control.process.kill('SIGTERM');
+  assert.equal((await control.process.finished).code, 0);
+  for (const name of ['cart.yaml', 'web.yaml']) renameSync(join(directory, name), join(control.base, name));
+  const next = new Control(t, {}, CONFIG, control.base);
+  await next.address();
+  const kept = await next.mesh('status', '--admin', await next.admin());
+  assert.match(kept, /^mesh .*: 2 workloads, 2 services,/m);
+  assert.match(
+    kept,
+    /^source .* problem:\n +\/\S+\/mesh: all 2 files that were in use are gone, .*bring the files back/m,
+  );
+  next.process.kill('SIGTERM');
+  assert.equal((await next.process.finished).code, 0);
+  const last = new Control(t, { 'empty.yaml': '' }, CONFIG, control.base);
+  await last.address();
+  assert.match(await last.mesh('status', '--admin', await last.admin()), /^mesh .*: 0 workloads, 0 services,/m);
 });
 
 test('with a Kubernetes cluster as its source it is ready when the cluster is known', async (t) => {
