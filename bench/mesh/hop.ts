@@ -49,7 +49,7 @@ const STALLS_SECONDS = 5;
 /** Share of a core that foreign processes and the hypervisor may take, or a round is done again. */
 const OTHER_CORES_MAX = 0.15;
 /** A round is done again so often at most; then the last one counts, and is called doubtful. */
-const AGAIN_MAX = 4;
+const AGAIN_MAX = 2;
 const MEMORY = 'memory';
 
 /** Medians over the rounds of one side. */
