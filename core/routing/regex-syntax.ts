@@ -124,7 +124,13 @@ class Parser {
     const parts: RegexNode[] = [];
     while (this.at < this.text.length && !this.next('|') && !this.next(')')) {
       const atom = this.atom(flags);
-      if (atom !== null) parts.push(this.repeated(atom));
+      if (atom !== null) {
+        parts.push(this.repeated(atom));
+        continue;
+      }
+      // RE2 repeats what is before the flags, JavaScript knows no such thing.
+      const { at } = this;
+      if (this.repetition() !== undefined) this.refuse('a repetition behind a change of flags', at);
     }
     return parts.length === 1 ? parts[0]! : { kind: 'sequence', parts };
   }
@@ -232,7 +238,7 @@ class Parser {
       else if (flag === 'U') continue;
       else if (flag === 'm' && value) this.refuse('the flag m (many lines)', this.at - 1);
       else if (flag === 'm') continue;
-      else if (flag === '-' && value) value = false;
+      else if (flag === '-' && value && this.text[this.at] !== ')' && this.text[this.at] !== ':') value = false;
       else if (flag === ':') return false;
       else if (flag === ')') return true;
       else this.fail('an unknown kind of group', start);
