@@ -39,7 +39,7 @@ import {
 } from './hop-sides.ts';
 import { measureNodeMemory } from './node-memory.ts';
 
-const WARM_SECONDS = 1.5;
+const WARM_SECONDS = 4;
 /** What is seldom called is compiled as late as this. */
 const LONG_WARM_SECONDS = 10;
 const REQUESTS_PER_SECOND = 1000;
@@ -205,7 +205,7 @@ class HopBench {
     console.log(`${hop.name}: ${hop.title}`);
     const sides = all.filter(({ kind }) => kind === hop.kind);
     const measured = new Map<Side, Round[]>(sides.map((side) => [side, []]));
-    for (const side of sides) await (hop.warm?.(side) ?? hop.load(side, Math.min(WARM_SECONDS, this.seconds)));
+    for (const side of sides) await (hop.warm?.(side) ?? hop.load(side, WARM_SECONDS));
     for (let number = 1; number <= this.rounds * (hop.shortRounds ?? 1); number++) {
       for (const [side, rounds] of measured) {
         await pause(SETTLE_MS);
