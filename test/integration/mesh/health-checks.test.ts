@@ -1,14 +1,12 @@
 // Active health checks of traffic policies, as node proxies and a sidecar make them: through tunnels.
 
 import assert from 'node:assert/strict';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { test } from 'node:test';
 import type { BackendState, EndpointState } from '../../../gateway/admin/state.ts';
-import { JoinTokens } from '../../../mesh-agent/identity/join-tokens.ts';
 import type { NodeMeshPage } from '../../../mesh-agent/node/node-admin.ts';
 import { startApp } from '../../support/mesh/apps.ts';
 import { eventually, meshSkipReason, TestMesh } from '../../support/mesh/mesh.ts';
+import { writeSidecar } from '../../support/mesh/sidecar.ts';
 import type { Answer } from '../../support/mesh/sockets.ts';
 import { portcullis, Running } from '../support.ts';
 
@@ -211,7 +209,8 @@ test('health checks inside the mesh', { skip: meshSkipReason() }, async (t) => {
   });
 
   await t.test('a sidecar checks with the identity of its workload', async () => {
-    const sidecar = await startSidecar(mesh);
+    const file = await writeSidecar(mesh, 'side-0');
+    const sidecar = new Running(mesh.at('side-0').spawn(portcullis, ['mesh', 'node', '--config', file]));
     const side = mesh.at('side-0');
     const ask: Ask = (path) => clients.request(side, '127.0.0.1', 9902, { path });
     await eventually('the sidecar serves', async () => {
@@ -236,26 +235,3 @@ test('health checks inside the mesh', { skip: meshSkipReason() }, async (t) => {
     await found(ask, backendOf('bank', 7000), 'bank-0', 'healthy');
   });
 });
-
-/** Starts the sidecar of `shop/side-0`. */
-async function startSidecar(mesh: TestMesh): Promise<Running> {
-  const directory = join(mesh.directory, 'sidecar');
-  mkdirSync(directory);
-  const tokens = new JoinTokens(join(mesh.directory, 'state', 'join-tokens'), 'cluster.local');
-  const serviceAccounts = [{ namespace: 'shop', name: 'side' }];
-  const token = await tokens.create({ serviceAccounts, expiresMs: Date.now() + 600_000, uses: 1 });
-  writeFileSync(join(directory, 'token'), token, { mode: 0o600 });
-  writeFileSync(join(directory, 'roots.pem'), readFileSync(join(mesh.node('two').directory, 'roots.pem')));
-  const file = join(directory, 'sidecar.yaml');
-  writeFileSync(
-    file,
-    `trustDomain: cluster.local
-sidecar: {namespace: shop, name: side-0, serviceAccount: side}
-controlPlane: {address: "${mesh.controlAddress}:15012", roots: roots.pem}
-joinToken: {file: token}
-stateDirectory: state
-workers: 1
-`,
-  );
-  return new Running(mesh.at('side-0').spawn(portcullis, ['mesh', 'node', '--config', file]));
-}

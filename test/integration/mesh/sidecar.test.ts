@@ -1,14 +1,14 @@
 // A workload with a proxy of its own, beside others that the proxies of their nodes serve.
 
 import assert from 'node:assert/strict';
-import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { JoinTokens } from '../../../mesh-agent/identity/join-tokens.ts';
 import type { NodeMeshPage } from '../../../mesh-agent/node/node-admin.ts';
 import { startApp } from '../../support/mesh/apps.ts';
 import { eventually, meshSkipReason, TestMesh } from '../../support/mesh/mesh.ts';
 import type { MeshPlan } from '../../support/mesh/plan.ts';
+import { writeSidecar } from '../../support/mesh/sidecar.ts';
 import { portcullis, Running } from '../support.ts';
 
 const http = { port: 8080, kind: 'http' } as const;
@@ -41,30 +41,6 @@ spec:
   rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]
 `;
 
-/** Configuration and token of the sidecar of `shop/web-0`. */
-async function writeConfig(mesh: TestMesh): Promise<string> {
-  const directory = join(mesh.directory, 'sidecar');
-  mkdirSync(directory);
-  const tokens = new JoinTokens(join(mesh.directory, 'state', 'join-tokens'), 'cluster.local');
-  const serviceAccounts = [{ namespace: 'shop', name: 'web' }];
-  const token = await tokens.create({ serviceAccounts, expiresMs: Date.now() + 600_000, uses: 1 });
-  writeFileSync(join(directory, 'token'), token, { mode: 0o600 });
-  writeFileSync(join(directory, 'roots.pem'), readFileSync(join(mesh.node('two').directory, 'roots.pem')));
-  const file = join(directory, 'sidecar.yaml');
-  writeFileSync(
-    file,
-    `trustDomain: cluster.local
-sidecar: {namespace: shop, name: web-0, serviceAccount: web}
-controlPlane: {address: "${mesh.controlAddress}:15012", roots: roots.pem}
-joinToken: {file: token}
-stateDirectory: state
-workers: 1
-accessLog: {path: access.log}
-`,
-  );
-  return file;
-}
-
 const plan: MeshPlan = {
   nodes: {
     one: { 'web-0': { sidecar: true }, stranger: { member: false } },
@@ -87,7 +63,7 @@ test('a workload with a sidecar in a mesh of node proxies', { skip: meshSkipReas
   const mesh = await TestMesh.create(t, plan, { without: ['one'] });
   const { clients } = mesh;
   const at = (name: string) => mesh.at(name);
-  const file = await writeConfig(mesh);
+  const file = await writeSidecar(mesh, 'web-0', 'accessLog: {path: access.log}\n');
   const launch = (): Running => {
     const command = [...ONLY_NET_ADMIN, portcullis, 'mesh', 'node', '--config', file];
     return new Running(at('web-0').spawn('setpriv', command));

@@ -5,14 +5,15 @@ import { execFile } from 'node:child_process';
 import { createServer, type IncomingMessage, type RequestListener } from 'node:http';
 import { createServer as createHttp2Server, createSecureServer, type ServerHttp2Stream } from 'node:http2';
 import { createServer as createHttpsServer } from 'node:https';
-import { type AddressInfo, createServer as createTcpServer, type Server, type Socket } from 'node:net';
-import { type TestContext, test } from 'node:test';
+import { createServer as createTcpServer, type Server } from 'node:net';
+import { test } from 'node:test';
 import { promisify } from 'node:util';
 import { Server as GrpcServer, ServerCredentials } from '@grpc/grpc-js';
 import type { HealthCheckConfig } from '../../../../config/config.ts';
 import type { BackendTlsSettings } from '../../../../core/workers/snapshot.ts';
 import { healthRequest, readHealthResponse } from '../../../../gateway/health/grpc-health.ts';
 import { type ProbeTarget, probe, probeThrough } from '../../../../gateway/health/probes.ts';
+import { portOf } from '../../../support/port-of.ts';
 import { makeCertificate } from '../../core/tls/certificates.ts';
 
 const httpCheck: HealthCheckConfig = {
@@ -30,20 +31,6 @@ const httpCheck: HealthCheckConfig = {
   unhealthyThreshold: 3,
   healthyThreshold: 2,
 };
-
-/** Listens on a free port until the test is over, and cuts what is left then. */
-async function portOf(t: TestContext, server: Server): Promise<number> {
-  const sockets = new Set<Socket>();
-  server.on('connection', (socket: Socket) => {
-    sockets.add(socket.on('error', () => {}).on('close', () => sockets.delete(socket)));
-  });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  t.after(() => {
-    server.close();
-    for (const socket of sockets) socket.destroy();
-  });
-  return (server.address() as AddressInfo).port;
-}
 
 function check(port: number, more: Partial<ProbeTarget> = {}, signal = new AbortController().signal) {
   const plain = { host: '127.0.0.1', port, proxyProtocol: 0 as const, tls: null, identity: null };

@@ -11,7 +11,7 @@ import {
   type IncomingHttpHeaders,
   type ServerHttp2Stream,
 } from 'node:http2';
-import { type AddressInfo, connect, createServer as createTcp, type Server, type Socket } from 'node:net';
+import { connect, createServer as createTcp, type Server, type Socket } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import type { TLSSocket } from 'node:tls';
 import type { HealthCheckConfig } from '../../../../config/config.ts';
@@ -23,6 +23,7 @@ import { makeTrustBundle } from '../../../../mesh-agent/identity/trust-bundle.ts
 import type { WorkloadCertificate } from '../../../../mesh-agent/identity/workload-certificates.ts';
 import { connectMarked, ProbeDialer, type ProbeDialerOptions } from '../../../../mesh-agent/node/probe-dialer.ts';
 import { Forger, type Papers } from '../../../support/mesh/peers.ts';
+import { portOf } from '../../../support/port-of.ts';
 
 const NODE = 'spiffe://cluster.local/node/node-a';
 const CART = 'spiffe://cluster.local/ns/shop/sa/cart';
@@ -49,20 +50,6 @@ function certificateOf(identity: string, { chainPem, keyPem }: Papers): Workload
 }
 
 const nodeCertificate = certificateOf(NODE, nodePapers);
-
-/** Listens on a free port until the test is over, and cuts what is left then. */
-async function portOf(t: TestContext, server: Server): Promise<number> {
-  const sockets = new Set<Socket>();
-  server.on('connection', (socket: Socket) => {
-    sockets.add(socket.on('error', () => {}).on('close', () => sockets.delete(socket)));
-  });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  t.after(() => {
-    server.close();
-    for (const socket of sockets) socket.destroy();
-  });
-  return (server.address() as AddressInfo).port;
-}
 
 /** Until the test is over, TLS clients of this process verify only where they say so. */
 function withoutVerification(t: TestContext): void {
