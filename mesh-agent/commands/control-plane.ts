@@ -172,6 +172,8 @@ export class ControlPlane {
     this.phase = 'waiting for the source';
     await this.source.source.start((update) => void this.discovery.update(update));
     if (this.phase !== 'waiting for the source') return;
+    // Before anybody can ask: it may have begun with less than there was.
+    this.lookAtSource();
     this.lookTimer = setInterval(() => this.lookAtSource(), LOOK_MS).unref();
     const { trustDomain, serviceAccount, serverNames } = this.config;
     const { namespace, name } = serviceAccount;

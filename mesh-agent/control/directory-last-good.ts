@@ -101,6 +101,11 @@ function nameOf(path: string): string {
 }
 
 function replace(path: string, text: string): void {
-  writeFileSync(`${path}.new`, text, { mode: FILE_MODE, flush: true });
-  renameSync(`${path}.new`, path);
+  try {
+    writeFileSync(`${path}.new`, text, { mode: FILE_MODE, flush: true });
+    renameSync(`${path}.new`, path);
+  } catch (error) {
+    rmSync(`${path}.new`, { force: true });
+    throw error;
+  }
 }

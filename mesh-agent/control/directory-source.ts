@@ -133,6 +133,8 @@ export class DirectorySource implements MeshSource {
   private readonly lastGood: LastGood | null;
   /** Nothing is kept any more of files that went before this process began. */
   private isTidy = false;
+  /** Copies that could not be brought up to date, and why; tried again with each poll. */
+  private readonly unkept = new Map<string, ConfigError>();
   /** Something was read that has not been put together yet. */
   private unfinished = false;
   private used: ReadonlyMap<string, MeshFile | null> = new Map();
@@ -150,9 +152,9 @@ export class DirectorySource implements MeshSource {
    * use, or nothing of them.
    */
   get errors(): readonly ConfigError[] {
-    if (this.outage === null) return this.problems;
-    const whole = { file: this.options.directory, line: 0, column: 0, problem: this.outage.problem };
-    return [whole, ...this.problems];
+    const found = [...this.problems, ...this.unkept.values()];
+    if (this.outage === null) return found;
+    return [{ file: this.options.directory, line: 0, column: 0, problem: this.outage.problem }, ...found];
   }
 
   /** See MeshSource. */
@@ -182,6 +184,7 @@ export class DirectorySource implements MeshSource {
     if (this.onUpdate === undefined) return;
     this.pollTimer = setInterval(() => {
       this.polls++;
+      for (const path of [...this.unkept.keys()]) this.keepGood(path);
       this.look(false);
     }, this.times.pollMs).unref();
   }
@@ -336,7 +339,9 @@ export class DirectorySource implements MeshSource {
   }
 
   private begin(kind: Outage['kind'], problem: string): void {
-    this.outage = { kind, problem, sinceMs: this.outage?.sinceMs ?? performance.now() };
+    // Nobody knows for how long, nor whether all was kept, where it was so when this process began.
+    const beginMs = this.isTidy ? performance.now() : Number.NEGATIVE_INFINITY;
+    this.outage = { kind, problem, sinceMs: this.outage?.sinceMs ?? beginMs };
   }
 
   /** Reads what has changed of the files that are there, and forgets those that are not. */
@@ -344,7 +349,7 @@ export class DirectorySource implements MeshSource {
     for (const path of [...this.files.keys()]) {
       if (found.has(path)) continue;
       this.files.delete(path);
-      this.lastGood?.forget(path);
+      this.keepGood(path);
       this.unfinished = true;
     }
     for (const path of found) if (this.readFile(path)) this.unfinished = true;
@@ -402,7 +407,7 @@ export class DirectorySource implements MeshSource {
     for (const [path, known] of this.files) {
       if (known.now === null || used.get(path) !== known.now || known.good === known.now) continue;
       known.good = known.now;
-      this.keepGood(path, known.now);
+      this.keepGood(path);
     }
     this.problems = [...[...this.files.values()].flatMap((known) => known.errors), ...errors];
     this.report(used, warnings, waiting);
@@ -446,11 +451,17 @@ export class DirectorySource implements MeshSource {
     for (const line of lines) this.reported.add(line);
   }
 
-  private keepGood(path: string, file: MeshFile): void {
+  /** Has the copy of a file hold what is good of it now, or be gone with it. A disk that refuses is a problem, no end. */
+  private keepGood(path: string): void {
+    const good = this.files.get(path)?.good ?? null;
     try {
-      this.lastGood?.keep(path, file.text);
+      if (good === null) this.lastGood?.forget(path);
+      else this.lastGood?.keep(path, good.text);
+      this.unkept.delete(path);
     } catch (error) {
-      this.options.log('warn', 'last good content cannot be kept', { file: path, problem: (error as Error).message });
+      const problem = `what a restart would need of it cannot be kept (${(error as Error).message})`;
+      if (!this.unkept.has(path)) this.options.log('warn', 'last good content cannot be kept', { file: path, problem });
+      this.unkept.set(path, { file: path, line: 0, column: 0, problem });
     }
   }
 

@@ -180,9 +180,10 @@ export class ProxyStream {
     this.pump();
   }
 
-  /** It can be said again of addresses that nothing has them. */
+  /** It can be said again what there is not. */
   tellUnsaid(): void {
-    if (this.subscriptions.get(ADDRESS_TYPE)?.tellUnsaid() === true) this.pump();
+    const held = [...this.subscriptions.values()].filter((subscription) => subscription.tellUnsaid());
+    if (held.length > 0) this.pump();
   }
 
   /** Ends the stream with a gRPC status; the proxy will connect again, and prove anew who it is. */

@@ -58,6 +58,8 @@ export class Subscription {
   private interest: Interest | null = { names: new Set(), absent: new Set(), watched: new Set() };
   /** Versions by name of what it has, or was sent. */
   private readonly known: Map<string, string>;
+  /** Names of what it has from an earlier stream, until this process has known of them itself. */
+  private readonly claimed: Set<string>;
   /** Names whose state has to be looked at. */
   private readonly pending = new Set<string>();
   /** Names to be reported as not there. */
@@ -83,7 +85,8 @@ export class Subscription {
     this.type = type;
     this.resources = resources;
     this.known = new Map(Object.entries(initial));
-    for (const name of this.known.keys()) this.pending.add(name);
+    this.claimed = new Set(this.known.keys());
+    for (const name of this.claimed) this.pending.add(name);
   }
 
   /** Number of resources that the proxy was sent. */
@@ -206,11 +209,12 @@ export class Subscription {
     return true;
   }
 
-  /** It can be said again of addresses that nothing has them; whether there are any to be said. */
+  /** It can be said again what there is not; whether any of that was held back. */
   tellUnsaid(): boolean {
-    const { size } = this.unsaid;
+    const size = this.unsaid.size + this.claimed.size;
     for (const name of this.unsaid) this.absent.add(name);
     this.unsaid.clear();
+    for (const name of this.claimed) this.pending.add(name);
     return size > 0;
   }
 
@@ -228,12 +232,12 @@ export class Subscription {
 
   /**
    * The next response; null when nothing needs one, and then the proxy has it all. Without `removals`
-   * what is to be removed stays for later, without `outside` that nothing has an address. Call only when none is
-   * outstanding.
+   * what is to be removed stays for later, without `outside` that nothing has an address, and that something is gone
+   * which this process has never known. Call only when none is outstanding.
    */
   next(nonce: string, version: number, nowMs: number, outside: boolean, removals: boolean): NextResponse | null {
     this.doubtAgain();
-    const { items, names, removed, full } = this.take(this.pending, removals);
+    const { items, names, removed, full } = this.take(this.pending, outside, removals);
     for (const name of this.absent) if (this.maySay(name, outside)) removed.push(name);
     this.absent.clear();
     this.fresh.clear();
@@ -260,7 +264,7 @@ export class Subscription {
     if (this.isPart || this.fresh.size === 0 || this.answers.size >= ANSWERS_MAX) return null;
     const absent = [...this.fresh].filter((name) => this.absent.delete(name) && this.maySay(name, outside));
     const there = (name: string): boolean => this.pending.has(name) && this.wants(name) && !isOwn(name);
-    const { items, names, full } = this.take([...this.fresh].filter(there), false);
+    const { items, names, full } = this.take([...this.fresh].filter(there), outside, false);
     for (const name of this.fresh) if (!full || !there(name)) this.fresh.delete(name);
     if (items.length === 0 && absent.length === 0) return null;
     this.mustAnswer = false;
@@ -303,14 +307,21 @@ export class Subscription {
   }
 
   /** What of `candidates` is to be sent or removed: it is not pending any more. `full`: there is more of it. */
-  private take(candidates: Iterable<string>, removals: boolean) {
+  private take(candidates: Iterable<string>, outside: boolean, removals: boolean) {
     const items: Buffer[] = [];
     const names: string[] = [];
     const removed: string[] = [];
     let bytes = 0;
     for (const name of candidates) {
-      const resource = this.wants(name) ? this.resources.get(this.type, name) : undefined;
+      const there = this.resources.get(this.type, name);
+      if (there === undefined && !outside && this.claimed.has(name)) {
+        // It may be new, or lost here: to remove a policy would be to allow, an address to send in plain text.
+        this.pending.delete(name);
+        continue;
+      }
+      const resource = this.wants(name) ? there : undefined;
       if (resource === undefined && !removals) continue;
+      this.claimed.delete(name);
       if (resource !== undefined && resource.version !== this.known.get(name)) {
         if (bytes > 0 && bytes + resource.item.length > RESPONSE_BYTES_MAX) {
           return { items, names, removed, full: true };

@@ -487,6 +487,40 @@ test('an empty file says that the mesh is to be empty, and then its own end is n
   assert.deepEqual(directory.errors, []);
 });
 
+test('what cannot be kept for a restart is a problem of its file until it can, and ends nothing', async (t) => {
+  t.mock.timers.enable({ apis: ['setInterval'] });
+  const directory = await new Directory(t, { 'a.yaml': CART_0, 'b.yaml': CART }).start();
+  renameSync(directory.good, `${directory.good}-away`);
+  writeFileSync(directory.good, '');
+  t.after(() => rmSync(`${directory.good}-away`, { recursive: true, force: true }));
+  rmSync(join(directory.path, 'b.yaml'));
+  directory.write({ 'a.yaml': CART_0.replace('host-a', 'host-b'), 'guard.yaml': GUARD });
+  t.mock.timers.tick(60_000);
+  assert.deepEqual(sizes(directory), [1, 0, 1]);
+  // A copy that stays would come back with a directory that was lost.
+  assert.deepEqual(directory.errors.map((error) => error.slice(0, error.indexOf(':'))).sort(), [
+    'a.yaml',
+    'b.yaml',
+    'guard.yaml',
+  ]);
+  for (const error of directory.errors) {
+    assert.match(error, /: what a restart would need of it cannot be kept \((ENOTDIR|EEXIST)/);
+  }
+  assert.ok(directory.source.fileStates.every(({ inUse }) => inUse));
+  t.mock.timers.tick(60_000);
+  assert.equal(directory.lines.filter((line) => line.includes('last good content cannot be kept')).length, 3);
+
+  rmSync(directory.good);
+  renameSync(`${directory.good}-away`, directory.good);
+  t.mock.timers.tick(60_000);
+  assert.deepEqual(directory.errors, []);
+  await directory.source.close();
+  for (const name of ['a.yaml', 'guard.yaml']) rmSync(join(directory.path, name));
+  await directory.restart();
+  assert.deepEqual(sizes(directory), [1, 0, 1]);
+  assert.equal([...directory.state.workloads.values()][0]?.node, 'host-b');
+});
+
 /** Of the workloads, services and policies. */
 const sizes = ({ state: { workloads, services, policies } }: Directory): number[] =>
   [workloads, services, policies].map(({ size }) => size);
@@ -507,7 +541,8 @@ test('a directory that is empty at a restart has what was last good of it, and t
     assert.deepEqual(sizes(directory), [1, 1, 1]);
     assert.equal(directory.errors.length, 1);
     assert.match(directory.errors[0]!, /all 2 files that were in use are gone, .*stays in use; .* put a file there/);
-    assert.ok(directory.source.behindMs > 0);
+    // For how long, and what else there was, nobody knows.
+    assert.equal(directory.source.behindMs, Number.POSITIVE_INFINITY);
   }
   const updates = directory.updates.length;
   directory.write(files);

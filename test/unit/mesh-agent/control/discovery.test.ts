@@ -223,6 +223,41 @@ test('while the source is cut off nothing is said of an address that is not know
   assert.deepEqual(proxy.settle().removed, ['/10.7.0.4']);
 });
 
+test('while the source is cut off a proxy keeps what only it knows of, and is told of what went since', () => {
+  const { discovery } = newDiscovery();
+  const guard = policy('guard');
+  setState(discovery, cart0, cart, guard);
+  discovery.setCutOff(true);
+  const has = { [CART]: 'earlier', [cart0.uid]: 'earlier', [web.uid]: 'earlier' };
+  const whole = new FakeProxy(discovery, { scope: '' });
+  const node = new FakeProxy(discovery, { id: 'node' });
+  for (const proxy of [whole, node]) {
+    proxy.request(AUTHORIZATION_TYPE, {
+      resourceNamesSubscribe: ['*'],
+      initialResourceVersions: { 'shop/guard': 'earlier', 'shop/deny': 'earlier' },
+    });
+    proxy.request(ADDRESS_TYPE, { resourceNamesSubscribe: ['*'], initialResourceVersions: has });
+    assert.deepEqual(proxy.settle(), {
+      got: [CART, cart0.uid, 'shop/guard'].sort(),
+      removed: [],
+      types: ['policies', 'addresses'],
+    });
+    // Nobody waits for it because of that.
+    assert.equal(proxy.stream.served, discovery.version);
+  }
+  // What is seen to go is gone, whatever else is not known.
+  setState(discovery, cart);
+  assert.deepEqual(whole.settle().removed, [cart0.uid, 'shop/guard'].sort());
+  assert.deepEqual(node.settle().removed, [CART, cart0.uid, 'shop/guard'].sort());
+  // What comes to be known is told, and ends like anything else.
+  setState(discovery, cart, web);
+  for (const proxy of [whole, node]) assert.ok(proxy.settle().got.includes(web.uid));
+  setState(discovery, cart);
+  for (const proxy of [whole, node]) assert.ok(proxy.settle().removed.includes(web.uid));
+  discovery.setCutOff(false);
+  for (const proxy of [whole, node]) assert.deepEqual(proxy.settle().removed, ['shop/deny']);
+});
+
 test('a name that nothing has is reported as removed, and sent when it comes to be', () => {
   const { discovery } = newDiscovery();
   setState(discovery);
