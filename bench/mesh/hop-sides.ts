@@ -3,9 +3,10 @@
 //   node one                                   node two
 //   client namespace -- bridge -- node -- fabric -- node -- bridge -- server namespace
 //
-// Each side has a client and a server namespace of its own, all alike. A node proxy has its sockets inside those of
+// Each side but one has a client and a server namespace of its own, all alike. A node proxy has its sockets inside those of
 // its workloads, so both kinds of proxies are reached inside the client's namespace, cross the wires once, and deliver
-// inside the server's.
+// inside the server's. Two C forwarders that read nothing show what two more processes cost here at the very least: client,
+// forwarders and server are in one namespace, nothing crosses a wire, and nothing is encrypted.
 
 import { mkdirSync } from 'node:fs';
 import { connect as connectHttp2 } from 'node:http2';
@@ -14,6 +15,7 @@ import type { TestMesh } from '../../test/support/mesh/mesh.ts';
 import type { Lifetime } from '../../test/support/mesh/sockets.ts';
 import type { TestNamespace } from '../../test/support/netns/network.ts';
 import { SMALL_BODY_BYTES } from '../lib/backend.ts';
+import { buildCProgram, cProgramsDir } from '../lib/c-programs.ts';
 import { LOAD_CORE, PROXY_CORE } from '../lib/context.ts';
 import { GRPC_BODY_BYTES, GRPC_PATH, grpcMessage } from '../lib/grpc.ts';
 import { BenchProcess, findExecutable, pause, temporaryDir } from '../lib/processes.ts';
@@ -50,6 +52,7 @@ export interface Side {
 /** Names of the sides in tables; Envoys differ by what is between them. */
 export const NO_MESH = 'no mesh';
 export const PORTCULLIS = 'Portcullis';
+export const FORWARDERS = 'two C forwarders, loopback';
 export const ENVOY_H2 = 'Envoy, HTTP/2 between';
 export const ENVOY_H1 = 'Envoy, HTTP/1.1 between';
 export const ENVOY_TLS = 'Envoy, TLS between';
@@ -64,7 +67,12 @@ export async function startSides(lifetime: Lifetime): Promise<Side[]> {
     {
       nodes: {
         one: { 'client-0': {}, 'plain-client-0': { member: false }, 'envoy-client-0': { member: false } },
-        two: { 'server-0': {}, 'plain-server-0': { member: false }, 'envoy-server-0': { member: false } },
+        two: {
+          'server-0': {},
+          'plain-server-0': { member: false },
+          'limit-server-0': { member: false },
+          'envoy-server-0': { member: false },
+        },
       },
       services: {
         server: [
@@ -76,7 +84,7 @@ export async function startSides(lifetime: Lifetime): Promise<Side[]> {
     },
     PROXY_CORE,
   );
-  const sides = [...plainSides(mesh), ...meshSides(mesh), ...(await envoySides(mesh))];
+  const sides = [...plainSides(mesh), ...(await forwarderSides(mesh)), ...meshSides(mesh), ...(await envoySides(mesh))];
   for (const side of sides) await checkSide(mesh, side);
   return sides;
 }
@@ -91,6 +99,25 @@ function plainSides(mesh: TestMesh): Side[] {
     { ...common, kind: 'grpc', port: GRPC_PORT, broken },
     { ...common, kind: 'tcp', port: TCP_PORT, broken },
   ];
+}
+
+/** HTTP only; none where the C program is not to be had. */
+async function forwarderSides(mesh: TestMesh): Promise<Side[]> {
+  if (cProgramsDir() === null) return [];
+  const client = mesh.at('limit-server-0');
+  const server = startHopBackend(client, LOAD_CORE);
+  const command = await buildCProgram('limit');
+  const forwarders = [1, 2].map((number) => {
+    const args = [`${HTTP_PORT + 10 * number}`, `${number === 1 ? HTTP_PORT + 20 : HTTP_PORT}`];
+    const label = `forwarder-${number}`;
+    return new BenchProcess({ label, command, args, dir: temporaryDir(), core: PROXY_CORE, namespace: client.path });
+  });
+  const broken = (): string => {
+    const dead = [...forwarders, server].find(({ exited }) => exited);
+    return dead === undefined ? '' : `${dead.label} ended (${dead.ending}): ${dead.stderrTail()}`;
+  };
+  const proxies = forwarders.map(({ pid }) => pid);
+  return [{ name: FORWARDERS, kind: 'http', client, host: '127.0.0.1', port: HTTP_PORT + 10, proxies, server, broken }];
 }
 
 function meshSides(mesh: TestMesh): Side[] {
