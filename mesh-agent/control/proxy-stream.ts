@@ -337,6 +337,10 @@ export class ProxyStream {
     }
   }
 
+  private get hasPolicyClaims(): boolean {
+    return this.subscriptions.get(AUTHORIZATION_TYPE)?.hasClaims === true;
+  }
+
   private policiesFirst(policies: Subscription | undefined): boolean {
     if (policies === undefined) return true;
     // One without any policy in it, as after a reconnect, leaves none in doubt.
@@ -346,8 +350,12 @@ export class ProxyStream {
 
   private send(subscription: Subscription, removals: boolean): void {
     const nonce = `${++this.nonces}`;
-    const { version, now, tellsOutside } = this.context;
-    const next = subscription.next(nonce, version(), now(), tellsOutside(), removals);
+    const { resources, version, now, tellsOutside } = this.context;
+    // A workload says which policies select it: without those that are not known here it would be told to have none.
+    const own = this.hasPolicyClaims ? resources.index.uidsOnNode(this.node) : null;
+    const stays = (name: string): boolean => own?.has(name) === true;
+    const allowed = { outside: tellsOutside(), removals, stays };
+    const next = subscription.next(nonce, version(), now(), allowed);
     if (next !== null) this.transport.send(next.bytes);
   }
 }

@@ -45,6 +45,18 @@ export interface NextResponse {
   outstanding: Outstanding;
 }
 
+/** What a response may say. */
+export interface Allowed {
+  /** That nothing has an address, and that something is gone which this process has never known. */
+  outside: boolean;
+  /** That anything is gone. */
+  removals: boolean;
+  /** Names of what the proxy has from an earlier stream that it is to keep as it is, as long as `outside` is not so. */
+  stays(name: string): boolean;
+}
+
+const NOTHING = (): boolean => false;
+
 /** A proxy's subscription to one type. */
 export class Subscription {
   readonly type: ResourceType;
@@ -113,6 +125,11 @@ export class Subscription {
   /** What the proxy refused and still does not have; null: nothing. */
   get refusal(): Refusal | null {
     return this.inDoubt.size === 0 ? null : { reason: this.reason, names: [...this.inDoubt], atMs: this.refusedMs };
+  }
+
+  /** Whether it has something from an earlier stream of which this process does not know, or not yet. */
+  get hasClaims(): boolean {
+    return this.claimed.size > 0;
   }
 
   /** Whether a change about these tokens can change what the proxy is to have. */
@@ -231,13 +248,12 @@ export class Subscription {
   }
 
   /**
-   * The next response; null when nothing needs one, and then the proxy has it all. Without `removals`
-   * what is to be removed stays for later, without `outside` that nothing has an address, and that something is gone
-   * which this process has never known. Call only when none is outstanding.
+   * The next response; null when nothing needs one, and then the proxy has it all. What may not be said yet is kept for
+   * later. Call only when none is outstanding.
    */
-  next(nonce: string, version: number, nowMs: number, outside: boolean, removals: boolean): NextResponse | null {
+  next(nonce: string, version: number, nowMs: number, { outside, removals, stays }: Allowed): NextResponse | null {
     this.doubtAgain();
-    const { items, names, removed, full } = this.take(this.pending, outside, removals);
+    const { items, names, removed, full } = this.take(this.pending, { outside, removals, stays });
     for (const name of this.absent) if (this.maySay(name, outside)) removed.push(name);
     this.absent.clear();
     this.fresh.clear();
@@ -250,8 +266,7 @@ export class Subscription {
 
   /**
    * An answer to what has just been asked for, whatever is outstanding; null: there is none to be given out of turn.
-   * Nothing is removed by it. `outside`: as of `next`. `isOwn` names what the policies of the proxy are about: that has to
-   * wait for them.
+   * Nothing is removed by it. `isOwn` names what the policies of the proxy are about: that has to wait for them.
    */
   answer(
     nonce: string,
@@ -264,7 +279,11 @@ export class Subscription {
     if (this.isPart || this.fresh.size === 0 || this.answers.size >= ANSWERS_MAX) return null;
     const absent = [...this.fresh].filter((name) => this.absent.delete(name) && this.maySay(name, outside));
     const there = (name: string): boolean => this.pending.has(name) && this.wants(name) && !isOwn(name);
-    const { items, names, full } = this.take([...this.fresh].filter(there), outside, false);
+    const { items, names, full } = this.take([...this.fresh].filter(there), {
+      outside,
+      removals: false,
+      stays: NOTHING,
+    });
     for (const name of this.fresh) if (!full || !there(name)) this.fresh.delete(name);
     if (items.length === 0 && absent.length === 0) return null;
     this.mustAnswer = false;
@@ -307,19 +326,19 @@ export class Subscription {
   }
 
   /** What of `candidates` is to be sent or removed: it is not pending any more. `full`: there is more of it. */
-  private take(candidates: Iterable<string>, outside: boolean, removals: boolean) {
+  private take(candidates: Iterable<string>, { outside, removals, stays }: Allowed) {
     const items: Buffer[] = [];
     const names: string[] = [];
     const removed: string[] = [];
     let bytes = 0;
     for (const name of candidates) {
-      const there = this.resources.get(this.type, name);
-      if (there === undefined && !outside && this.claimed.has(name)) {
-        // It may be new, or lost here: to remove a policy would be to allow, an address to send in plain text.
+      const resource = this.wants(name) ? this.resources.get(this.type, name) : undefined;
+      if (!outside && this.claimed.has(name) && (resource === undefined || stays(name))) {
+        // It, or what it is wanted for, may be new, or lost here: to remove a policy would be to allow, a service to send
+        // in plain text.
         this.pending.delete(name);
         continue;
       }
-      const resource = this.wants(name) ? there : undefined;
       if (resource === undefined && !removals) continue;
       this.claimed.delete(name);
       if (resource !== undefined && resource.version !== this.known.get(name)) {
@@ -341,6 +360,7 @@ export class Subscription {
 
   /** Whether it may be said that nothing has a name; an address of which it may not is noted. */
   private maySay(name: string, outside: boolean): boolean {
+    if (!outside && this.claimed.has(name)) return false;
     // Who is told everything there is takes the rest to be outside without asking.
     if (outside || this.interest === null || askedAlias(name) === undefined) return true;
     this.unsaid.add(name);

@@ -2,12 +2,15 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import type { Discovery } from '../../../../mesh-agent/control/discovery.ts';
 import {
   ADDRESS_TYPE,
   AUTHORIZATION_TYPE,
   REFUSED_TYPE,
   refusedCodec,
 } from '../../../../mesh-agent/control/protocol.ts';
+import { ProxyState } from '../../../../mesh-agent/control/proxy-state.ts';
+import type { ResourceType } from '../../../../mesh-agent/control/resources.ts';
 import { parseTraffic } from '../../../../mesh-agent/control/traffic-rules.ts';
 import { identityOf } from '../../../../mesh-agent/model/mesh-state.ts';
 import {
@@ -237,26 +240,82 @@ test('while the source is cut off a proxy keeps what only it knows of, and is to
       initialResourceVersions: { 'shop/guard': 'earlier', 'shop/deny': 'earlier' },
     });
     proxy.request(ADDRESS_TYPE, { resourceNamesSubscribe: ['*'], initialResourceVersions: has });
-    assert.deepEqual(proxy.settle(), {
-      got: [CART, cart0.uid, 'shop/guard'].sort(),
-      removed: [],
-      types: ['policies', 'addresses'],
-    });
+    // A workload of its own says which policies select it, and not all of those are known.
+    assert.deepEqual(proxy.settle(), { got: [CART, 'shop/guard'], removed: [], types: ['policies', 'addresses'] });
     // Nobody waits for it because of that.
     assert.equal(proxy.stream.served, discovery.version);
   }
   // What is seen to go is gone, whatever else is not known.
   setState(discovery, cart);
-  assert.deepEqual(whole.settle().removed, [cart0.uid, 'shop/guard'].sort());
-  assert.deepEqual(node.settle().removed, [CART, cart0.uid, 'shop/guard'].sort());
+  assert.deepEqual(whole.settle().removed, ['shop/guard']);
+  assert.deepEqual(node.settle().removed, [CART, 'shop/guard']);
   // What comes to be known is told, and ends like anything else.
-  setState(discovery, cart, web);
-  for (const proxy of [whole, node]) assert.ok(proxy.settle().got.includes(web.uid));
+  const late = workload('late');
+  setState(discovery, cart, late);
+  for (const proxy of [whole, node]) assert.ok(proxy.settle().got.includes(late.uid));
   setState(discovery, cart);
-  for (const proxy of [whole, node]) assert.ok(proxy.settle().removed.includes(web.uid));
+  for (const proxy of [whole, node]) assert.ok(proxy.settle().removed.includes(late.uid));
   discovery.setCutOff(false);
-  for (const proxy of [whole, node]) assert.deepEqual(proxy.settle().removed, ['shop/deny']);
+  for (const proxy of [whole, node]) {
+    assert.deepEqual(proxy.settle().removed, ['shop/deny', cart0.uid, web.uid].sort());
+  }
 });
+
+const guarded = workload('guarded', { addresses: ['10.0.0.9'] });
+const selecting = policy('selecting', { scope: 'workload', selector: guarded.labels, action: 'deny' });
+const everywhere = policy('everywhere', { action: 'deny' });
+const enforced = ({ index }: ProxyState): unknown => {
+  const { policies, missing } = index.policiesOf(guarded);
+  return [policies.map(({ name }) => name), missing];
+};
+const endpoints = ({ state, index }: ProxyState): unknown => [
+  [...state.services.keys()],
+  index.endpointsOf(CART).map(({ uid }) => uid),
+];
+for (const [what, known, remaining, of, asked] of [
+  ['what denies to a workload of its own, when only that is known', [guarded, selecting], [guarded], enforced, []],
+  ['what denies to all of a namespace, when only that is known', [guarded, everywhere], [everywhere], enforced, []],
+  ['what denies to a workload that is not known', [guarded, selecting], [selecting], enforced, []],
+  ['the endpoints of a service that is not known', [cart, cart1], [cart1], endpoints, ['/10.9.0.1']],
+  ['a service that is asked for by its key', [cart, cart1], [], endpoints, [CART]],
+] as const) {
+  for (const scope of ['node', '']) {
+    test(`a proxy that comes back to who is cut off keeps ${what}, scope "${scope}"`, () => {
+      const [has, fresh] = [new ProxyState('cluster.local'), new ProxyState('cluster.local')];
+      const { discovery: before } = newDiscovery();
+      setState(before, ...known);
+      const { discovery } = newDiscovery();
+      setState(discovery, ...remaining);
+      discovery.setCutOff(true);
+      const connect = (to: Discovery, state: ProxyState): FakeProxy => {
+        const proxy = new FakeProxy(to, { scope });
+        const initial = (type: ResourceType) => ({ initialResourceVersions: state.versions(type) });
+        proxy.request(AUTHORIZATION_TYPE, { resourceNamesSubscribe: ['*'], ...initial(AUTHORIZATION_TYPE) });
+        proxy.request(ADDRESS_TYPE, { resourceNamesSubscribe: ['*', ...asked], ...initial(ADDRESS_TYPE) });
+        return proxy;
+      };
+      const settle = (proxy: FakeProxy, state: ProxyState): void => {
+        for (let next = proxy.responses.shift(); next !== undefined; next = proxy.responses.shift()) {
+          state.apply(next);
+          proxy.acknowledge(next);
+        }
+      };
+      settle(connect(before, has), has);
+      const held = of(has);
+      const proxy = connect(discovery, has);
+      settle(proxy, has);
+      assert.deepEqual(of(has), held);
+      // Nobody waits for it because of that.
+      assert.equal(proxy.stream.served, discovery.version);
+      discovery.setCutOff(false);
+      settle(proxy, has);
+      settle(connect(discovery, fresh), fresh);
+      for (const type of [AUTHORIZATION_TYPE, ADDRESS_TYPE] as const) {
+        assert.deepEqual(has.versions(type), fresh.versions(type));
+      }
+    });
+  }
+}
 
 test('a name that nothing has is reported as removed, and sent when it comes to be', () => {
   const { discovery } = newDiscovery();
