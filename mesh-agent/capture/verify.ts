@@ -2,7 +2,8 @@
 //
 // nft prints rules in its own words, which differ between its versions (`tcp flags & (fin | syn) != syn` comes back
 // as `tcp flags != syn / fin,syn`). So rules compare by place, comment and the words and numbers in them, and sets
-// by what they contain; additions by somebody else count as differences.
+// by what they contain; additions by somebody else count as differences. Where there is no /etc/protocols, as in the
+// smaller images of containers, TCP is a number.
 // Pure.
 
 import { type IntervalKind, mergeIntervals, parseInterval } from './intervals.ts';
@@ -59,7 +60,8 @@ export function differences(table: RuleTable, listing: string): string[] {
 /** Words and numbers of a rule, each once, in one order; joining signs do not count. */
 function words(text: string): string {
   const [body, comment] = text.split(/ comment (?=")/);
-  const all = body!.match(/"[^"]*"|!=|==|@?[\w.:-]+(?:\/\d+)?/g) ?? [];
+  const named = body!.replace(/\bl4proto (!= )?6\b/g, 'l4proto $1tcp');
+  const all = named.match(/"[^"]*"|!=|==|@?[\w.:-]+(?:\/\d+)?/g) ?? [];
   const plain = all
     .filter((word) => word !== '==')
     .map((word) => (/^0x[0-9a-f]+$/.test(word) ? String(Number(word)) : word));

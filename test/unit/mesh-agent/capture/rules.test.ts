@@ -100,6 +100,10 @@ test('rules that nft prints in its own words are recognised', () => {
     .replaceAll('0x00000', '0x')
     .replace('10.0.0.0/8', '10.0.0.0-10.255.255.255');
   assert.deepEqual(differences(tableOf(INPUT), other), []);
+  // Where there is no /etc/protocols.
+  const numeric = LISTING.replaceAll('l4proto tcp', 'l4proto 6').replaceAll('l4proto != tcp', 'l4proto != 6');
+  assert.notEqual(numeric, LISTING);
+  assert.deepEqual(differences(tableOf(INPUT), numeric), []);
 });
 
 test('any other rule, verdict, number, place or element is a difference', () => {
@@ -111,6 +115,7 @@ test('any other rule, verdict, number, place or element is a difference', () => 
     ['iifname "lo" return', 'iifname "eth0" return'],
     ['iifname "lo" return', 'iifname "lo" accept'],
     ['meta l4proto tcp redirect to :15006', 'meta l4proto tcp accept'],
+    ['meta l4proto tcp redirect to :15006', 'meta l4proto 17 redirect to :15006'],
     ['hook prerouting', 'hook input'],
     ['priority -100; policy accept;\n\t\tmeta', 'priority 100; policy accept;\n\t\tmeta'],
     ['policy accept', 'policy drop'],
