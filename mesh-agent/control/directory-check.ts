@@ -58,11 +58,24 @@ export function readMeshDirectory(
 ): Map<string, ReadFile> {
   const files = new Map<string, ReadFile>();
   for (const path of [...listMeshFiles(directory).files].sort()) {
-    const read = readOne(readFileSync(join(directory, path)), path, env);
+    const read = readPath(join(directory, path), path, env);
     if (inUse !== null) read.good = read.now ?? lastGoodOf(inUse.lastGoodDirectory, path, env);
     files.set(path, read);
   }
   return files;
+}
+
+/** The same of a file that may not be readable, or gone by now: that is a problem of this file, as in the control plane. */
+function readPath(file: string, path: string, env: Environment): ReadFile {
+  let bytes: Uint8Array;
+  try {
+    bytes = readFileSync(file);
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    const problem = `the file cannot be read (${code ?? message})`;
+    return { now: null, good: null, errors: [{ file: path, line: 0, column: 0, problem }] };
+  }
+  return readOne(bytes, path, env);
 }
 
 /** Reads one file, which nobody has accepted yet. */

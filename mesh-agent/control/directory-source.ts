@@ -466,6 +466,8 @@ export class DirectorySource implements MeshSource {
   }
 
   private loadGood(path: string): MeshFile | null {
+    // A copy that could not be removed is one of something that was.
+    if (this.unkept.has(path)) return null;
     const bytes = this.lastGood?.load(path) ?? null;
     if (bytes === null) return null;
     const read = readMeshFile(bytes, path, this.options.env);

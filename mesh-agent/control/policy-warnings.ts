@@ -55,6 +55,7 @@ export function judgePolicies(state: MeshState): PolicyFinding[] {
         found.push({ name: 'deny-everything', ...at, problem });
         return;
       }
+      if (!asksAnybody(rule)) return;
       const ports = closedPorts(rule, reach.tcpPorts(policy));
       if (ports.length === 0) return;
       const problem = `${nameOf(policy)}: rule ${index + 1} asks of requests only, which connections of TCP do not have, so that it closes all of them to port ${ports.join(', ')}; give it the ports that it is for`;
@@ -84,6 +85,7 @@ class Reach {
   private readonly state: MeshState;
   private readonly byNamespace: Map<string, Workload[]>;
   private readonly selected = new Map<AuthorizationPolicy, ReadonlySet<Workload>>();
+  private readonly ports = new Map<AuthorizationPolicy, ReadonlySet<number>>();
 
   constructor(state: MeshState) {
     this.state = state;
@@ -111,9 +113,12 @@ class Reach {
   }
 
   /** Ports of the workloads of a policy on which connections are passed on unread, as services declare it. */
-  tcpPorts(policy: AuthorizationPolicy): Set<number> {
-    const ports = new Set<number>();
-    for (const workload of this.workloadsOf(policy)) for (const port of this.tcpPortsOf(workload)) ports.add(port);
+  tcpPorts(policy: AuthorizationPolicy): ReadonlySet<number> {
+    let ports = this.ports.get(policy);
+    if (ports === undefined) {
+      ports = new Set([...this.workloadsOf(policy)].flatMap((workload) => this.tcpPortsOf(workload)));
+      this.ports.set(policy, ports);
+    }
     return ports;
   }
 
@@ -162,8 +167,7 @@ function isUnasked(alternatives: readonly (PolicySource | PolicyOperation)[]): b
 }
 
 /** Those of some ports with TCP to which a rule that denies closes every connection by what it asks of requests. */
-function closedPorts({ from, to, when }: PolicyRule, ports: ReadonlySet<number>): number[] {
-  if (!isUnasked(from) || when.some(({ key }) => !OF_REQUESTS.test(key))) return [];
+function closedPorts({ to, when }: PolicyRule, ports: ReadonlySet<number>): number[] {
   const closed = [...ports].filter((port) => {
     const open = to.filter(
       ({ ports: own, notPorts }) => (own.length === 0 || own.includes(port)) && !notPorts.includes(port),
@@ -173,6 +177,11 @@ function closedPorts({ from, to, when }: PolicyRule, ports: ReadonlySet<number>)
     return when.length > 0 || (to.length > 0 && open.every(asksOfRequests));
   });
   return closed.sort((a, b) => a - b);
+}
+
+/** Whether a rule is about all peers, so that it is known of every connection of TCP what it makes of that. */
+function asksAnybody({ from, when }: PolicyRule): boolean {
+  return isUnasked(from) && when.every(({ key }) => OF_REQUESTS.test(key));
 }
 
 function asksOfRequests({ ports: _ports, notPorts: _notPorts, ...ofRequests }: PolicyOperation): boolean {

@@ -1,7 +1,7 @@
 // `portcullis mesh check`: what a directory is told, with the places, and the exit codes.
 
 import assert from 'node:assert/strict';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { runCli } from '../../../../gateway/cli.ts';
@@ -43,6 +43,16 @@ test('a good directory is summed up, with everything that a control plane passes
     out: 'mesh is valid: 1 file, 1 workload, 1 service, 0 authorisation policies\n',
     err: '',
   });
+});
+
+test('a file that cannot be read is an error of its own, and the others are judged', async (t) => {
+  const [elsewhere, target] = [temporaryDirectory(t), join(temporaryDirectory(t), 'gone.yaml')];
+  writeFileSync(join(elsewhere, 'cart.yaml'), `${CART}  more: 1\n`);
+  symlinkSync(target, join(elsewhere, 'link.yaml'));
+  let err = '';
+  assert.equal(await runCli(['mesh', 'check', elsewhere], { out: () => {}, err: (text) => void (err += text) }), 1);
+  assert.match(err, /link\.yaml: the file cannot be read \(ENOENT\)/);
+  assert.match(err, /cart\.yaml:\d+/);
 });
 
 test('global rate limits are valid: which nodes have a redis is not known here', async (t) => {

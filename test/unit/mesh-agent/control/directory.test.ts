@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { formatConfigError } from '../../../../config/errors.ts';
+import { LastGood } from '../../../../mesh-agent/control/directory-last-good.ts';
 import { DirectorySource } from '../../../../mesh-agent/control/directory-source.ts';
 import type { MeshState, MeshUpdate } from '../../../../mesh-agent/model/mesh-state.ts';
 import { logLines } from './support.ts';
@@ -519,6 +520,24 @@ test('what cannot be kept for a restart is a problem of its file until it can, a
   await directory.restart();
   assert.deepEqual(sizes(directory), [1, 0, 1]);
   assert.equal([...directory.state.workloads.values()][0]?.node, 'host-b');
+});
+
+test('a copy that could not be removed is not taken for what a file that comes back broken held', async (t) => {
+  t.mock.timers.enable({ apis: ['setInterval'] });
+  const directory = await new Directory(t, { 'a.yaml': CART_0, 'guard.yaml': GUARD }).start();
+  const refuse = t.mock.method(LastGood.prototype, 'forget', () => {
+    throw new Error('EROFS: read-only file system');
+  });
+  rmSync(join(directory.path, 'guard.yaml'));
+  t.mock.timers.tick(60_000);
+  assert.match(directory.errors.join(), /^guard\.yaml: .*cannot be kept \(EROFS/);
+  directory.write({ 'guard.yaml': '}' });
+  t.mock.timers.tick(60_000);
+  assert.deepEqual(sizes(directory), [1, 0, 0]);
+  refuse.mock.restore();
+  t.mock.timers.tick(60_000);
+  await directory.restart();
+  assert.deepEqual(sizes(directory), [1, 0, 0]);
 });
 
 /** Of the workloads, services and policies. */
