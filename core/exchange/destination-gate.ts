@@ -62,7 +62,7 @@ export class DestinationGate implements Protocol {
   /** Addresses of which the control thread has said that they are not of the mesh. It takes it back when it has to. */
   private readonly outside = new Set<string>();
   private questions: DestinationQuestion[] = [];
-  /** Destinations of connections since the last report; `usedMany`: they were too many. */
+  /** Addresses that connections went to since the last report; `usedMany`: they were too many. */
   private used = new Set<string>();
   private usedMany = false;
   /** Networks of the mesh, and the texts that they were made of. */
@@ -138,9 +138,9 @@ export class DestinationGate implements Protocol {
     this.usedMany = false;
     this.context.reactor.forEach(({ destination, listener, workload }) => {
       if (destination !== null && workload !== null && listener?.settings.mesh?.role === 'virtual')
-        used.add(destination);
+        used.add(hostOf(destination));
     });
-    return { hosts: [...new Set([...used].map(hostOf))], all };
+    return { hosts: [...used], all };
   }
 
   /** Ends a connection that waits, since the worker drains or its workload has left. */
@@ -195,8 +195,10 @@ export class DestinationGate implements Protocol {
 
   /** Notes that a destination is in use. */
   private use(destination: string): void {
-    if (this.used.size < USED_MAX) this.used.add(destination);
-    else if (!this.used.has(destination)) this.usedMany = true;
+    // Without the port: one address has very many.
+    const host = hostOf(destination);
+    if (this.used.size < USED_MAX) this.used.add(host);
+    else if (!this.used.has(host)) this.usedMany = true;
   }
 
   /** Whether an address is in the networks of the mesh; without any said, all are. */

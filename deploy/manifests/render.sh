@@ -15,7 +15,7 @@ render() {
 for part in control node gateway network-policy; do
   {
     if [ "$part" = node ]; then
-      echo "# A trial: the node proxy has not been tested on real nodes yet (docs/mesh/kubernetes.md)."
+      echo "# A trial: the node proxy has been tested with one real kubelet only (docs/mesh/kubernetes.md)."
     fi
     echo "# Made by deploy/manifests/render.sh from deploy/helm/portcullis: change that, not this."
     render --set-string 'image=${PORTCULLIS_IMAGE}' --set "$values" --show-only "templates/$part.yaml"
