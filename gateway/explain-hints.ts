@@ -92,7 +92,7 @@ export function hintFor(record: FlightRecord): string | undefined {
       return 'the limit is in rateLimits of the rule; the metric portcullis_rate_limit_requests_total shows how often it refuses, and dryRun tries another one out.';
     case Reason.UNAUTHORIZED:
       if (specific !== undefined) return specific;
-      return 'portcullis mesh policies shows the policies; a rule compares what the client is (its identity) and asks for; dryRun tries a change out.';
+      return 'rules are counted from 1 in spec.rules of the policy; a rule compares what the client is (its identity) and asks for; dryRun tries a change out, and portcullis mesh policies shows what each policy is about.';
     case Reason.CONNECT_REFUSED:
       return 'set allowConnect on the listener, if it is meant to be a CONNECT proxy.';
     case Reason.DRAIN_TIMEOUT:
@@ -108,8 +108,11 @@ export function hintFor(record: FlightRecord): string | undefined {
 }
 
 function connectHint(record: FlightRecord): string {
-  if (record.errno === Errno.ECONNREFUSED)
-    return `nothing listens at ${record.endpoint}: is the service running, on this port?`;
+  if (record.errno === Errno.ECONNREFUSED) {
+    return record.workload === ''
+      ? `nothing listens at ${record.endpoint}: is the service running, on this port?`
+      : `nothing listens at ${record.endpoint}, or at port ${MeshPort.TUNNELS} of its host, where the tunnel to it goes: are the service and the proxy of its node running?`;
+  }
   if (record.errno === Errno.EPERM)
     return 'a firewall of this machine forbids it, or a node proxy may not mark its sockets: that needs CAP_NET_ADMIN.';
   if (record.detail === Detail.TUNNEL_REFUSED)
@@ -145,7 +148,10 @@ function staleHint(record: FlightRecord): string {
 
 function terminationHint(record: FlightRecord): string {
   if (record.upstreamMs === null) {
-    return `${record.endpoint} closed without answering: its log at this time should say why (a crash, a restart, a limit of its own).`;
+    const closed = `${record.endpoint} closed without answering`;
+    return record.workload === ''
+      ? `${closed}: its log at this time should say why (a crash, a restart, a limit of its own).`
+      : `${closed}: its log, or the records and the log of the proxy of its node, which closes what policies do not allow, should say why.`;
   }
   return `${record.endpoint} broke off in the middle of its response: its log at this time should say why; the client's connection was aborted so that the response does not look complete.`;
 }

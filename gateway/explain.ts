@@ -75,7 +75,9 @@ export async function runExplain(args: readonly string[], out: TextOutput, err: 
     answer = await askAdmin(options.admin, `/explain?id=${encodeURIComponent(options.id)}`, ANSWER_BYTES_MAX);
   } catch (error) {
     const cause = (error as Error).message;
-    err.write(`cannot reach the admin port ${options.admin.text}: ${cause}; is the gateway running, with admin on?\n`);
+    err.write(
+      `cannot reach the admin port ${options.admin.text}: ${cause}; is the gateway running, with admin on? (Of a node proxy: --admin 127.0.0.1:9902)\n`,
+    );
     return NOT_FOUND;
   }
   const parsed = parseAnswer(answer.body);

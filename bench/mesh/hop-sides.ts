@@ -5,7 +5,7 @@
 //
 // Each side but one has a client and a server namespace of its own, all alike. A node proxy has its sockets inside those of
 // its workloads, so both kinds of proxies are reached inside the client's namespace, cross the wires once, and deliver
-// inside the server's. Two C forwarders that read nothing show what two more processes cost here at the very least: client,
+// inside the server's. Two C forwarders that read no more than where a message ends show what two more processes cost here at the very least: client,
 // forwarders and server are in one namespace, nothing crosses a wire, and nothing is encrypted.
 
 import { mkdirSync } from 'node:fs';

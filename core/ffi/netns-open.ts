@@ -263,7 +263,7 @@ export class NamespaceEntry {
         this.set(fd, SOL_SOCKET, SO_REUSEADDR, 1, 'SO_REUSEADDR') ??
         this.set(fd, SOL_SOCKET, SO_REUSEPORT, 1, 'SO_REUSEPORT') ??
         (family === Family.INET6 ? this.set(fd, SOL_IPV6, IPV6_V6ONLY, 1, 'IPV6_V6ONLY') : undefined) ??
-        step(libc.bind(fd, address, address!.length), `bind to ${request.host}`) ??
+        step(libc.bind(fd, address, address!.length), `bind to ${request.host} port ${request.port}`) ??
         step(libc.listen(fd, LISTEN_BACKLOG), 'listen')
       );
     }

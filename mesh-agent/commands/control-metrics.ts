@@ -38,6 +38,11 @@ export const controlMetrics: readonly MetricDefinition<ControlPlane>[] = [
     ['state'],
   ),
   gauge(
+    'mesh_absent_proxies',
+    'Nodes, and sidecars, whose proxy is not connected to this control plane: without it their workloads cannot be reached.',
+    ({ discovery }) => [one(meshStatus(discovery).absent.length)],
+  ),
+  gauge(
     'mesh_oldest_version',
     'Oldest version that a connected proxy serves; the newest if there is none.',
     (plane) => [one(Math.min(plane.discovery.version, ...plane.discovery.proxies.map(({ served }) => served)))],

@@ -38,6 +38,9 @@ export async function statusCommand(view: string, args: string[], io: MeshIo): P
   return ExitCode.OK;
 }
 
+/** Nodes without a proxy that are named. */
+const ABSENT_SHOWN_MAX = 20;
+
 /** The control plane and its proxies, for people. */
 function formatStatus(status: ControlStatus, nowMs: number): string {
   const { address, ca, certificates, mesh, source, startedAt, unready, version } = status;
@@ -64,7 +67,13 @@ function formatStatus(status: ControlStatus, nowMs: number): string {
   const refusals = mesh.proxies.flatMap(({ proxy, refused: list }) =>
     list.map(({ reason, resources }) => `${proxy} refuses ${resources.join(', ') || 'a response'}: ${reason}`),
   );
-  return `${[...lines, '', ''].map(printable).join('\n')}${table}${refusals.map((line) => `${printable(line)}\n`).join('')}`;
+  const absent = mesh.absent.map(
+    ({ node, workloads }) =>
+      `${node}: no proxy is connected here, and without one its ${count(workloads, 'workload')} cannot be reached`,
+  );
+  const more = [...refusals, ...absent.slice(0, ABSENT_SHOWN_MAX)];
+  if (absent.length > ABSENT_SHOWN_MAX) more.push(`and ${absent.length - ABSENT_SHOWN_MAX} more nodes without a proxy`);
+  return `${[...lines, '', ''].map(printable).join('\n')}${table}${more.map((line) => `${printable(line)}\n`).join('')}`;
 }
 
 /** The roots and where their rotation stands, for people. */

@@ -32,6 +32,8 @@ export interface MeshStatus {
   services: number;
   policies: number;
   proxies: ProxyStatus[];
+  /** Nodes, and identities of workloads with a sidecar, whose proxy is not connected here though workloads need it. */
+  absent: { node: string; workloads: number }[];
 }
 
 /** A service. */
@@ -76,8 +78,10 @@ export interface PolicyStatus {
 
 /** How the mesh and its proxies stand. */
 export function meshStatus(discovery: Discovery): MeshStatus {
-  const { state, version } = discovery;
+  const { index, state, version } = discovery;
   const nowMs = discovery.nowMs;
+  const present = new Set(discovery.proxies.map(({ node }) => node));
+  const absent = [...index.neededProxies()].filter(([node]) => !present.has(node));
   const proxies = discovery.proxies.map((stream): ProxyStatus => {
     const refused = stream.refusals.map(({ reason, names }) => ({ reason, resources: names }));
     return {
@@ -99,6 +103,7 @@ export function meshStatus(discovery: Discovery): MeshStatus {
     services: state.services.size,
     policies: state.policies.size,
     proxies: proxies.sort((a, b) => compareTexts(a.proxy, b.proxy)),
+    absent: absent.map(([node, workloads]) => ({ node, workloads })).sort((a, b) => compareTexts(a.node, b.node)),
   };
 }
 

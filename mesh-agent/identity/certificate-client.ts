@@ -158,9 +158,14 @@ const codeOfStatus: Partial<Record<number, IdentityErrorCode>> = {
 function refusalOf({ code, details }: ServiceError, address: string): IdentityError {
   const known = codeOfStatus[code];
   if (known !== undefined) return new IdentityError(known, `the CA refuses: ${details}`);
+  // Words of the gRPC library that nothing follows here.
+  const problem = details.replace(/\.? Resolution note: $/, '');
+  const isForeign = /issuer certificate|self[- ]signed|ALTNAME|altnames/i.test(problem);
   return new IdentityError(
     'ca-unreachable',
-    `no certificate from the CA at ${address}: ${details}`,
-    'see that the control plane runs and that this node reaches it',
+    `no certificate from the CA at ${address}: ${problem}`,
+    isForeign
+      ? 'the address answers, and is not who this node expects: get the roots anew (portcullis mesh roots), or see that its name is in serverNames of the control plane, or in controlPlane.serverName here'
+      : 'see that the control plane runs and that this node reaches it',
   );
 }

@@ -103,6 +103,16 @@ export class MeshIndex {
     return this.workloadsByProxy.get(node) ?? none;
   }
 
+  /** The proxies that workloads with a tunnel need (see `proxyOf`), and the number of those. */
+  neededProxies(): Map<string, number> {
+    const needed = new Map<string, number>();
+    for (const [proxy, uids] of this.workloadsByProxy) {
+      const count = this.workloads(uids).filter(({ protocol }) => protocol === 'hbone').length;
+      if (proxy !== '' && count > 0) needed.set(proxy, count);
+    }
+    return needed;
+  }
+
   /** Services that a workload is an endpoint of, with the ports; those that do not exist are left out. */
   servicesOf(workload: Workload): { service: Service; ports: Workload['services'][string] }[] {
     return Object.entries(workload.services).flatMap(([key, ports]) => {

@@ -11,6 +11,7 @@ import {
 } from '../../../../mesh-agent/control/protocol.ts';
 import { ProxyState } from '../../../../mesh-agent/control/proxy-state.ts';
 import type { ResourceType } from '../../../../mesh-agent/control/resources.ts';
+import { meshStatus } from '../../../../mesh-agent/control/status.ts';
 import { parseTraffic } from '../../../../mesh-agent/control/traffic-rules.ts';
 import { identityOf } from '../../../../mesh-agent/model/mesh-state.ts';
 import {
@@ -46,6 +47,28 @@ test('a subscription to everything gets everything, and later only what changes'
   assert.deepEqual(proxy.settle(), { got: [cart1.uid, web.uid].sort(), removed: [], types: ['addresses'] });
   setState(discovery, cart0, cart);
   assert.deepEqual(proxy.settle().removed, [cart1.uid, web.uid].sort());
+});
+
+test('a node whose workloads need a proxy that is not connected is named', () => {
+  const { discovery } = newDiscovery();
+  const outside = workload('outside', { node: 'node-c', protocol: 'none' });
+  const own = workload('own', { node: 'node-b', sidecar: true });
+  setState(discovery, cart0, cart1, other, outside, own);
+  const absent = (): unknown => meshStatus(discovery).absent;
+  assert.deepEqual(absent(), [
+    { node: 'node-a', workloads: 1 },
+    { node: 'node-b', workloads: 2 },
+    { node: identityOf(own), workloads: 1 },
+  ]);
+  const proxy = new FakeProxy(discovery, { node: 'node-b' });
+  proxy.addresses('*');
+  proxy.settle();
+  assert.deepEqual(absent(), [
+    { node: 'node-a', workloads: 1 },
+    { node: identityOf(own), workloads: 1 },
+  ]);
+  discovery.disconnect(proxy.stream);
+  assert.equal(meshStatus(discovery).absent.length, 3);
 });
 
 test('an update that changes nothing is not sent', () => {
