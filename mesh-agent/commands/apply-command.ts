@@ -57,6 +57,8 @@ export async function applyCommand(args: string[], io: MeshIo): Promise<number> 
   const wait = options.has('--wait');
   const admin = config === null || wait ? adminOf(options.get('--admin'), config) : null;
   const target = config === null ? await askTarget(admin!) : targetOf(config);
+  // Who cannot be asked later is known of before anything is written.
+  if (config !== null && wait) await askControl(admin!, '/source');
   const files = collect(positional);
   validate(files, target, io);
   const written = await put(files, target.directory.path);

@@ -1,7 +1,7 @@
 // `portcullis mesh apply` and `mesh wait`: files into a running mesh, and what the node proxies say to them.
 
 import assert from 'node:assert/strict';
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { Client, credentials, Metadata } from '@grpc/grpc-js';
@@ -113,6 +113,12 @@ test('files are applied as one change, and the command returns when every node p
     /^twice\.yaml:2:18: Workload shop\/cart is taken already by Workload shop\/cart at cart\.yaml:2:18$/m,
   );
   assert.match(wrong.err, /^portcullis: \d errors, and nothing was written\.$/m);
+  assert.equal(readFileSync(join(mesh, 'all.yml'), 'utf8'), POLICY);
+  // Nor when there is nobody to wait for.
+  writeFileSync(join(files, 'all.yml'), POLICY.replace('all', 'every'));
+  rmSync(join(files, 'twice.yaml'));
+  const nobody = await run(t, 'apply', '--wait', '--config', control.file, '--admin', '127.0.0.1:1', files);
+  assert.deepEqual([nobody.code, /cannot reach/.test(nobody.err)], [1, true]);
   assert.equal(readFileSync(join(mesh, 'all.yml'), 'utf8'), POLICY);
   const lone = await run(t, 'apply', '--config', control.file, join(files, 'notes.txt'));
   assert.deepEqual([lone.code, /notes\.txt would be passed over/.test(lone.err)], [2, true]);
