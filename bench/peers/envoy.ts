@@ -25,7 +25,7 @@ export const envoy: Peer = {
   gzipLevels: GZIP_LEVELS,
   version() {
     const text = findExecutable('envoy') === null ? null : firstLine('envoy', ['--version']);
-    const number = text === null ? undefined : /\/(\d+\.\d+\.\d+)/.exec(text)?.[1];
+    const number = text === null ? undefined : /version: \w+\/(\d+\.\d+\.\d+)/.exec(text)?.[1];
     return number === undefined ? text : `Envoy ${number}`;
   },
   async start(options: ProxyOptions): Promise<StartedProxy> {
