@@ -2,7 +2,7 @@
 //
 //   scripts/node bench/mesh/fairness.ts [SECONDS] [ROUNDS]     default 5 and 3; needs root
 //
-//   core 0: the proxies            core 1: applications and clients, those of the flood at the lowest priority
+//   core 0: the proxies            core 1: applications and clients, those of the flood only when nobody else wants it
 //   quiet-0, 180 requests/s at random moments on 4 connections, asks page-0, an nginx
 //   flood-0, wrk with 256 connections, asks well-0, another one
 //
@@ -31,7 +31,7 @@ const AUTOMATIC_GROUPS = '/proc/sys/kernel/sched_autogroup_enabled';
 
 const seconds = Number(process.argv[2] ?? 5);
 const rounds = Number(process.argv[3] ?? 3);
-const reason = meshSkipReason('nginx', 'wrk', 'taskset', 'nice');
+const reason = meshSkipReason('nginx', 'wrk', 'taskset', 'chrt');
 if (reason !== false) {
   console.error(`This ${reason}.`);
   process.exit(2);
@@ -88,7 +88,7 @@ function quiet(mesh: TestMesh): Promise<LoadFigures> {
 }
 
 async function flooded(mesh: TestMesh): Promise<{ figures: LoadFigures; flood: string }> {
-  const args = ['-c', String(CLIENT_CORE), 'nice', '-n19', 'wrk', '-t1', '-c256', `-d${seconds + 3}s`];
+  const args = ['-c', String(CLIENT_CORE), 'chrt', '--idle', '0', 'wrk', '-t1', '-c256', `-d${seconds + 3}s`];
   const flood = mesh.at('flood-0').run('taskset', [...args, `http://${mesh.vip('well')}/`]);
   await delay(1000);
   const figures = await quiet(mesh);
@@ -120,7 +120,7 @@ async function measure({ nodes }: Topology): Promise<{ ratio: number; failed: nu
     ends.push(() => rmSync(directory, { recursive: true, force: true }));
     const nginx = await startNginx(mesh.at(name), directory, 8080, name);
     await pin(mesh, nginx.pid, CLIENT_CORE);
-    if (name === 'well-0') await mesh.at(name).run('renice', ['-n', '19', '-p', String(nginx.pid)]);
+    if (name === 'well-0') await mesh.at(name).run('chrt', ['--idle', '--pid', '0', String(nginx.pid)]);
   }
   // What runs for the first time is compiled.
   await flooded(mesh);
