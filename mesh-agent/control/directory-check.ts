@@ -9,7 +9,7 @@ import type { ConfigError } from '../../config/errors.ts';
 import { MeshIndex, selects } from '../model/mesh-index.ts';
 import { identityOf, type MeshState, serviceKey } from '../model/mesh-state.ts';
 import { type AssemblySettings, assemble, type Candidate } from './directory-assembly.ts';
-import { errorIn, type MeshDocument, type MeshFile, readMeshFile } from './directory-file.ts';
+import { errorIn, type MeshDocument, type MeshFile, readMeshFile, unreadable } from './directory-file.ts';
 import { lastGoodPath } from './directory-last-good.ts';
 import { listMeshFiles } from './directory-list.ts';
 import { hostnameOf, policyOf } from './directory-model.ts';
@@ -71,9 +71,7 @@ function readPath(file: string, path: string, env: Environment): ReadFile {
   try {
     bytes = readFileSync(file);
   } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    const problem = `the file cannot be read (${code ?? message})`;
-    return { now: null, good: null, errors: [{ file: path, line: 0, column: 0, problem }] };
+    return { now: null, good: null, errors: [{ file: path, line: 0, column: 0, problem: unreadable(error) }] };
   }
   return readOne(bytes, path, env);
 }

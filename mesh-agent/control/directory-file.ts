@@ -33,6 +33,12 @@ export interface MeshFile {
   documents: MeshDocument[];
 }
 
+/** What is wrong with a file that the system does not let be read. */
+export function unreadable(error: unknown): string {
+  const { code, message } = error as NodeJS.ErrnoException;
+  return `the file cannot be read (${code ?? message})`;
+}
+
 /** Reads a file, or says what is wrong with it. `env` is where `${VAR}` is looked up. */
 export function readMeshFile(bytes: Uint8Array, file: string, env: Environment): MeshFile | { errors: ConfigError[] } {
   const { text, finding } = decodeText(bytes);

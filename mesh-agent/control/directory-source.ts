@@ -26,7 +26,7 @@ import {
   type Service,
 } from '../model/mesh-state.ts';
 import { assemble, type Candidate, type PolicyWarning } from './directory-assembly.ts';
-import { type MeshFile, readMeshFile } from './directory-file.ts';
+import { type MeshFile, readMeshFile, unreadable } from './directory-file.ts';
 import { LastGood } from './directory-last-good.ts';
 import { changeMark, listMeshFiles } from './directory-list.ts';
 import type { PolicyWarningName } from './policy-warnings.ts';
@@ -380,8 +380,7 @@ export class DirectorySource implements MeshSource {
       if (status.size > FILE_BYTES_MAX) return broken(`the file has more than ${FILE_BYTES_MAX} bytes`, seen);
       bytes = readFileSync(join(directory, path));
     } catch (error) {
-      const { code, message } = error as NodeJS.ErrnoException;
-      return broken(`the file cannot be read (${code ?? message})`, `unreadable ${code}`);
+      return broken(unreadable(error), `unreadable ${(error as NodeJS.ErrnoException).code}`);
     }
     const digest = hash('sha256', bytes);
     if (known !== undefined && known.digest === digest) {

@@ -107,7 +107,8 @@ export class MeshIndex {
   neededProxies(): Map<string, number> {
     const needed = new Map<string, number>();
     for (const [proxy, uids] of this.workloadsByProxy) {
-      const count = this.workloads(uids).filter(({ protocol }) => protocol === 'hbone').length;
+      let count = 0;
+      for (const uid of uids) if (this.state.workloads.get(uid)!.protocol === 'hbone') count++;
       if (proxy !== '' && count > 0) needed.set(proxy, count);
     }
     return needed;

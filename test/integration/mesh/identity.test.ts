@@ -16,6 +16,7 @@ import {
   type CertificateServiceCounts,
 } from '../../../mesh-agent/identity/certificate-service.ts';
 import { createSigningRequest } from '../../../mesh-agent/identity/csr.ts';
+import { IdentityError } from '../../../mesh-agent/identity/errors.ts';
 import { JoinTokens } from '../../../mesh-agent/identity/join-tokens.ts';
 import { generateKey } from '../../../mesh-agent/identity/keys.ts';
 import { splitCertificates } from '../../../mesh-agent/identity/pem.ts';
@@ -256,15 +257,19 @@ test('a CA that is not the mesh’s, or not there, gets nothing and is named', a
   const token = await control.tokens.create({ node: 'n1', expiresMs: Date.now() + 60_000, uses: null });
   const other = await openAuthority(t);
   const misled = await startNode(t, control, token, bundleToPem(other.bundle));
-  await assert.rejects(
-    misled.client.request(await requestFor(NODE), NODE, 0),
-    refusal('ca-unreachable', /127\.0\.0\.1/),
-  );
+  const foreign = await misled.client.request(await requestFor(NODE), NODE, 0).catch((error: unknown) => error);
+  assert.ok(foreign instanceof IdentityError);
+  assert.equal(foreign.code, 'ca-unreachable');
+  assert.match(foreign.message, /127\.0\.0\.1.*certificate/);
+  assert.doesNotMatch(foreign.message, /Resolution note/);
+  assert.match(foreign.advice, /is not who this node expects: get the roots anew/);
   assert.deepEqual(control.counts, { issued: 0, refused: {} });
   const node = await startNode(t, control, token);
   await node.client.request(await requestFor(NODE), NODE, 0);
   control.server.forceShutdown();
-  await assert.rejects(node.client.request(await requestFor(NODE), NODE, 0), refusal('ca-unreachable'));
+  const away = await node.client.request(await requestFor(NODE), NODE, 0).catch((error: unknown) => error);
+  assert.ok(away instanceof IdentityError);
+  assert.deepEqual([away.code, /that the control plane runs/.test(away.advice)], ['ca-unreachable', true]);
 });
 
 test('the bytes on the wire are those of Istio’s protocol', async (t) => {

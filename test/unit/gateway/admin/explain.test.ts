@@ -17,7 +17,7 @@ import type { LogSource } from '../../../../core/telemetry/log-source.ts';
 import { TlsFailure } from '../../../../core/tls/errors.ts';
 import { startAdminServer } from '../../../../gateway/admin/server.ts';
 import { explainRecord, runExplain } from '../../../../gateway/explain.ts';
-import { exampleSource, type SourceTexts } from '../../core/telemetry/support.ts';
+import { bytesOf, exampleSource, type SourceTexts } from '../../core/telemetry/support.ts';
 import { fakeState, startAdmin, writers } from './support.ts';
 
 function recordOf(texts: SourceTexts, fields: Partial<LogSource>): FlightRecord {
@@ -216,6 +216,22 @@ const endings: { name: string; texts?: SourceTexts; fields: Partial<LogSource>; 
     name: 'a workload without a certificate',
     fields: { reason: Reason.UPSTREAM_CONNECT_FAILURE, detail: Detail.NO_CERTIFICATE },
     last: /the log of the node and \/mesh/,
+  },
+  {
+    name: 'a connection of a workload that was refused',
+    fields: {
+      ...{ reason: Reason.UPSTREAM_CONNECT_FAILURE, detail: Detail.CONNECT_ERRNO, errno: 111 },
+      workload: bytesOf('shop/web-0'),
+    },
+    last: /or at port 15008 of its host, .*the proxy of its node running/,
+  },
+  {
+    name: 'a connection of a workload that was closed',
+    fields: {
+      ...{ reason: Reason.UPSTREAM_CONNECTION_TERMINATION, detail: Detail.UPSTREAM_FIN, upstreamMs: -1 },
+      workload: bytesOf('shop/web-0'),
+    },
+    last: /the proxy of its node, which closes what policies do not allow/,
   },
   {
     name: 'a connection that could not be marked',
